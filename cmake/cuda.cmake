@@ -1,0 +1,36 @@
+# Whether the CUDA kernels are built (TQS_CUDA), or their throwing twins in csrc/no_cuda.
+#   TQS_CUDA_SOURCES, TQS_CUDA_LIBRARIES
+
+if(NOT TQS_CUDA MATCHES "^(AUTO|ON|OFF)$")
+    message(FATAL_ERROR "TQS_CUDA must be AUTO, ON or OFF, got '${TQS_CUDA}'")
+endif()
+
+set(build_cuda OFF)
+if(NOT TQS_CUDA STREQUAL "OFF")
+    include(CheckLanguage)
+    check_language(CUDA)
+    if(CMAKE_CUDA_COMPILER)
+        set(build_cuda ON)
+    elseif(TQS_CUDA STREQUAL "ON")
+        message(FATAL_ERROR "TQS_CUDA=ON needs nvcc: install the CUDA toolkit and put nvcc on PATH, or set CUDACXX")
+    endif()
+endif()
+
+if(build_cuda)
+    set(CMAKE_CUDA_ARCHITECTURES ${TQS_CUDA_ARCHITECTURES})
+    enable_language(CUDA)
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    # Static: the module imports on a machine without CUDA, and next to any CUDA runtime torch brings.
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+    find_package(CUDAToolkit REQUIRED)
+    set(TQS_CUDA_SOURCES csrc/cuda/qgemm.cu csrc/cuda/table.cpp)
+    set(TQS_CUDA_LIBRARIES CUDA::cudart_static)
+    set_source_files_properties(csrc/cuda/table.cpp PROPERTIES COMPILE_DEFINITIONS
+        "TQS_CUDA_ARCHITECTURES=\"${TQS_CUDA_ARCHITECTURES}\"")
+    message(STATUS "tqs-fast: CUDA kernels for ${TQS_CUDA_ARCHITECTURES}")
+else()
+    set(TQS_CUDA_SOURCES csrc/no_cuda/table.cpp)
+    set(TQS_CUDA_LIBRARIES)
+    message(STATUS "tqs-fast: no CUDA kernels")
+endif()

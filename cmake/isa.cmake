@@ -1,0 +1,34 @@
+# Which folders of csrc/cpu are compiled, and with which flags. The flags of a folder are in its flags.txt and reach
+# nothing else: a file outside must run on every processor of the architecture.
+#   TQS_CPU_SOURCES   sources of the chosen folders
+
+set(TQS_ISAS scalar)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang"
+   AND NOT MSVC)
+    list(APPEND TQS_ISAS avx2 avx512)
+endif()
+
+set(TQS_CPU_SOURCES)
+foreach(isa IN LISTS TQS_ISAS)
+    file(STRINGS csrc/cpu/${isa}/flags.txt flags)
+    if(MSVC)
+        set(flags)
+    endif()
+    foreach(name IN ITEMS dequantize prepack qgemm table)
+        list(APPEND TQS_CPU_SOURCES csrc/cpu/${isa}/${name}.cpp)
+        set_source_files_properties(csrc/cpu/${isa}/${name}.cpp PROPERTIES COMPILE_FLAGS "${flags}")
+    endforeach()
+endforeach()
+
+set(isa_definitions ${TQS_ISAS})
+list(TRANSFORM isa_definitions TOUPPER)
+list(TRANSFORM isa_definitions PREPEND TQS_ISA_)
+set_source_files_properties(csrc/cpu/tables.cpp PROPERTIES COMPILE_DEFINITIONS "${isa_definitions}")
+if("avx2" IN_LIST TQS_ISAS)
+    list(APPEND TQS_CPU_SOURCES csrc/cpu/cpu_features.cpp)
+endif()
+
+# The same bytes and the same random numbers everywhere: no fused multiply-add where the text says otherwise.
+if(NOT MSVC)
+    set_source_files_properties(csrc/quant/search.cpp csrc/core/rng.cpp PROPERTIES COMPILE_FLAGS -ffp-contract=off)
+endif()

@@ -1,0 +1,77 @@
+// Where the callers (quant/, bindings/) and the backends (cpu/<isa>/, cuda/ or no_cuda/) meet. Neither side includes the
+// other: a backend fills a table of function pointers, a caller reads it. Kernels see pointers, sizes and strides that
+// have been validated; they neither check, nor allocate, nor throw.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "core/dtype.h"
+#include "quant/format.h"
+
+namespace tqs {
+
+enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2 };
+inline constexpr int kIsas = 3;
+
+static constexpr const char* isa_name(Isa isa) {
+    return isa == Isa::scalar ? "scalar" : isa == Isa::avx2 ? "avx2" : "avx512";
+}
+
+// y[M, N] = x[M, K] W[N, K]^T + bias[N]
+struct QgemmTask {
+    const void* x;              // [M, K] float32 or bfloat16 as the kernel's name says; any alignment
+    std::int64_t x_stride;      // elements between rows
+    std::int64_t rows;          // M
+    PackedView weight;          // [N, K]
+    const std::uint8_t* panels; // null, or this weight as the same table's `prepack` wrote it
+    const float* bias;          // [N] or null
+    void* y;                    // [M, N], dtype of x
+    std::int64_t y_stride;
+};
+
+// Writes rows [begin, end) of the matrix as float32 into out, whose row `begin` is at out and rows are `stride` apart.
+using DequantizeKernel = void (*)(const PackedView& weight, std::int64_t begin, std::int64_t end, float* out,
+                                  std::int64_t stride);
+
+// Computes columns [begin, end) of y; `begin` is a multiple of the table's panel_columns, and `end` is one or is N.
+// Products and sums in float32, each element of y summed over k in index order (fused or not as the ISA has it), bias
+// added last, one rounding to bfloat16 at the end where y is bfloat16. An element therefore depends on its row of x and
+// its row of W only: the same bits for any M, any threads, prepacked or not.
+// |y - exact| <= (K + 1) eps (sum |x||w| + |bias|), eps = 2^-24, plus 2^-8 |y| for bfloat16.
+// `scratch` holds scratch_floats(K, bits) floats, 64-byte aligned.
+using QgemmKernel = void (*)(const QgemmTask& task, std::int64_t begin, std::int64_t end, float* scratch);
+
+// Rewrites the weight into the ISA's own layout; `out` holds prepacked_bytes(weight) bytes, 64-byte aligned.
+using PrepackKernel = void (*)(const PackedView& weight, std::uint8_t* out);
+
+struct KernelTable {
+    Isa isa;
+    int panel_columns;  // output columns of one unit of work
+    std::uint32_t layout;  // identifies what `prepack` writes; changes whenever that layout does
+    bool (*supported)();   // whether this processor and operating system run it
+    std::int64_t (*scratch_floats)(std::int64_t columns);
+    std::int64_t (*prepacked_bytes)(const PackedView& weight);
+    const DequantizeKernel* dequantize;     // [kFormats]
+    const QgemmKernel (*qgemm)[kFormats];   // [kDTypes][kFormats]
+    const PrepackKernel* prepack;           // [kFormats]
+};
+
+// The tables compiled in, slowest first; the scalar one always leads. Defined by cpu/tables.cpp.
+std::span<const KernelTable* const> cpu_tables();
+
+// The CUDA backend: cuda/table.cpp, or no_cuda/table.cpp where every call throws and says how to get it.
+namespace cuda {
+
+bool built();
+std::string architectures();  // "80;90a", empty when not built
+// Devices the driver reports; 0 without a driver, a device, or CUDA in the build.
+int device_count();
+bool has_qgemm(int bits);
+// As QgemmTask, all pointers on `device`, `panels` null; enqueued on `stream` (a cudaStream_t) and not waited for.
+void qgemm(const QgemmTask& task, DType dtype, int device, std::uintptr_t stream);
+
+}  // namespace cuda
+
+}  // namespace tqs

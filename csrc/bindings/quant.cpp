@@ -1,0 +1,101 @@
+#include "bindings/bindings.h"
+#include "core/check.h"
+#include "quant/dequantize.h"
+#include "quant/prepared.h"
+#include "quant/qgemm.h"
+#include "quant/quantize.h"
+
+namespace py = pybind11;
+
+namespace tqs {
+namespace {
+
+using Address = std::uintptr_t;
+
+PackedView packed_view(Address codes, Address scales, Address zeros, std::int64_t rows, std::int64_t columns,
+                       std::int64_t group_size, int bits) {
+    return {.codes = at_address<const std::uint8_t>(codes),
+            .scales = at_address<const std::uint16_t>(scales),
+            .zeros = at_address<const std::uint8_t>(zeros),
+            .rows = rows,
+            .columns = columns,
+            .group_size = group_size,
+            .bits = bits};
+}
+
+QgemmTask activations(Address x, std::int64_t x_stride, std::int64_t rows, Address bias, Address y,
+                      std::int64_t y_stride) {
+    return {.x = at_address<const void>(x),
+            .x_stride = x_stride,
+            .rows = rows,
+            .weight = {},
+            .panels = nullptr,
+            .bias = at_address<const float>(bias),
+            .y = at_address<void>(y),
+            .y_stride = y_stride};
+}
+
+DType checked_dtype(int dtype) {
+    require(dtype >= 0 && dtype < kDTypes, "qgemm", "unknown activation dtype ", dtype);
+    return static_cast<DType>(dtype);
+}
+
+}  // namespace
+
+void bind_quant(py::module_& m) {
+    using unlocked = py::call_guard<py::gil_scoped_release>;
+
+    py::class_<PackedView>(m, "PackedView")
+        .def(py::init(&packed_view), py::kw_only(), py::arg("codes"), py::arg("scales"), py::arg("zeros"),
+             py::arg("rows"), py::arg("columns"), py::arg("group_size"), py::arg("bits"));
+    py::class_<Prepared>(m, "Prepared").def_property_readonly("isa", [](const Prepared& prepared) {
+        return std::string(isa_name(prepared.isa));
+    });
+    py::class_<QgemmTask>(m, "Activations")
+        .def(py::init(&activations), py::kw_only(), py::arg("x"), py::arg("x_stride"), py::arg("rows"),
+             py::arg("bias"), py::arg("y"), py::arg("y_stride"));
+
+    m.def(
+        "quantize",
+        [](Address weights, std::int64_t rows, std::int64_t columns, std::int64_t stride, int bits,
+           std::int64_t group_size, bool mse, Address codes, Address scales, Address zeros, int threads) {
+            quantize({at_address<const float>(weights), rows, columns, stride}, bits, group_size,
+                     mse ? Search::mse : Search::minmax,
+                     {at_address<std::uint8_t>(codes), at_address<std::uint16_t>(scales),
+                      at_address<std::uint8_t>(zeros)},
+                     threads);
+        },
+        py::kw_only(), py::arg("weights"), py::arg("rows"), py::arg("columns"), py::arg("stride"), py::arg("bits"),
+        py::arg("group_size"), py::arg("mse"), py::arg("codes"), py::arg("scales"), py::arg("zeros"),
+        py::arg("threads"), unlocked());
+    m.def(
+        "dequantize",
+        [](const PackedView& packed, Address out, std::int64_t stride, int threads) {
+            dequantize(packed, {at_address<float>(out), packed.rows, packed.columns, stride}, threads);
+        },
+        py::arg("packed"), py::kw_only(), py::arg("out"), py::arg("stride"), py::arg("threads"), unlocked());
+    m.def("prepack", &prepack, py::arg("packed"), unlocked());
+    m.def(
+        "qgemm",
+        [](QgemmTask task, const PackedView& packed, int dtype, int threads) {
+            task.weight = packed;
+            qgemm(task, checked_dtype(dtype), threads);
+        },
+        py::arg("activations"), py::arg("packed"), py::kw_only(), py::arg("dtype"), py::arg("threads"), unlocked());
+    m.def(
+        "qgemm_prepared",
+        [](const QgemmTask& task, const Prepared& prepared, int dtype, int threads) {
+            qgemm(task, prepared, checked_dtype(dtype), threads);
+        },
+        py::arg("activations"), py::arg("prepared"), py::kw_only(), py::arg("dtype"), py::arg("threads"), unlocked());
+    m.def(
+        "qgemm_cuda",
+        [](QgemmTask task, const PackedView& packed, int dtype, int device, Address stream) {
+            task.weight = packed;
+            qgemm_cuda(task, checked_dtype(dtype), device, stream);
+        },
+        py::arg("activations"), py::arg("packed"), py::kw_only(), py::arg("dtype"), py::arg("device"),
+        py::arg("stream"), unlocked());
+}
+
+}  // namespace tqs

@@ -1,0 +1,21 @@
+// A small thread pool. Workers sleep when there is nothing to do (no spinning: torch's own threads share the cores).
+//
+// The caller works too, so a job finishes even when every worker is busy with another Python thread's job, and even
+// when no worker could be started. After fork() the child starts with a fresh pool. A job started from inside a job
+// runs on its own thread alone.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace tqs {
+
+// Threads used when a caller gives 0: TQS_THREADS where set, else the processors this process may run on.
+int default_threads();
+
+// Cuts [0, units) into at most `threads` contiguous pieces and runs body(begin, end) on each, in any order.
+// The pieces depend on the thread count, so body's result for a unit must not depend on its piece.
+// threads = 0 means default_threads(). The first exception thrown by a piece is rethrown here, after all have ended.
+void parallel_for(std::int64_t units, int threads, const std::function<void(std::int64_t, std::int64_t)>& body);
+
+}  // namespace tqs

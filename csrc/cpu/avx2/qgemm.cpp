@@ -1,0 +1,17 @@
+#include "cpu/panel/qgemm.h"
+
+#include "cpu/avx2/kernels.h"
+#include "cpu/avx2/vector.h"
+
+namespace tqs::avx2 {
+
+std::int64_t scratch_floats(std::int64_t columns) { return panel::scratch_floats<Vector>(columns); }
+
+constinit const QgemmKernel kQgemm[kDTypes][kFormats] = {
+    {panel::qgemm<Vector, DType::float32, 2>, panel::qgemm<Vector, DType::float32, 3>,
+     panel::qgemm<Vector, DType::float32, 4>, panel::qgemm<Vector, DType::float32, 8>},
+    {panel::qgemm<Vector, DType::bfloat16, 2>, panel::qgemm<Vector, DType::bfloat16, 3>,
+     panel::qgemm<Vector, DType::bfloat16, 4>, panel::qgemm<Vector, DType::bfloat16, 8>},
+};
+
+}  // namespace tqs::avx2

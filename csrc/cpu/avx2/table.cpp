@@ -1,0 +1,20 @@
+#include "cpu/avx2/kernels.h"
+#include "cpu/avx2/vector.h"
+#include "cpu/cpu_features.h"
+#include "cpu/tables.h"
+
+namespace tqs {
+
+constinit const KernelTable avx2_table = {
+    .isa = Isa::avx2,
+    .panel_columns = avx2::Vector::kPanel,
+    .layout = 1,
+    .supported = has_avx2_fma,
+    .scratch_floats = avx2::scratch_floats,
+    .prepacked_bytes = avx2::prepacked_bytes,
+    .dequantize = avx2::kDequantize,
+    .qgemm = avx2::kQgemm,
+    .prepack = avx2::kPrepack,
+};
+
+}  // namespace tqs

@@ -1,0 +1,15 @@
+#include "cpu/panel/dequantize.h"
+
+#include "cpu/avx512/kernels.h"
+#include "cpu/avx512/vector.h"
+
+namespace tqs::avx512 {
+
+constinit const DequantizeKernel kDequantize[kFormats] = {
+    panel::dequantize<Vector, 2>,
+    panel::dequantize<Vector, 3>,
+    panel::dequantize<Vector, 4>,
+    panel::dequantize<Vector, 8>,
+};
+
+}  // namespace tqs::avx512

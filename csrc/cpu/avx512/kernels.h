@@ -1,0 +1,16 @@
+// The kernels of this folder, instances of cpu/panel over vector.h. A kernel that outgrows the common form replaces its
+// entry in the file of its op.
+#pragma once
+
+#include "backend/kernel_table.h"
+
+namespace tqs::avx512 {
+
+extern const DequantizeKernel kDequantize[kFormats];
+extern const QgemmKernel kQgemm[kDTypes][kFormats];
+extern const PrepackKernel kPrepack[kFormats];
+
+std::int64_t scratch_floats(std::int64_t columns);
+std::int64_t prepacked_bytes(const PackedView& weight);
+
+}  // namespace tqs::avx512

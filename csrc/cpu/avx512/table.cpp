@@ -1,0 +1,20 @@
+#include "cpu/avx512/kernels.h"
+#include "cpu/avx512/vector.h"
+#include "cpu/cpu_features.h"
+#include "cpu/tables.h"
+
+namespace tqs {
+
+constinit const KernelTable avx512_table = {
+    .isa = Isa::avx512,
+    .panel_columns = avx512::Vector::kPanel,
+    .layout = 2,
+    .supported = has_avx512,
+    .scratch_floats = avx512::scratch_floats,
+    .prepacked_bytes = avx512::prepacked_bytes,
+    .dequantize = avx512::kDequantize,
+    .qgemm = avx512::kQgemm,
+    .prepack = avx512::kPrepack,
+};
+
+}  // namespace tqs

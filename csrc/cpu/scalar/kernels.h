@@ -1,0 +1,17 @@
+// The kernels of this folder: plain loops that say what the others must compute. Compiled without auto-vectorisation and
+// without contraction, so that they are also a measure of what vector code gains.
+#pragma once
+
+#include "backend/kernel_table.h"
+
+namespace tqs::scalar {
+
+extern const DequantizeKernel kDequantize[kFormats];
+extern const QgemmKernel kQgemm[kDTypes][kFormats];
+extern const PrepackKernel kPrepack[kFormats];
+
+std::int64_t scratch_floats(std::int64_t columns);
+// The scalar layout is the portable form itself: a copy of the codes.
+std::int64_t prepacked_bytes(const PackedView& weight);
+
+}  // namespace tqs::scalar

@@ -1,0 +1,18 @@
+#include "cpu/scalar/kernels.h"
+#include "cpu/tables.h"
+
+namespace tqs {
+
+constinit const KernelTable scalar_table = {
+    .isa = Isa::scalar,
+    .panel_columns = 1,
+    .layout = 0,
+    .supported = [] { return true; },
+    .scratch_floats = scalar::scratch_floats,
+    .prepacked_bytes = scalar::prepacked_bytes,
+    .dequantize = scalar::kDequantize,
+    .qgemm = scalar::kQgemm,
+    .prepack = scalar::kPrepack,
+};
+
+}  // namespace tqs

@@ -1,0 +1,50 @@
+"""tqs-fast: bits for autoregressive models, chosen by how errors in the weights travel along rollouts."""
+
+from tqs_fast import kernels, ops
+from tqs_fast._version import __version__
+from tqs_fast.allocation import Plan, allocate, frontier
+from tqs_fast.errors import (
+    ArgumentError,
+    CheckpointError,
+    DivergenceError,
+    FileFormatError,
+    InfeasibleError,
+    TqsError,
+)
+from tqs_fast.quantization import Quantizer
+from tqs_fast.rewriting import load, quantize, save
+from tqs_fast.scoring import Layer, Noise, Residual, RolloutError, Sensitivity, evaluate, score
+from tqs_fast.systems import Attractor, Contexts, Forecaster, Recurrent, Synthetic, System, load_system
+
+__all__ = [
+    "ArgumentError",
+    "Attractor",
+    "CheckpointError",
+    "Contexts",
+    "DivergenceError",
+    "FileFormatError",
+    "Forecaster",
+    "InfeasibleError",
+    "Layer",
+    "Noise",
+    "Plan",
+    "Quantizer",
+    "Recurrent",
+    "Residual",
+    "RolloutError",
+    "Sensitivity",
+    "Synthetic",
+    "System",
+    "TqsError",
+    "__version__",
+    "allocate",
+    "evaluate",
+    "frontier",
+    "kernels",
+    "load",
+    "load_system",
+    "ops",
+    "quantize",
+    "save",
+    "score",
+]

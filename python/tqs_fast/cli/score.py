@@ -1,0 +1,67 @@
+"""`tqs-fast score`: the sensitivity of every layer of a system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tqs_fast import scoring
+from tqs_fast.cli import options
+from tqs_fast.cli.output import print_json, print_line, print_table
+from tqs_fast.errors import ArgumentError
+from tqs_fast.systems import load_system
+
+
+def score(
+    system: options.SystemName,
+    horizon: options.Horizon = 64,
+    method: Annotated[str, typer.Option(help="residual or noise.")] = "residual",
+    bits: Annotated[str, typer.Option(help="Bit-widths to score.")] = "2,3,4,8",
+    group_size: options.GroupSize = 128,
+    asymmetric: options.Asymmetric = False,
+    probes: Annotated[int, typer.Option(help="Draws per layer (noise).")] = 8,
+    epsilon: Annotated[float, typer.Option(help="Relative size of the noise.")] = 0.02,
+    initial: options.Initial = None,
+    count: options.Count = 16,
+    layers: Annotated[list[str] | None, typer.Option(help="Names or patterns; repeat. [default: all]")] = None,
+    engine: Annotated[str, typer.Option(help="auto, torch or serial.")] = "auto",
+    seed: options.Seed = 0,
+    memory_limit: Annotated[str | None, typer.Option(help="Per chunk of lanes, e.g. 2GiB. [default: 1GiB]")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder for finished chunks; the same command resumes.")] = None,
+    out: options.Out = None,
+    json: options.Json = False,
+) -> None:
+    """Score every layer: damage at each bit-width, gain and growth rate."""
+    quantizer = options.parse_quantizer(group_size, asymmetric)
+    menu = options.parse_bits(bits)
+    chosen: scoring.Residual | scoring.Noise
+    if method == "residual":
+        chosen = scoring.Residual(bits=menu, quantizer=quantizer)
+    elif method == "noise":
+        chosen = scoring.Noise(probes=probes, epsilon=epsilon, bits=menu, quantizer=quantizer)
+    else:
+        raise ArgumentError(f"[--method] expected residual or noise, got {method!r}")
+    table = scoring.score(
+        load_system(system),
+        horizon=horizon,
+        method=chosen,
+        initial=options.parse_initial(initial, count),
+        engine=engine,
+        layers=layers,
+        seed=seed,
+        memory_limit=None if memory_limit is None else options.parse_size(memory_limit),
+        checkpoint=checkpoint,
+        progress=True,
+    )
+    if out is not None:
+        table.save(out)
+    if json:
+        print_json(table.to_json())
+        return
+    print_table(table.table(), f"{system}: damage of rounding one layer at a time")
+    for name, reason in table.provenance["engine"]["serial"].items():
+        print_line(f"serial path: {name} ({reason})")
+    if out is not None:
+        print_line(f"written to {out}")

@@ -1,0 +1,185 @@
+"""The torch engine: any module, lanes folded into the batch where a step allows it, one variant at a time elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tqs_fast.engines.folding import Folding, Recorder, compare_records
+from tqs_fast.engines.lane_product import WeightVariants
+from tqs_fast.engines.lanes import FoldingError, LaneMode
+from tqs_fast.engines.reference import Reference, family_weights
+from tqs_fast.engines.statistics import ErrorStatistics, LaneErrors
+from tqs_fast.engines.substitution import Substitution
+from tqs_fast.errors import ArgumentError
+from tqs_fast.systems import States, System
+from tqs_fast.systems.system import advance, input_at
+from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
+
+RECORD_SIZES = (2, 3)  # two batch sizes tell a batch dimension from a constant one
+PROBE_CHANGE = 0.25  # relative change of a weight when lanes are checked: far above rounding, well below divergence
+PROBE_TOLERANCE = 1e-3  # of the largest change: lanes that read the wrong weight differ by about 1
+
+
+@dataclass(frozen=True, eq=False)
+class Lane:
+    """One copy of the rollout: weight index -> the tensor it uses there; other weights stay float."""
+
+    changes: dict[int, torch.Tensor]
+
+
+def fold(system: System, states: States, parameters: Sequence[torch.nn.Parameter]) -> Folding:
+    """Record one step, find how lanes fold, and check every weight's lane against the serial path.
+
+    Weights that cannot fold, or whose lane differs, are listed in `Folding.serial` with the reason.
+
+    Raises:
+        ArgumentError: a weight is given to no torch function during a step, so that no error could be measured.
+    """
+    recorders = []
+    for size in RECORD_SIZES:
+        recorder = Recorder(parameters)
+        state, step_input = _first_rows(states, size)
+        with recorder:
+            advance(system, state, step_input)
+        recorders.append(recorder)
+    folding = compare_records(recorders[0], recorders[1], RECORD_SIZES, len(parameters))
+    if folding.unused:
+        names = {id(p): name for name, p in system.module.named_parameters()}
+        unused = names.get(id(parameters[folding.unused[0]]), "a weight")
+        raise ArgumentError(
+            f"[fold] {unused} is not used by a step of {system.name} (or only inside compiled code that hides it); "
+            "leave it out with layers=[...]"
+        )
+    return _verify(system, states, parameters, folding)
+
+
+def run_lanes(
+    system: System,
+    states: States,
+    reference: Reference,
+    parameters: Sequence[torch.nn.Parameter],
+    lanes: Sequence[Lane],
+    folding: Folding,
+) -> LaneErrors:
+    """Roll all `lanes` together over the reference's horizon.
+
+    Raises:
+        FoldingError: a step makes other calls than the recorded one (control flow that depends on values).
+    """
+    count = states.count
+    mode = LaneMode(parameters, _stack(lanes), folding, len(lanes), count)
+    statistics = ErrorStatistics(reference, family_weights(states), len(lanes))
+    state = _tile(states.state, len(lanes))
+    for t in range(system.steps(len(reference.outputs))):
+        step_input = _tile(input_at(states.inputs, t), len(lanes))
+        with mode:
+            state, output = advance(system, state, step_input)
+        statistics.update(output)
+    return statistics.result()
+
+
+def run_serial(
+    system: System,
+    states: States,
+    reference: Reference,
+    parameters: Sequence[torch.nn.Parameter],
+    lanes: Sequence[Lane],
+) -> LaneErrors:
+    """The same, one lane after the other: the reference for `run_lanes`, and the path of weights that cannot fold."""
+    results = []
+    for lane in lanes:
+        mode = Substitution({parameters[index]: tensor for index, tensor in lane.changes.items()})
+        statistics = ErrorStatistics(reference, family_weights(states), 1)
+        state = states.state
+        for t in range(system.steps(len(reference.outputs))):
+            with mode:
+                state, output = advance(system, state, input_at(states.inputs, t))
+            statistics.update(output)
+        results.append(statistics.result())
+    return LaneErrors(torch.cat([r.samples for r in results]), torch.cat([r.curve for r in results]))
+
+
+def _verify(
+    system: System, states: States, parameters: Sequence[torch.nn.Parameter], folding: Folding
+) -> Folding:
+    """One step with every foldable weight changed in a lane of its own, against the serial path."""
+    serial = dict(folding.serial)
+    foldable = [index for index in range(len(parameters)) if index not in serial]
+    if not foldable:
+        return folding
+    size = RECORD_SIZES[0]
+    state, step_input = _first_rows(states, size)
+    lanes = [Lane({})] + [Lane({index: _changed(parameters[index])}) for index in foldable]
+    mode = LaneMode(parameters, _stack(lanes), folding, len(lanes), size)
+    try:
+        with mode:
+            together = _leaves(*advance(system, _tile(state, len(lanes)), _tile(step_input, len(lanes))))
+    except (FoldingError, RuntimeError) as error:  # torch raises RuntimeError where shapes do not fit
+        reason = f"the folded step failed: {error}"
+        return Folding(folding.calls, serial | dict.fromkeys(foldable, reason), (), folding.bytes_per_state)
+    alone = [
+        _leaves(*_substituted(system, parameters, lane, state, step_input)) for lane in lanes
+    ]
+    for number, index in enumerate(foldable, start=1):
+        if not (_agree(together, alone, number, size) and _agree(together, alone, 0, size)):
+            serial[index] = "its folded lane differs from the serial path"
+    return Folding(folding.calls, serial, (), folding.bytes_per_state)
+
+
+def _substituted(
+    system: System, parameters: Sequence[torch.nn.Parameter], lane: Lane, state: Tree, step_input: Tree | None
+) -> tuple[Tree, torch.Tensor]:
+    with Substitution({parameters[index]: tensor for index, tensor in lane.changes.items()}):
+        return advance(system, state, step_input)
+
+
+def _agree(together: list[torch.Tensor], alone: list[list[torch.Tensor]], lane: int, size: int) -> bool:
+    """Whether the lane's rows equal its own serial step to well below the change that the lane was given."""
+    for position, folded in enumerate(together):
+        rows = folded[lane * size : (lane + 1) * size].double()
+        expected, unchanged = alone[lane][position].double(), alone[0][position].double()
+        change = (expected - unchanged).abs().max()
+        magnitude = unchanged.abs().max()
+        rounding = 64 * torch.finfo(folded.dtype).eps * magnitude if folded.is_floating_point() else 0
+        if not bool((rows - expected).abs().max() <= PROBE_TOLERANCE * change + rounding):
+            return False
+    return True
+
+
+def _changed(parameter: torch.Tensor) -> torch.Tensor:
+    pattern = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)).to(parameter)
+    return parameter.detach() + PROBE_CHANGE * parameter.detach().std() * pattern
+
+
+def _stack(lanes: Sequence[Lane]) -> dict[int, WeightVariants]:
+    """Per weight, its distinct variants (by identity of the tensor) and the one each lane uses."""
+    found: dict[int, list[torch.Tensor]] = {}
+    users: dict[int, list[int | None]] = {}
+    for number, lane in enumerate(lanes):
+        for index, tensor in lane.changes.items():
+            known = found.setdefault(index, [])
+            position = next((i for i, other in enumerate(known) if other is tensor), len(known))
+            if position == len(known):
+                known.append(tensor)
+            users.setdefault(index, [None] * len(lanes))[number] = position
+    return {index: WeightVariants(torch.stack(found[index]), tuple(users[index])) for index in found}
+
+
+def _tile(tree: Tree | None, lanes: int) -> Tree | None:
+    """`[N, ...]` -> `[lanes * N, ...]`, lane-major."""
+    return None if tree is None else tree_map(lambda leaf: leaf.repeat(lanes, *[1] * (leaf.dim() - 1)), tree)
+
+
+def _first_rows(states: States, size: int) -> tuple[Tree, Tree | None]:
+    """State and first input of `size` initial conditions, repeated where there are fewer."""
+    rows = torch.arange(size) % states.count
+    step_input = input_at(states.inputs, 0)
+    state = tree_map(lambda leaf: leaf[rows], states.state)
+    return state, None if step_input is None else tree_map(lambda leaf: leaf[rows], step_input)
+
+
+def _leaves(state: Tree, output: torch.Tensor) -> list[torch.Tensor]:
+    return [*tree_leaves(state), output]

@@ -1,0 +1,27 @@
+"""Every error a user can cause derives from `TqsError`: one sentence on what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+
+class TqsError(Exception):
+    """Base of all errors raised on purpose by tqs-fast."""
+
+
+class ArgumentError(TqsError, ValueError):
+    """An argument has the wrong shape, dtype, range or name."""
+
+
+class FileFormatError(TqsError, ValueError):
+    """A file is missing, truncated, foreign, of another version, or does not match the model."""
+
+
+class DivergenceError(TqsError, ArithmeticError):
+    """A rollout produced NaN or infinity, or died to a constant."""
+
+
+class InfeasibleError(TqsError, ValueError):
+    """No plan meets the budget; the message names the feasible range."""
+
+
+class CheckpointError(TqsError):
+    """A checkpoint belongs to another run or is damaged."""

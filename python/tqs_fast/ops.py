@@ -1,0 +1,222 @@
+"""The packed kernels as PyTorch operators: `torch.ops.tqs_fast.qgemm` and `torch.ops.tqs_fast.dequantize`.
+
+Both have fake kernels and qgemm has a derivative in x and bias, so they work under autograd, `torch.compile` and
+`torch.export`. A packed weight [N, K] is three tensors (layout: csrc/quant/format.h), all on the device of x.
+On CUDA qgemm runs there (in a build with CUDA) and dequantize passes through the host:
+
+    codes   uint8 [N, ceil(K*bits/8)]
+    scales  int16 [N, G], bit patterns of bfloat16, G = ceil(K/group_size), or 1 when group_size is 0
+    zeros   uint8 [N, G], or None for symmetric weights
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tqs_fast import kernels
+from tqs_fast._native import core
+from tqs_fast.errors import ArgumentError
+
+_KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # as csrc/bindings numbers them
+_WEIGHT = "Tensor codes, Tensor scales, Tensor? zeros, int bits, int group_size, SymInt in_features"
+torch.library.define(
+    "tqs_fast::qgemm", f"(Tensor x, {_WEIGHT}, Tensor? bias) -> Tensor", tags=torch.Tag.pt2_compliant_tag
+)
+torch.library.define("tqs_fast::dequantize", f"({_WEIGHT}) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+
+
+def qgemm(
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    group_size: int,
+    in_features: int,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """y = x @ W.T + bias with W the packed weight.
+
+    Args:
+        x: [..., K] of any float dtype and any strides. float32 and bfloat16 go to the kernel as they are; float16 and
+            float64 are computed in float32 and cast back.
+        codes, scales, zeros, bits, group_size, in_features: the weight [N, K] (see the module), K = in_features.
+        bias: [N] of any float dtype, or None.
+
+    Returns:
+        [..., N] in the dtype of x. The derivative is dx = dy @ W, dbias = sum of dy; the weight has none.
+
+    Raises:
+        ArgumentError: shapes or dtypes that do not fit, or tensors on different devices.
+    """
+    return torch.ops.tqs_fast.qgemm(x, codes, scales, zeros, bits, group_size, in_features, bias)  # type: ignore[no-any-return]
+
+
+def dequantize(
+    codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_size: int, in_features: int
+) -> Tensor:
+    """The float32 matrix [N, K] that the packed weight stands for (see the module). Rows are independent."""
+    return torch.ops.tqs_fast.dequantize(codes, scales, zeros, bits, group_size, in_features)  # type: ignore[no-any-return]
+
+
+def _view(
+    codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_size: int, in_features: int
+) -> core.PackedView:
+    return core.PackedView(
+        codes=codes.data_ptr(),
+        scales=scales.data_ptr(),
+        zeros=0 if zeros is None else zeros.data_ptr(),
+        rows=codes.shape[0],
+        columns=in_features,
+        group_size=group_size,
+        bits=bits,
+    )
+
+
+def _check(
+    codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_size: int, in_features: int, name: str
+) -> None:
+    if bits not in (2, 3, 4, 8):
+        raise ArgumentError(f"[{name}] bits must be 2, 3, 4 or 8, got {bits}")
+    if group_size not in (0, 32, 64, 128):
+        raise ArgumentError(f"[{name}] group_size must be 32, 64, 128 or 0 (per channel), got {group_size}")
+    if codes.dtype != torch.uint8 or scales.dtype != torch.int16 or (zeros is not None and zeros.dtype != torch.uint8):
+        raise ArgumentError(
+            f"[{name}] expected codes uint8, scales int16 (bfloat16 bit patterns) and zeros uint8 or None"
+        )
+    row_bytes = (in_features * bits + 7) // 8
+    groups = (in_features + group_size - 1) // group_size if group_size else 1
+    if codes.ndim != 2 or codes.shape[1] != row_bytes:
+        raise ArgumentError(f"[{name}] expected codes of shape [N, {row_bytes}], got {list(codes.shape)}")
+    rows = codes.shape[0]
+    for part, tensor in (("scales", scales), ("zeros", zeros)):
+        if tensor is not None and tuple(tensor.shape) != (rows, groups):
+            raise ArgumentError(f"[{name}] expected {part} of shape [{rows}, {groups}], got {list(tensor.shape)}")
+
+
+def _check_x(x: Tensor, in_features: int, rows: int, bias: Tensor | None) -> None:
+    if not x.dtype.is_floating_point:
+        raise ArgumentError(f"[qgemm] expected x of a float dtype, got {x.dtype}")
+    if x.ndim < 1 or x.shape[-1] != in_features:
+        raise ArgumentError(f"[qgemm] expected x of shape [..., {in_features}], got {list(x.shape)}")
+    if bias is not None and tuple(bias.shape) != (rows,):
+        raise ArgumentError(f"[qgemm] expected bias of shape [{rows}], got {list(bias.shape)}")
+
+
+def _qgemm_cpu(
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    group_size: int,
+    in_features: int,
+    bias: Tensor | None,
+) -> Tensor:
+    _check(codes, scales, zeros, bits, group_size, in_features, "qgemm")
+    _check_x(x, in_features, codes.shape[0], bias)
+    # Named, so that the memory behind every address lives until the kernel returns.
+    codes, scales, zeros = codes.contiguous(), scales.contiguous(), None if zeros is None else zeros.contiguous()
+    inputs = (x if x.dtype in _KERNEL_DTYPES else x.float()).reshape(-1, in_features)
+    if inputs.stride(1) != 1:
+        inputs = inputs.contiguous()
+    wide_bias = None if bias is None else bias.float().contiguous()
+    y = inputs.new_empty((inputs.shape[0], codes.shape[0]))
+    if y.numel():
+        task = core.Activations(
+            x=inputs.data_ptr(),
+            x_stride=inputs.stride(0),
+            rows=inputs.shape[0],
+            bias=0 if wide_bias is None else wide_bias.data_ptr(),
+            y=y.data_ptr(),
+            y_stride=y.shape[1],
+        )
+        weight = _view(codes, scales, zeros, bits, group_size, in_features)
+        core.qgemm(task, weight, dtype=_KERNEL_DTYPES[inputs.dtype], threads=0)
+    return y.to(x.dtype).reshape(*x.shape[:-1], codes.shape[0])
+
+
+def _qgemm_cuda(
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    group_size: int,
+    in_features: int,
+    bias: Tensor | None,
+) -> Tensor:
+    _check(codes, scales, zeros, bits, group_size, in_features, "qgemm")
+    _check_x(x, in_features, codes.shape[0], bias)
+    inputs = x if x.dtype in _KERNEL_DTYPES else x.float()
+    return kernels.qgemm_cuda(inputs, codes, scales, zeros, bits, group_size, bias).to(x.dtype)
+
+
+def _dequantize_cpu(
+    codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_size: int, in_features: int
+) -> Tensor:
+    _check(codes, scales, zeros, bits, group_size, in_features, "dequantize")
+    codes, scales, zeros = codes.contiguous(), scales.contiguous(), None if zeros is None else zeros.contiguous()
+    values = torch.empty((codes.shape[0], in_features))
+    if values.numel():
+        weight = _view(codes, scales, zeros, bits, group_size, in_features)
+        core.dequantize(weight, out=values.data_ptr(), stride=in_features, threads=0)
+    return values
+
+
+def _dequantize_cuda(
+    codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_size: int, in_features: int
+) -> Tensor:
+    host = dequantize(codes.cpu(), scales.cpu(), None if zeros is None else zeros.cpu(), bits, group_size, in_features)
+    return host.to(codes.device)
+
+
+def _qgemm_fake(
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    group_size: int,
+    in_features: int,
+    bias: Tensor | None,
+) -> Tensor:
+    _check(codes, scales, zeros, bits, group_size, in_features, "qgemm")
+    _check_x(x, in_features, codes.shape[0], bias)
+    return x.new_empty((*x.shape[:-1], codes.shape[0]))
+
+
+def _dequantize_fake(
+    codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_size: int, in_features: int
+) -> Tensor:
+    _check(codes, scales, zeros, bits, group_size, in_features, "dequantize")
+    return scales.new_empty((codes.shape[0], in_features), dtype=torch.float32)
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, codes, scales, zeros, bits, group_size, in_features, bias = inputs
+    ctx.save_for_backward(codes, scales, zeros)
+    ctx.format = (bits, group_size, in_features)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    dx = dbias = None
+    dtype = torch.promote_types(dy.dtype, torch.float32)
+    if ctx.needs_input_grad[0]:
+        dx = (dy.to(dtype) @ dequantize(*ctx.saved_tensors, *ctx.format).to(dtype)).to(dy.dtype)
+    if ctx.needs_input_grad[7]:
+        dbias = dy.to(dtype).reshape(-1, dy.shape[-1]).sum(0).to(ctx.bias_dtype)
+    return dx, None, None, None, None, None, None, dbias
+
+
+torch.library.impl("tqs_fast::qgemm", "cpu", _qgemm_cpu)
+torch.library.impl("tqs_fast::dequantize", "cpu", _dequantize_cpu)
+torch.library.impl("tqs_fast::qgemm", "cuda", _qgemm_cuda)
+torch.library.impl("tqs_fast::dequantize", "cuda", _dequantize_cuda)
+torch.library.register_fake("tqs_fast::qgemm", _qgemm_fake)
+torch.library.register_fake("tqs_fast::dequantize", _dequantize_fake)
+torch.library.register_autograd("tqs_fast::qgemm", _backward, setup_context=_save_for_backward)

@@ -1,0 +1,296 @@
+"""Packed modules on disk: one safetensors file with the whole state, the plan and the format of every packed weight.
+
+Tensors of a packed weight W are `W.codes` (U8), `W.scales` (BF16) and `W.zeros` (U8, absent if symmetric); every other
+tensor has its name in the state dict. A tensor with several names is stored under the first. Metadata:
+
+    format   "tqs-fast/model"
+    version  "1"
+    plan     the plan as JSON
+    packed   {weight name: {bits, group_size, shape, dtype, names}} as JSON; names are those of all its owners
+    aliases  {further name: first name} of the shared tensors, as JSON
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tqs_fast.allocation.plan import Plan
+from tqs_fast.errors import ArgumentError, FileFormatError, TqsError
+from tqs_fast.quantization.quantizer import BITS, GROUP_SIZES
+from tqs_fast.quantization.weights import DTYPES, Weight, join, parameter_of, scan
+from tqs_fast.rewriting.packed import PackedTensor, QuantModule
+from tqs_fast.rewriting.rewrite import PLAN_ATTRIBUTE, replace_modules
+
+FORMAT = "tqs-fast/model"
+VERSION = "1"
+DTYPE_OF = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+
+
+def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Writes a module made by `quantize` to `path`, atomically: the old file stays until the new one is complete.
+
+    Raises:
+        ArgumentError: a module without a plan or on the meta device, state that is not a tensor, or no such folder.
+    """
+    plan = getattr(module, PLAN_ATTRIBUTE, None)
+    if plan is None:
+        raise ArgumentError(
+            f"[save] {type(module).__name__} holds no plan; pass a module that quantize or load returned"
+        )
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise ArgumentError(f"[save] the folder {target.parent} does not exist; create it first")
+    tensors: dict[str, Tensor] = {}
+    specification: dict[str, Any] = {}
+    for name, (packed, names) in _packed_tensors(module).items():
+        specification[name] = {
+            "bits": packed.bits,
+            "group_size": packed.group_size,
+            "shape": list(packed.shape),
+            "dtype": _name_of(packed.anchor.dtype),
+            "names": names,
+        }
+        tensors[f"{name}.codes"] = packed.codes
+        tensors[f"{name}.scales"] = packed.scales.view(torch.bfloat16)
+        if packed.zeros is not None:
+            tensors[f"{name}.zeros"] = packed.zeros
+    state, aliases = _plain_state(module)
+    tensors |= state
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ArgumentError(f"[save] {name} is on the meta device and has no values; load the module first")
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "plan": json.dumps(plan.to_json()),
+        "packed": json.dumps(specification),
+        "aliases": json.dumps(aliases),
+    }
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # Cloned, because safetensors refuses tensors that share memory, as slices of one buffer do.
+    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        save_file(owned, temporary, metadata)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """The packed module in `path`, built on a copy of the float `module` it came from; `module` is not touched.
+
+    Weights and persistent buffers come from the file, everything else (code, non-persistent buffers, device, training
+    mode) from `module`, whose values do not matter. Outputs equal those of the saved module bit for bit.
+
+    Raises:
+        FileFormatError: a file that is missing, truncated, foreign, of another version, or whose names, shapes, dtypes
+            or ties are not those of `module`; the message names the first difference.
+    """
+    metadata, tensors = _read(path)
+    plan = _parse_plan(metadata, path)
+    specification = _parse(metadata, "packed", path)
+    aliases = _parse(metadata, "aliases", path)
+    built = copy.deepcopy(module)
+    weights = {weight.name: weight for weight in scan(built)[0]}
+    planned = {name: bits for name, bits in plan.bits.items() if bits is not None}
+    if {name: _entry(entry, path)["bits"] for name, entry in specification.items()} != planned:
+        raise _mismatch(path, "its plan and its packed weights disagree", "write it again with tqs_fast.save")
+    chosen, packed = [], {}
+    for name, entry in specification.items():
+        if name not in weights:
+            raise _mismatch(
+                path, f"packed weight {name} is not a quantizable weight of the given {type(module).__name__}"
+            )
+        parameter = parameter_of(built, weights[name])
+        _check_weight(weights[name], parameter, entry, path)
+        packed[name] = _packed_tensor(name, entry, tensors, path).to(parameter.device)
+        chosen.append(weights[name])
+    built = replace_modules(built, chosen, packed)
+    _load_plain(built, tensors, aliases, path)
+    setattr(built, PLAN_ATTRIBUTE, plan)
+    return built
+
+
+def _packed_tensors(module: nn.Module) -> dict[str, tuple[PackedTensor, list[str]]]:
+    """First name -> (packed weight, names of all its owners)."""
+    found: dict[int, tuple[PackedTensor, list[str]]] = {}
+    for path, part in module.named_modules():
+        if isinstance(part, QuantModule):
+            for attribute, packed in part.packed.items():
+                assert isinstance(packed, PackedTensor)
+                found.setdefault(id(packed), (packed, []))[1].append(join(path, attribute))
+    return {names[0]: (packed, names) for packed, names in found.values()}
+
+
+def _plain_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """State that is not packed, each tensor once under its first name, and {further name: first name}."""
+    inside = {path for path, part in module.named_modules(remove_duplicate=False) if isinstance(part, PackedTensor)}
+    first: dict[int, str] = {}
+    state: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if name.rpartition(".")[0] in inside:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise ArgumentError(
+                f"[save] {name} is {type(tensor).__name__}, expected a tensor; a file holds tensors only"
+            )
+        known = first.setdefault(id(tensor), name)
+        if known == name:
+            state[name] = tensor
+        else:
+            aliases[name] = known
+    return state, aliases
+
+
+def _load_plain(module: nn.Module, tensors: dict[str, Tensor], aliases: Mapping[str, Any], path: Any) -> None:
+    """Copies what is left in `tensors` into the rest of the state of `module`."""
+    expected, expected_aliases = _plain_state(module)
+    for name in [*expected, *tensors]:
+        if name not in tensors:
+            raise _mismatch(path, f"it has no tensor {name}")
+        if name not in expected:
+            raise _mismatch(path, f"its tensor {name} has no place in the given module")
+        theirs, ours = tensors[name], expected[name]
+        if theirs.shape != ours.shape:
+            raise _mismatch(
+                path, f"{name} has shape {list(theirs.shape)} in the file, {list(ours.shape)} in the module"
+            )
+        if theirs.dtype != ours.dtype:
+            remedy = f"convert the module first, for example with .to(torch.{_name_of(theirs.dtype)})"
+            raise _mismatch(
+                path, f"{name} is {_name_of(theirs.dtype)} in the file, {_name_of(ours.dtype)} in the module", remedy
+            )
+        if ours.is_meta:
+            raise _mismatch(path, f"{name} of the module is on the meta device", "build the module on a real device")
+    if dict(aliases) != expected_aliases:
+        raise _mismatch(path, f"it ties {dict(aliases) or 'nothing'}, the module ties {expected_aliases or 'nothing'}")
+    state = module.state_dict() | tensors | {name: tensors[known] for name, known in expected_aliases.items()}
+    module.load_state_dict(state)
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not Path(path).is_file():
+        raise FileFormatError(f"[load] {path}: there is no such file; write one with tqs_fast.save")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise FileFormatError(
+            f"[load] {path}: not a complete safetensors file ({error}); copy or write it again"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise _mismatch(
+            path, f"expected format {FORMAT!r}, got {metadata.get('format')!r}", "pass a file written by tqs_fast.save"
+        )
+    if metadata.get("version") != VERSION:
+        remedy = "install the release of tqs-fast that wrote it, or write it again"
+        raise _mismatch(path, f"expected version {VERSION!r}, got {metadata.get('version')!r}", remedy)
+    return metadata, tensors
+
+
+def _parse(metadata: Mapping[str, str], key: str, path: Any) -> dict[str, Any]:
+    try:
+        value = json.loads(metadata[key])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise _damaged(path, f"its metadata entry {key!r} is missing or not JSON") from error
+    if not isinstance(value, dict):
+        raise _damaged(path, f"its metadata entry {key!r} is not a JSON object")
+    return value
+
+
+def _parse_plan(metadata: Mapping[str, str], path: Any) -> Plan:
+    try:
+        return Plan.from_json(_parse(metadata, "plan", path))
+    except TqsError as error:
+        raise _damaged(path, f"its plan cannot be read: {error}") from error
+
+
+def _entry(entry: Any, path: Any) -> dict[str, Any]:
+    """A validated entry of the packed weights."""
+    good = (
+        isinstance(entry, dict)
+        and entry.keys() == {"bits", "group_size", "shape", "dtype", "names"}
+        and type(entry["bits"]) is int
+        and entry["bits"] in BITS
+        and type(entry["group_size"]) is int
+        and entry["group_size"] in GROUP_SIZES
+        and isinstance(entry["shape"], list)
+        and len(entry["shape"]) >= 2
+        and all(type(size) is int and size > 0 for size in entry["shape"])
+        and isinstance(entry["names"], list)
+        and isinstance(entry["dtype"], str)
+        and entry["dtype"] in DTYPE_OF
+    )
+    if not good:
+        raise _damaged(path, f"the format of a packed weight is {entry!r}")
+    return dict(entry)
+
+
+def _check_weight(weight: Weight, parameter: Tensor, entry: Mapping[str, Any], path: Any) -> None:
+    name, names = weight.name, [join(*owner) for owner in weight.owners]
+    if list(weight.shape) != entry["shape"]:
+        raise _mismatch(path, f"{name} has shape {entry['shape']} in the file, {list(weight.shape)} in the module")
+    if names != entry["names"]:
+        raise _mismatch(path, f"{name} is shared by {entry['names']} in the file, by {names} in the module")
+    if parameter.dtype != DTYPE_OF[entry["dtype"]]:
+        remedy = f"convert the module first, for example with .to(torch.{entry['dtype']})"
+        raise _mismatch(
+            path, f"{name} is for {entry['dtype']} in the file, {_name_of(parameter.dtype)} in the module", remedy
+        )
+    if parameter.is_meta:
+        raise _mismatch(path, f"{name} of the module is on the meta device", "build the module on a real device")
+
+
+def _packed_tensor(name: str, entry: Mapping[str, Any], tensors: dict[str, Tensor], path: Any) -> PackedTensor:
+    """Takes the parts of one packed weight out of `tensors`."""
+    shape, bits, group_size = tuple(entry["shape"]), entry["bits"], entry["group_size"]
+    rows, columns = shape[0], int(torch.Size(shape[1:]).numel())
+    groups = -(-columns // group_size) if group_size else 1
+    wanted = {
+        "codes": (torch.uint8, (rows, -(-columns * bits // 8))),
+        "scales": (torch.bfloat16, (rows, groups)),
+        "zeros": (torch.uint8, (rows, groups)),
+    }
+    parts: dict[str, Tensor] = {}
+    for part, (dtype, size) in wanted.items():
+        tensor = tensors.pop(f"{name}.{part}", None)
+        if tensor is None:
+            if part == "zeros":
+                continue
+            raise _damaged(path, f"it has no tensor {name}.{part}")
+        if tensor.dtype != dtype or tuple(tensor.shape) != size:
+            wrong = f"{_name_of(tensor.dtype)} {list(tensor.shape)}"
+            raise _damaged(path, f"expected {name}.{part} to be {_name_of(dtype)} {list(size)}, got {wrong}")
+        parts[part] = tensor
+    if not bool(torch.isfinite(parts["scales"]).all()):
+        raise _damaged(path, f"{name}.scales holds NaN or infinity")
+    zeros = parts.get("zeros")
+    if zeros is not None and int(zeros.max()) >= 1 << bits:
+        raise _damaged(path, f"{name}.zeros holds {int(zeros.max())}, expected less than {1 << bits}")
+    scales = parts["scales"].view(torch.int16)
+    dtype = DTYPE_OF[entry["dtype"]]
+    return PackedTensor(parts["codes"], scales, zeros, bits=bits, group_size=group_size, shape=shape, dtype=dtype)
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _damaged(path: Any, what: str) -> FileFormatError:
+    return _mismatch(path, what, "the file is damaged; write it again with tqs_fast.save")
+
+
+def _mismatch(path: Any, what: str, remedy: str = "pass the float module that was quantized") -> FileFormatError:
+    return FileFormatError(f"[load] {path}: {what}; {remedy}")

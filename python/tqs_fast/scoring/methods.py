@@ -1,0 +1,144 @@
+"""Scoring methods: which variants of a weight are rolled out, and what their damages say about every bit-width."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tqs_fast import kernels
+from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization import BITS, Quantizer
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Method(Protocol):
+    """What `score` needs of a method: per weight, `variants` lanes, then their damages turned into a column per bit-width."""
+
+    bits: tuple[int, ...]
+    quantizer: Quantizer
+
+    @property
+    def variants(self) -> int:
+        """Lanes per weight, V."""
+
+    def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> torch.Tensor:
+        """The weight as lane `number` uses it: same shape and dtype."""
+
+    def relative_error(self, weight: torch.Tensor, energies: FloatArray) -> FloatArray:
+        """‖Q_b(θ) - θ‖² / ‖θ‖² for every bit-width, `[B]`; `energies [V]` are those of the lanes."""
+
+    def damages(self, lanes: FloatArray, energies: FloatArray, relative_error: FloatArray) -> FloatArray:
+        """Damages at every bit-width `[B, ...]` from those of the lanes `[V, ...]`."""
+
+    def gains(self, lanes: FloatArray, energies: FloatArray) -> FloatArray:
+        """Damage per unit of relative weight-error energy, of each lane that estimates it: `[P, ...]`."""
+
+
+def _check_bits(name: str, bits: tuple[int, ...]) -> None:
+    if not bits or list(bits) != sorted(set(bits)) or not set(bits) <= set(BITS):
+        raise ArgumentError(f"[{name}] bits must be increasing and among {BITS}, got {bits}")
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Every layer really quantized, one layer and bit-width at a time: damage measured at its true size.
+
+    The gain is taken at the largest bit-width, where the error is smallest and saturation furthest.
+
+    Attributes:
+        bits: the menu, increasing, among 2, 3, 4, 8.
+        quantizer: how weights are rounded.
+
+    Source: residual perturbation of arXiv:2606.13300.
+    """
+
+    bits: tuple[int, ...] = BITS
+    quantizer: Quantizer = field(default_factory=Quantizer)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", tuple(self.bits))
+        _check_bits("Residual", self.bits)
+
+    @property
+    def variants(self) -> int:
+        return len(self.bits)
+
+    def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> torch.Tensor:
+        return self.quantizer.dequantized(weight, self.bits[number]).to(weight)
+
+    def relative_error(self, weight: torch.Tensor, energies: FloatArray) -> FloatArray:
+        return energies
+
+    def damages(self, lanes: FloatArray, energies: FloatArray, relative_error: FloatArray) -> FloatArray:
+        return lanes
+
+    def gains(self, lanes: FloatArray, energies: FloatArray) -> FloatArray:
+        return lanes[-1:] / np.where(energies[-1] > 0, energies[-1], np.nan)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise of one size in every layer, θ + ε‖θ‖ ξ/‖ξ‖: independent of quantizer and bit-width.
+
+    The damage at b bits is predicted to first order: gain · ‖Q_b(θ) - θ‖²/‖θ‖².
+
+    Attributes:
+        probes: draws of ξ per layer.
+        epsilon: ε, relative size of the noise.
+        bits: the menu that damages are predicted for.
+        quantizer: whose rounding error they are predicted for.
+
+    Source: norm-matched Gaussian perturbation of arXiv:2606.13300; ξ is the counter-based stream of
+    `tqs_fast.kernels.normal`, keyed by seed, layer name and probe.
+    """
+
+    probes: int = 8
+    epsilon: float = 0.02
+    bits: tuple[int, ...] = BITS
+    quantizer: Quantizer = field(default_factory=Quantizer)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", tuple(self.bits))
+        _check_bits("Noise", self.bits)
+        if self.probes < 1:
+            raise ArgumentError(f"[Noise] probes must be at least 1, got {self.probes}")
+        if not 0 < self.epsilon < 1:
+            raise ArgumentError(f"[Noise] epsilon must lie between 0 and 1, got {self.epsilon}")
+
+    @property
+    def variants(self) -> int:
+        return self.probes
+
+    def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> torch.Tensor:
+        stream = (zlib.crc32(name.encode()) << 32) | number
+        noise = torch.from_numpy(kernels.normal(weight.numel(), seed=seed, stream=stream)).double()
+        scale = self.epsilon * weight.double().norm() / noise.norm()
+        return (weight.double().cpu() + scale.cpu() * noise.reshape(weight.shape)).to(weight)
+
+    def relative_error(self, weight: torch.Tensor, energies: FloatArray) -> FloatArray:
+        return np.array([relative_energy(weight, self.quantizer.dequantized(weight, b)) for b in self.bits])
+
+    def damages(self, lanes: FloatArray, energies: FloatArray, relative_error: FloatArray) -> FloatArray:
+        return np.multiply.outer(relative_error, self.gains(lanes, energies).mean(axis=0))
+
+    def gains(self, lanes: FloatArray, energies: FloatArray) -> FloatArray:
+        return lanes / energies.reshape(-1, *[1] * (lanes.ndim - 1))
+
+
+def relative_energy(weight: torch.Tensor, changed: torch.Tensor) -> float:
+    """‖changed - weight‖² / ‖weight‖² in float64; 0 for a zero weight that did not change."""
+    weight = weight.double().cpu()
+    difference = float((changed.double().cpu() - weight).square().sum())
+    return difference / float(weight.square().sum()) if difference else 0.0
+
+
+def describe(method: Method) -> dict[str, Any]:
+    """The method as JSON, for provenance and fingerprints."""
+    values = {key: value for key, value in vars(method).items() if key != "quantizer"}
+    return {"name": type(method).__name__, **values, "bits": list(method.bits), "quantizer": vars(method.quantizer)}

@@ -1,0 +1,22 @@
+"""Systems and where their rollouts start."""
+
+from tqs_fast.systems.initial import Attractor, Contexts, InitialConditions, States, Synthetic, draw
+from tqs_fast.systems.load import BUILT_IN, load_system
+from tqs_fast.systems.lorenz_gru import lorenz_contexts
+from tqs_fast.systems.system import Forecaster, Recurrent, System, iterate
+
+__all__ = [
+    "BUILT_IN",
+    "Attractor",
+    "Contexts",
+    "Forecaster",
+    "InitialConditions",
+    "Recurrent",
+    "States",
+    "Synthetic",
+    "System",
+    "draw",
+    "iterate",
+    "load_system",
+    "lorenz_contexts",
+]

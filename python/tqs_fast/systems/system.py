@@ -1,0 +1,174 @@
+"""Systems: a trained network seen as a discrete-time dynamical system, z_{t+1}, y_t = step(z_t)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from tqs_fast.errors import ArgumentError
+from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
+
+Step = Callable[..., tuple[Tree, torch.Tensor]]
+InitialState = Callable[[int, torch.Generator], Tree]
+Inputs = Callable[[int, int, torch.Generator], Tree]
+Predict = Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
+
+
+class System:
+    """The general case: any network and any state.
+
+    Args:
+        module: the trained network; it is put in eval mode and never modified.
+        step: `step(module, state) -> (state, output)`, or `step(module, state, input)` for a driven system.
+            Every leaf of the state is `[N, ...]`; output is `[N, C]`, or `[N, block, C]` when a step emits a block of values.
+            It must use only the module it is given (a quantized copy is rolled out through the same function).
+        initial_state: `initial_state(count, generator) -> state`, random starting states.
+        inputs: None for a free-running system, else `inputs(count, steps, generator)` -> tree of `[N, steps, ...]`,
+            of which each step sees the slice at its own time.
+        block: values per step.
+        name: shown in tables; defaults to the class name of the module.
+
+    Raises:
+        ArgumentError: module is not a torch module, a callable is missing, or block < 1.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        *,
+        step: Step,
+        initial_state: InitialState,
+        inputs: Inputs | None = None,
+        block: int = 1,
+        name: str | None = None,
+    ) -> None:
+        if not isinstance(module, torch.nn.Module):
+            raise ArgumentError(f"[System] module must be a torch.nn.Module, got {type(module).__name__}")
+        if not callable(step) or not callable(initial_state):
+            raise ArgumentError("[System] step and initial_state must be functions")
+        if block < 1:
+            raise ArgumentError(f"[System] block must be at least 1, got {block}")
+        self.module = module.eval()
+        self.step = step
+        self.initial_state = initial_state
+        self.inputs = inputs
+        self.block = block
+        self.name = name or type(module).__name__
+
+    def steps(self, horizon: int) -> int:
+        """Calls of `step` that cover `horizon` output values."""
+        return -(-horizon // self.block)
+
+
+class Recurrent(System):
+    """Explicit state carried from step to step; free-running, or driven by `inputs` (see `System`)."""
+
+
+class Forecaster(System):
+    """A sliding window: the network sees the last `context_length` values and its forecast is fed back.
+
+    Args:
+        module: maps a window `[N, context, C]` to `[N, C]` or `[N, block, C]`.
+        context_length: values in the window.
+        channels: C.
+        predict: `predict(module, window)` where the module's own call does not have that form.
+        block: values emitted per step, at most `context_length`.
+        initial_state: random windows `[N, context, C]`; standard normal by default.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        context_length: int,
+        *,
+        channels: int = 1,
+        predict: Predict | None = None,
+        block: int = 1,
+        initial_state: InitialState | None = None,
+        name: str | None = None,
+    ) -> None:
+        if not 1 <= block <= context_length:
+            raise ArgumentError(
+                f"[Forecaster] block must lie between 1 and context_length ({context_length}), got {block}"
+            )
+        self.context_length = context_length
+        self.channels = channels
+        self.predict = predict
+
+        def step(module: torch.nn.Module, window: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            output: torch.Tensor = module(window) if predict is None else predict(module, window)
+            if output.dim() == 2:
+                output = output.unsqueeze(1)
+            if output.shape != (window.shape[0], block, channels):
+                raise ArgumentError(
+                    f"[Forecaster] expected a forecast of shape {[window.shape[0], block, channels]} "
+                    f"for a window {list(window.shape)}, got {list(output.shape)}; check block and channels"
+                )
+            return torch.cat([window[:, block:], output.to(window.dtype)], dim=1), output
+
+        def random_windows(count: int, generator: torch.Generator) -> torch.Tensor:
+            return torch.randn(count, context_length, channels, generator=generator)
+
+        super().__init__(module, step=step, initial_state=initial_state or random_windows, block=block, name=name)
+
+
+def advance(
+    system: System, state: Tree, step_input: Tree | None, *, module: torch.nn.Module | None = None
+) -> tuple[Tree, torch.Tensor]:
+    """One step without gradients: `(state, output [N, block, C])`, checked.
+
+    Args:
+        state: tree of `[N, ...]`.
+        step_input: tree of `[N, ...]` for a driven system, else None.
+        module: stepped in place of `system.module` (a quantized copy, say).
+
+    Raises:
+        ArgumentError: the step changes the shapes or dtypes of its state, or its output is not [N, C] or [N, block, C].
+    """
+    arguments = () if step_input is None else (step_input,)
+    before = tree_leaves(state)
+    with torch.no_grad():
+        state, output = system.step(system.module if module is None else module, state, *arguments)
+    after = tree_leaves(state)
+    if [(leaf.shape, leaf.dtype) for leaf in before] != [(leaf.shape, leaf.dtype) for leaf in after]:
+        raise ArgumentError(
+            f"[advance] {system.name}: a step must return a state of the shapes and dtypes it was given: "
+            f"expected {_describe(before)}, got {_describe(after)}"
+        )
+    if output.dim() == 2:
+        output = output.unsqueeze(1)
+    count = before[0].shape[0]
+    if output.dim() != 3 or output.shape[:2] != (count, system.block):
+        raise ArgumentError(
+            f"[advance] {system.name}: expected an output of shape [{count}, C] or [{count}, {system.block}, C], "
+            f"got {list(output.shape)}; check block"
+        )
+    return state, output
+
+
+def input_at(inputs: Tree | None, t: int) -> Tree | None:
+    """The slice of step `t` of inputs `[N, T, ...]`; None for a free-running system."""
+    return None if inputs is None else tree_map(lambda leaf: leaf[:, t], inputs)
+
+
+def iterate(
+    system: System, state: Tree, inputs: Tree | None, steps: int, *, module: torch.nn.Module | None = None
+) -> Iterator[tuple[Tree, torch.Tensor]]:
+    """Roll `steps` steps without gradients, yielding `(state, output [N, block, C])` after each.
+
+    Args:
+        state: tree of `[N, ...]`.
+        inputs: tree of `[N, >= steps, ...]` for a driven system, else None.
+        module: rolled out in place of `system.module`.
+
+    Raises:
+        ArgumentError: as `advance`.
+    """
+    for t in range(steps):
+        state, output = advance(system, state, input_at(inputs, t), module=module)
+        yield state, output
+
+
+def _describe(leaves: list[torch.Tensor]) -> str:
+    return ", ".join(f"{list(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}" for leaf in leaves)

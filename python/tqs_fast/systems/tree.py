@@ -1,0 +1,41 @@
+"""State trees: tensors nested in tuples, lists and dicts, with the batch first in every leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+
+Tree: TypeAlias = Any  # torch.Tensor | tuple[Tree, ...] | list[Tree] | dict[str, Tree]; recursive aliases defeat mypy here
+
+
+def tree_map(function: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tree:
+    """Apply `function` to every tensor leaf, keeping the structure."""
+    if isinstance(tree, torch.Tensor):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: tree_map(function, value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        mapped = [tree_map(function, value) for value in tree]
+        return type(tree)(*mapped) if hasattr(tree, "_fields") else type(tree)(mapped)
+    raise TypeError(f"[tree_map] expected tensors in tuples, lists and dicts, got {type(tree).__name__}")
+
+
+def tree_leaves(tree: Tree) -> list[torch.Tensor]:
+    """The tensor leaves in a fixed order (dicts in insertion order)."""
+    leaves: list[torch.Tensor] = []
+
+    def collect(leaf: torch.Tensor) -> torch.Tensor:
+        leaves.append(leaf)
+        return leaf
+
+    tree_map(collect, tree)
+    return leaves
+
+
+def tree_cat(trees: list[Tree]) -> Tree:
+    """Concatenate trees of one structure along the batch."""
+    columns = [tree_leaves(tree) for tree in trees]
+    joined = iter([torch.cat(leaves) for leaves in zip(*columns, strict=True)])
+    return tree_map(lambda _: next(joined), trees[0])

@@ -1,0 +1,232 @@
+"""Scores against closed forms and NumPy, checkpoints, chunking, determinism and bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from networks import cells_system, linear_system, rotation
+
+import tqs_fast as tqs
+from tqs_fast.scoring.growth import growth_rate
+
+START = torch.tensor([[1.0, 0.0], [0.3, -0.8], [-1.2, 0.4]])
+
+
+def roll(matrix: np.ndarray, steps: int) -> np.ndarray:
+    """[T, N, 2] in float64."""
+    z, path = START.double().numpy(), []
+    for _ in range(steps):
+        z = z @ matrix.T
+        path.append(z)
+    return np.stack(path)
+
+
+def test_damage_of_a_linear_map_equals_numpy():
+    matrix = rotation(0.3) + torch.tensor([[0.0, 0.01], [0.02, 0.0]])
+    quantizer = tqs.Quantizer(group_size=0)
+    table = tqs.score(
+        linear_system(matrix), horizon=12, initial=tqs.Contexts(START), method=tqs.Residual(quantizer=quantizer)
+    )
+    reference = roll(matrix.double().numpy(), 12)
+    scale = reference.reshape(-1, 2).std(axis=0)
+    for column, bits in enumerate(table.bits):
+        rounded = quantizer.dequantized(matrix, bits).double().numpy()
+        error = (roll(rounded, 12) - reference) / scale
+        np.testing.assert_allclose(table.samples[0, column], (error**2).mean(axis=(0, 2)), rtol=1e-3, atol=1e-11)
+        np.testing.assert_allclose(table.curve[0, column], (error**2).mean(axis=(1, 2)), rtol=1e-3, atol=1e-11)
+        energy = ((rounded - matrix.double().numpy()) ** 2).sum() / (matrix.double().numpy() ** 2).sum()
+        assert table.relative_error[0, column] == pytest.approx(energy, rel=1e-6)
+    assert table.gain[0] == pytest.approx(table.damage[0, -1] / table.relative_error[0, -1])
+
+
+def test_noise_gain_equals_the_exact_expectation():
+    """E over isotropic δ of the damage of A + δ, to first order: ‖∂Y/∂A‖_F² / n · ε²‖A‖², from float64 finite differences."""
+    matrix, horizon = rotation(0.4, 0.97), 8
+    table = tqs.score(
+        linear_system(matrix), horizon=horizon, initial=tqs.Contexts(START), method=tqs.Noise(probes=400, epsilon=1e-3)
+    )
+    base = matrix.double().numpy()
+    reference = roll(base, horizon)
+    scale = reference.reshape(-1, 2).std(axis=0)
+    squares = []
+    for i in range(2):
+        for j in range(2):
+            step = np.zeros((2, 2))
+            step[i, j] = 1e-6
+            squares.append(((((roll(base + step, horizon) - roll(base - step, horizon)) / 2e-6) / scale) ** 2).mean())
+    expected = sum(squares) / 4 * (base**2).sum()
+    # 400 probes in 4 dimensions: the spread of a quadratic form is at most its mean, so 5 standard errors are 25 %.
+    assert table.gain[0] == pytest.approx(expected, rel=0.25)
+    assert table.damage[0] == pytest.approx(table.gain[0] * table.relative_error[0])
+
+
+def test_growth_rate_of_known_curves():
+    t = np.arange(40)
+    assert growth_rate(1e-8 * np.exp(2 * 0.21 * t))[0] == pytest.approx(0.21)
+    assert growth_rate(1e-3 * np.exp(-2 * 0.3 * t))[0] == pytest.approx(-0.3)
+    saturating = np.minimum(1e-4 * np.exp(2 * 0.25 * t), 2.0)
+    rate, (first, end) = growth_rate(saturating)
+    assert rate == pytest.approx(0.25)
+    assert (first, end) == (0, int(np.flatnonzero(saturating >= 0.1)[0]))
+    assert np.isnan(growth_rate(np.zeros(10))[0])
+    assert np.isnan(growth_rate(np.full(10, np.inf))[0])
+    assert growth_rate(np.full(10, np.inf))[1] == (0, 0)
+
+
+def test_growth_rate_of_an_unstable_map():
+    """The error of a map with radius 1.05 obeys e_t ~ t · 1.05^t: its log slope exceeds log 1.05 and tends to it."""
+    table = tqs.score(linear_system(rotation(0.3, 1.05)), horizon=60, initial=tqs.Contexts(START))
+    assert np.log(1.05) < table.growth_rate[0] < np.log(1.05) + 0.1
+
+
+def test_scores_do_not_depend_on_chunks_threads_or_repetition():
+    system = cells_system()
+    arguments = {"horizon": 10, "initial": tqs.Attractor(count=4, spin_up=4)}
+    first = tqs.score(system, **arguments)
+    again = tqs.score(system, **arguments)
+    np.testing.assert_array_equal(first.samples, again.samples)
+    small = tqs.score(system, **arguments, memory_limit=60_000)
+    assert small.provenance["fingerprint"]["chunks"] != first.provenance["fingerprint"]["chunks"]
+    np.testing.assert_allclose(small.samples, first.samples, rtol=1e-3, atol=1e-12)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = tqs.score(system, **arguments)
+        torch.set_num_threads(2)
+        two = tqs.score(system, **arguments)
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(one.samples, two.samples, rtol=1e-3, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", [tqs.Residual(), tqs.Noise(probes=3)], ids=["residual", "noise"])
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, method):
+    system = cells_system()
+    arguments = {
+        "horizon": 10, "initial": tqs.Attractor(count=4, spin_up=4), "method": method, "memory_limit": 60_000
+    }
+    whole = tqs.score(system, **arguments)
+    folder = tmp_path / "run"
+
+    def kill(done: int, total: int) -> None:
+        assert total >= 4
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tqs.score(system, **arguments, checkpoint=folder, progress=kill)
+    assert len(list(folder.glob("chunk-*.npz"))) == 2
+    (folder / "chunk-00001.npz").write_bytes((folder / "chunk-00001.npz").read_bytes()[:100])  # a torn file is redone
+    before = (folder / "chunk-00000.npz").stat().st_mtime_ns
+    resumed = tqs.score(system, **arguments, checkpoint=folder)
+    assert (folder / "chunk-00000.npz").stat().st_mtime_ns == before
+    assert resumed.to_json() == whole.to_json()
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    system = cells_system()
+    arguments = {"horizon": 6, "initial": tqs.Attractor(count=2, spin_up=2)}
+    tqs.score(system, **arguments, checkpoint=tmp_path / "run")
+    for change, named in [
+        ({"seed": 1}, "seed"),
+        ({"horizon": 7}, "horizon"),
+        ({"method": tqs.Noise(probes=2)}, "method"),
+        ({"layers": "gru.*"}, "layers"),
+    ]:
+        with pytest.raises(tqs.CheckpointError, match=f"another run: .*{named}"):
+            tqs.score(system, **arguments | change, checkpoint=tmp_path / "run")
+    with torch.no_grad():
+        system.module.out.weight[0, 0] += 1e-3
+    with pytest.raises(tqs.CheckpointError, match="weights"):
+        tqs.score(system, **arguments, checkpoint=tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(tqs.CheckpointError, match="no checkpoint of ours"):
+        tqs.score(system, **arguments, checkpoint=tmp_path / "other")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(tqs.CheckpointError, match="choose another path"):
+        tqs.score(system, **arguments, checkpoint=tmp_path / "file")
+
+
+def test_families_count_equally_and_are_reported_apart():
+    system = linear_system(rotation(0.3))
+    families = [tqs.Contexts(START, name="few"), tqs.Contexts(START.repeat(4, 1) * 2, name="many")]
+    table = tqs.score(system, horizon=5, initial=families)
+    assert table.families == ("few", "many")
+    np.testing.assert_allclose(table.damage, table.damage_of_family.mean(axis=0))
+    result = tqs.evaluate(system, linear_system(rotation(0.3) * 1.01).module, horizon=5, initial=families)
+    assert result.damage == pytest.approx(np.mean(list(result.damage_of_family.values())))
+
+
+def test_evaluate_predicts_nothing_it_does_not_measure():
+    matrix = rotation(0.3)
+    system = linear_system(matrix)
+    same = tqs.evaluate(system, linear_system(matrix).module, horizon=7, initial=tqs.Contexts(START))
+    assert same.damage == 0
+    changed = rotation(0.31)
+    result = tqs.evaluate(system, linear_system(changed).module, horizon=7, initial=tqs.Contexts(START))
+    reference, other = roll(matrix.double().numpy(), 7), roll(changed.double().numpy(), 7)
+    error = (other - reference) / reference.reshape(-1, 2).std(axis=0)
+    assert result.damage == pytest.approx((error**2).mean(), rel=1e-4)
+    low, high = result.interval
+    assert low <= result.damage <= high
+    ratio, below, above = result.ratio(result)
+    assert (ratio, below, above) == (1, 1, 1)
+    broken = linear_system(rotation(0.3) * 1e30).module
+    assert tqs.evaluate(system, broken, horizon=7, initial=tqs.Contexts(START)).damage == np.inf
+
+
+def test_a_lane_that_diverges_is_reported_as_infinite():
+    matrix = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+
+    def step(module, state):
+        excess = (module.map(state) - state @ matrix.T).abs().amax(dim=1, keepdim=True)
+        state = module.map(state) + torch.where(excess > 1e-6, torch.inf, 0.0)
+        return state, state
+
+    module = linear_system(matrix + 0.01 * rotation(1.0)).module
+    system = tqs.System(module, step=step, initial_state=lambda n, g: START)
+    matrix.copy_(module.map.weight.detach())
+    table = tqs.score(system, horizon=4, initial=tqs.Contexts(START))
+    assert np.isinf(table.damage[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"horizon": 0}, "horizon"),
+        ({"engine": "native"}, "engine must be one of"),
+        ({"layers": "nothing*"}, "matches no"),
+        ({"layers": []}, "layers is empty"),
+        ({"memory_limit": 10}, "too small for one lane"),
+        ({"memory_limit": -1}, "memory_limit must be"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(tqs.ArgumentError, match=message):
+        tqs.score(linear_system(rotation()), **{"horizon": 3, "initial": tqs.Contexts(START)} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tqs.Residual(bits=(5,)), "bits must be"),
+        (lambda: tqs.Residual(bits=(8, 2)), "bits must be"),
+        (lambda: tqs.Noise(probes=0), "probes"),
+        (lambda: tqs.Noise(epsilon=2.0), "epsilon"),
+        (lambda: tqs.Quantizer(group_size=7), "group_size"),
+        (lambda: tqs.Quantizer(search="best"), "search"),
+    ],
+)
+def test_bad_methods(make, message):
+    with pytest.raises(tqs.ArgumentError, match=message):
+        make()
+
+
+def test_bad_weights_are_named():
+    system = linear_system(rotation())
+    with torch.no_grad():
+        system.module.map.weight[1, 0] = torch.nan
+    with pytest.raises(tqs.ArgumentError, match=r"map\.weight holds NaN or infinity, first at \[1, 0\]"):
+        tqs.score(system, horizon=3, initial=tqs.Contexts(START))
