@@ -19,15 +19,17 @@ endif()
 if(build_cuda)
     set(CMAKE_CUDA_ARCHITECTURES ${TQS_CUDA_ARCHITECTURES})
     enable_language(CUDA)
-    set(CMAKE_CUDA_STANDARD 20)
-    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    # By flag: CMake before 3.26 does not know that nvcc has C++20 (for the same reason C++ has its standard as a
+    # feature of the target: CMAKE_CXX_STANDARD would be inherited by CUDA).
+    add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
     # Static: the module imports on a machine without CUDA, and next to any CUDA runtime torch brings.
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
     find_package(CUDAToolkit REQUIRED)
     set(TQS_CUDA_SOURCES csrc/cuda/qgemm.cu csrc/cuda/table.cpp)
     set(TQS_CUDA_LIBRARIES CUDA::cudart_static)
+    list(JOIN TQS_CUDA_ARCHITECTURES "," architecture_names)
     set_source_files_properties(csrc/cuda/table.cpp PROPERTIES COMPILE_DEFINITIONS
-        "TQS_CUDA_ARCHITECTURES=\"${TQS_CUDA_ARCHITECTURES}\"")
+        "TQS_CUDA_ARCHITECTURES=\"${architecture_names}\"")
     message(STATUS "tqs-fast: CUDA kernels for ${TQS_CUDA_ARCHITECTURES}")
 else()
     set(TQS_CUDA_SOURCES csrc/no_cuda/table.cpp)

@@ -21,7 +21,7 @@ CHUNK = 512
 
 
 def series() -> dict[str, Array]:
-    """Weekly co2 at Mauna Loa (2284), monthly El Niño sea temperature (732), yearly sunspots (309); gaps interpolated."""
+    """Weekly co2 at Mauna Loa (2284), monthly El Niño sea temperature (732), yearly sunspots (309); gaps filled in."""
     from statsmodels.datasets import co2, elnino, sunspots
 
     monthly = elnino.load_pandas().data.drop(columns="YEAR").to_numpy().reshape(-1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import series
 import torch
 
+import series
 from tqs_fast.systems import Contexts, Forecaster, Synthetic, draw, iterate, load_system
 
 package = pytest.importorskip("fracast")

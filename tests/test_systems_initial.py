@@ -178,7 +178,7 @@ def test_a_driven_system_may_rest_with_its_input() -> None:
     system.inputs = one_silent
     draw(Attractor(3), system, horizon=10)
     system.inputs = lambda count, steps, generator: torch.zeros(count, steps, 1)
-    with pytest.raises(DivergenceError, match="3 of 3 initial conditions .* died"):
+    with pytest.raises(DivergenceError, match=r"3 of 3 initial conditions .* died"):
         draw(Attractor(3), system, horizon=10)
 
 

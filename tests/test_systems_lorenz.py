@@ -72,12 +72,15 @@ def test_shipped_weights_predict_and_stay_on_the_attractor(script: ModuleType) -
 
 def test_attractor_states_are_where_the_flow_lives() -> None:
     system = load_system("lorenz-gru")
-    value = draw(Attractor(256), system, horizon=1, seed=4).state["value"]
+    value = draw(Attractor(256, spin_up=500), system, horizon=1, seed=4).state["value"]
     # 256 independent states: the spread of each coordinate is known to about 5 %, the mean to 6 %
     np.testing.assert_allclose(value.std(dim=0), 1, atol=0.2)
     np.testing.assert_allclose(value.mean(dim=0), 0, atol=0.25)
-    outputs = torch.stack([output[:, 0] for _, output in iterate(system, system.initial_state(2, torch.Generator()), None, 3)])
-    assert outputs.shape == (3, 2, 3)
+    # the default spin-up reaches the attractor, though states that began together are not yet spread by its measure
+    early = draw(Attractor(256), system, horizon=1, seed=4).state["value"]
+    true = torch.from_numpy(lorenz63.standardise(lorenz63.trajectories(64, 2000, seed=5))).float().reshape(-1, 3)
+    nearest = torch.cdist(early, true).amin(dim=1)
+    assert nearest.max() < 0.1  # standard deviations
 
 
 def test_contexts_from_the_true_flow_forecast_it() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import series
 import torch
 
+import series
 from tqs_fast.systems import Attractor, Contexts, Recurrent, Synthetic, draw, iterate, load_system
 from tqs_fast.systems.silero_vad import original_path
 from tqs_fast.systems.speech import speech_like
@@ -107,6 +107,6 @@ def test_artificial_speech_is_reproducible_and_bounded() -> None:
     assert audio[0].shape == (3, 20_000)
     assert audio[0].dtype == torch.float32
     assert audio[0].abs().max() <= 1
-    assert 0.005 < audio[0].std(dim=1).min()
+    assert audio[0].std(dim=1).min() > 0.005
     other = speech_like(3, 20_000, torch.Generator().manual_seed(6))
     assert np.abs(np.corrcoef(torch.cat([audio[0], other]).numpy()) - np.eye(6)).max() < 0.5

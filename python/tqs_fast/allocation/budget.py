@@ -63,7 +63,7 @@ class Budget:
         if problem.diverged:
             shown = ", ".join(problem.diverged[:4]) + (", ..." if len(problem.diverged) > 4 else "")
             advice += f"; left out because the rollout diverged: {shown}"
-        return InfeasibleError(f"[allocate] expected {text}, got {self.value:g}; {advice}")
+        return InfeasibleError(f"[allocate] expected {text}, got {self.value!r}; {advice}")
 
     def _shown(self, problem: Problem, amount: int) -> str:
         if self.unit == "bytes":

@@ -110,7 +110,7 @@ def compare_records(small: Recorder, large: Recorder, sizes: tuple[int, int], we
     unused = tuple(index for index in range(weights) if index not in used)
     bytes_per_state = -(-large.peak // sizes[1])
     same = len(small.calls) == len(large.calls) and all(
-        a[0] is b[0] and a[1] == b[1] and len(a[2]) == len(b[2]) and len(a[3]) == len(b[3])
+        a[0] == b[0] and a[1] == b[1] and len(a[2]) == len(b[2]) and len(a[3]) == len(b[3])
         for a, b in zip(small.calls, large.calls, strict=False)
     )
     if not same:

@@ -95,7 +95,7 @@ class LaneMode(TorchFunctionMode):
         if not mention(self._ids, args) and not (kwargs and mention(self._ids, kwargs.values())):
             return func(*args, **kwargs)
         calls = self._folding.calls
-        if self._position >= len(calls) or calls[self._position].function is not func:
+        if self._position >= len(calls) or calls[self._position].function != func:
             raise FoldingError(f"[LaneMode] unexpected call of {getattr(func, '__name__', func)} with a scored weight")
         call, groups = calls[self._position], self._groups[self._position]
         self._position += 1

@@ -150,8 +150,10 @@ def _agree(together: list[torch.Tensor], alone: list[list[torch.Tensor]], lane: 
 
 
 def _changed(parameter: torch.Tensor) -> torch.Tensor:
-    pattern = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)).to(parameter)
-    return parameter.detach() + PROBE_CHANGE * parameter.detach().std() * pattern
+    weight = parameter.detach()
+    pattern = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight)
+    size = weight.square().mean().sqrt()
+    return weight + PROBE_CHANGE * torch.where(size > 0, size, 1) * pattern
 
 
 def _stack(lanes: Sequence[Lane]) -> dict[int, WeightVariants]:

@@ -78,7 +78,7 @@ def _conform_leaf(name: str, given: Any, template: torch.Tensor, free: int, allo
         if given.dtype.kind not in "fiub":
             raise ArgumentError(f"[Contexts] {name}: expected numbers, got an array of dtype {given.dtype}")
         given = torch.from_numpy(np.ascontiguousarray(given))
-    tensor = given.detach()
+    tensor: torch.Tensor = given.detach()
     wanted = list(template.shape[free:])
     if tensor.dim() != template.dim() or list(tensor.shape[free:]) != wanted:
         leading = ["N", "steps"][:free]
@@ -88,7 +88,7 @@ def _conform_leaf(name: str, given: Any, template: torch.Tensor, free: int, allo
         )
     if tensor.is_floating_point() and not template.is_floating_point():
         raise ArgumentError(f"[Contexts] {name}: expected integers ({template.dtype}), got {tensor.dtype}")
-    tensor = tensor.to(template.dtype, copy=True)
+    tensor = tensor.to(template.dtype)
     bad = torch.isinf(tensor) if allow_nan else ~torch.isfinite(tensor)
     if bool(bad.any()):
         where = bad.nonzero()[0].tolist()

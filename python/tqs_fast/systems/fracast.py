@@ -6,6 +6,7 @@ to [0, 1] by its own minimum and range, as the package does. NaN marks missing v
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
@@ -44,7 +45,8 @@ class Fracast(torch.nn.Module):
         scaled = torch.where(observed, (series.double() - lowest) / span, 0.0).to(window.dtype)
         values, mask = scaled.unsqueeze(1), observed.unsqueeze(1)
         hidden = self.core(values, mask, mask.to(values.dtype))
-        quantiles = self.head.forward_horizon(hidden, last_obs=scaled[:, -1:], ctx=scaled, ctx_mask=observed)
+        decode: Callable[..., torch.Tensor] = self.head.forward_horizon  # type: ignore[assignment]
+        quantiles = decode(hidden, last_obs=scaled[:, -1:], ctx=scaled, ctx_mask=observed)
         forecast = quantiles[:, :, self.median].double() * span + lowest
         return forecast.to(window.dtype).unsqueeze(-1)
 

@@ -34,8 +34,8 @@ def load_system(name: str, **options: Any) -> System:
         return BUILT_IN[name]()
     if name.endswith(".onnx"):
         raise ArgumentError(
-            f"[load_system] {name}: ONNX models are not supported in this version; wrap the torch module it was exported "
-            'from in a System and load it as "package.module:factory"'
+            f"[load_system] {name}: ONNX models are not supported in this version; wrap the torch module it was "
+            'exported from in a System and load it as "package.module:factory"'
         )
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
@@ -44,7 +44,9 @@ def load_system(name: str, **options: Any) -> System:
         )
     factory = getattr(_import(module_name), attribute, None)
     if factory is None:
-        raise ArgumentError(f"[load_system] module {module_name} has no {attribute!r}; define `def {attribute}() -> System`")
+        raise ArgumentError(
+            f"[load_system] module {module_name} has no {attribute!r}; define `def {attribute}() -> System`"
+        )
     if not callable(factory):
         raise ArgumentError(
             f"[load_system] {name} is a {type(factory).__name__}, not a function; define `def {attribute}() -> System`"

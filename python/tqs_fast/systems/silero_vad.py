@@ -93,9 +93,7 @@ def original_path() -> Path:
     paths = [Path(folder, "data", "silero_vad.jit") for folder in folders]
     found = [path for path in paths if path.is_file()]
     if not found:
-        raise ArgumentError(
-            '[load_system] silero-vad needs the silero-vad package: pip install "tqs-fast[models]"'
-        )
+        raise ArgumentError('[load_system] silero-vad needs the silero-vad package: pip install "tqs-fast[models]"')
     return found[0]
 
 
@@ -104,7 +102,7 @@ def _original_state_dict() -> dict[str, torch.Tensor]:
     with warnings.catch_warnings():
         # deprecated in favour of torch.export, which cannot read this file
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.load.* is deprecated")
-        script = torch.jit.load(str(original_path()), map_location="cpu")
+        script = torch.jit.load(str(original_path()), map_location="cpu")  # type: ignore[no-untyped-call]
     prefix = "_model."
     return {name.removeprefix(prefix): value for name, value in script.state_dict().items() if name.startswith(prefix)}
 

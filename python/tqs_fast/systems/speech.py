@@ -1,4 +1,4 @@
-"""Artificial speech in noise at 16 kHz: a source-filter voice, made so that a voice activity detector has work to do."""
+"""Artificial speech in noise at 16 kHz: a source-filter voice, so that a voice activity detector has work to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.signal import lfilter, sosfilt
+from scipy.signal import lfilter, sosfilt  # type: ignore[import-untyped]  # scipy ships no types
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -1,0 +1,198 @@
+"""Products with packed weights: numpy arrays, CPU tensors and CUDA tensors brought to the native call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tqs_fast._formats import check_format, group_count, is_tensor, row_bytes, shape_text
+from tqs_fast._native import core
+from tqs_fast._packing import FloatArray, PackedWeight, PreparedWeight
+from tqs_fast.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import torch
+
+_FLOAT32, _BFLOAT16 = 0, 1  # DType in csrc/core/dtype.h
+
+Activations = TypeVar("Activations", npt.NDArray[np.float32], "torch.Tensor")
+
+
+def qgemm(
+    x: Activations,
+    packed: PackedWeight | PreparedWeight,
+    bias: Activations | None = None,
+    *,
+    threads: int | None = None,
+) -> Activations:
+    """y = x W^T + bias for a packed weight W [N, K].
+
+    Args:
+        x: [..., K], float32 numpy, or a float32 or bfloat16 torch tensor (CPU, or CUDA in a build with it). Rows may be
+            strided.
+        packed: the weight, or its prepacked form.
+        bias: [N] or None, numpy or torch like x; added in float32.
+        threads: None for the default. The result does not depend on it.
+
+    Returns:
+        [..., N] of the type and dtype of x. Sums are float32; bfloat16 is rounded once at the end.
+
+    Raises:
+        ArgumentError: a wrong shape or dtype, or a weight prepacked for another instruction set than the one in use.
+        TqsError: a CUDA tensor in a build without CUDA.
+    """
+    weight = packed.packed if isinstance(packed, PreparedWeight) else packed
+    rows, columns = weight.shape
+    if threads is not None and threads < 1:
+        raise ArgumentError(f"[qgemm] threads must be at least 1 or None, got {threads}")
+    if len(x.shape) == 0 or x.shape[-1] != columns:
+        raise ArgumentError(f"[qgemm] expected x of shape [..., {columns}], got {shape_text(x.shape)}")
+    if bias is not None and tuple(bias.shape) != (rows,):
+        raise ArgumentError(f"[qgemm] expected bias of shape [{rows}], got {shape_text(bias.shape)}")
+    if isinstance(x, np.ndarray):
+        return _qgemm_numpy(x, packed, bias, threads or 0)
+    if not is_tensor(x):
+        raise ArgumentError(f"[qgemm] x must be a numpy array or a torch tensor, got {type(x).__name__}")
+    if x.device.type not in ("cpu", "cuda"):
+        raise ArgumentError(f"[qgemm] x must be on the CPU or a CUDA device, got {x.device}; move it with x.cpu()")
+    if x.is_cuda:
+        return qgemm_cuda(x, *_on_device(weight, x), weight.bits, weight.group_size, bias)
+    return _qgemm_tensor(x, packed, bias, threads or 0)
+
+
+def _qgemm_numpy(x: FloatArray, packed: PackedWeight | PreparedWeight, bias: Any, threads: int) -> FloatArray:
+    if x.dtype != np.float32:
+        raise ArgumentError(f"[qgemm] a numpy x must be float32, got {x.dtype}; convert it with x.astype(np.float32)")
+    columns, itemsize = x.shape[-1], x.itemsize
+    flat = x.reshape(-1, columns)
+    if flat.strides[1] != itemsize or flat.strides[0] % itemsize:
+        flat = np.ascontiguousarray(flat)
+    y = np.empty((flat.shape[0], packed.shape[0]), np.float32)
+    wide_bias = _bias_array(bias)
+    task = core.Activations(
+        x=flat.ctypes.data,
+        x_stride=flat.strides[0] // itemsize,
+        rows=flat.shape[0],
+        bias=0 if wide_bias is None else wide_bias.ctypes.data,
+        y=y.ctypes.data,
+        y_stride=y.shape[1],
+    )
+    _run(task, packed, _FLOAT32, threads)
+    return y.reshape(*x.shape[:-1], packed.shape[0])
+
+
+def _qgemm_tensor(x: torch.Tensor, packed: PackedWeight | PreparedWeight, bias: Any, threads: int) -> torch.Tensor:
+    dtype = _tensor_dtype(x)
+    flat = x.detach().reshape(-1, x.shape[-1])
+    if flat.stride(1) != 1:
+        flat = flat.contiguous()
+    y = flat.new_empty(flat.shape[0], packed.shape[0])
+    wide_bias = _bias_array(bias)
+    task = core.Activations(
+        x=flat.data_ptr(),
+        x_stride=flat.stride(0),
+        rows=flat.shape[0],
+        bias=0 if wide_bias is None else wide_bias.ctypes.data,
+        y=y.data_ptr(),
+        y_stride=y.shape[1],
+    )
+    _run(task, packed, dtype, threads)
+    return y.reshape(*x.shape[:-1], packed.shape[0])
+
+
+def _run(task: core.Activations, packed: PackedWeight | PreparedWeight, dtype: int, threads: int) -> None:
+    if isinstance(packed, PreparedWeight):
+        core.qgemm_prepared(task, packed.native, dtype=dtype, threads=threads)
+    else:
+        core.qgemm(task, packed.view, dtype=dtype, threads=threads)
+
+
+def qgemm_cuda(
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bits: int,
+    group_size: int,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`qgemm` on one CUDA device, enqueued on torch's current stream of that device.
+
+    Args:
+        x: float32 or bfloat16 [..., K] on the device.
+        codes: uint8 [N, row_bytes].
+        scales: int16 or uint16 [N, G], bfloat16 bit patterns.
+        zeros: uint8 [N, G] or None.
+        bias: [N] or None.
+
+    Raises:
+        ArgumentError: a tensor on another device, or of a wrong shape or dtype.
+        TqsError: the build has no CUDA.
+    """
+    import torch
+
+    check_format("qgemm", bits, group_size)
+    dtype = _tensor_dtype(x)
+    rows, columns = codes.shape[0], x.shape[-1]
+    groups = group_count(columns, group_size)
+    expected = {"codes": (codes, (rows, row_bytes(columns, bits)), 1), "scales": (scales, (rows, groups), 2)}
+    if zeros is not None:
+        expected["zeros"] = (zeros, (rows, groups), 1)
+    for name, (tensor, shape, itemsize) in expected.items():
+        if tuple(tensor.shape) != shape or tensor.element_size() != itemsize or tensor.device != x.device:
+            raise ArgumentError(
+                f"[qgemm] expected {name} of {itemsize}-byte elements and shape {shape_text(shape)} on {x.device}, "
+                f"got {tensor.dtype} {shape_text(tensor.shape)} on {tensor.device}"
+            )
+    codes, scales = codes.contiguous(), scales.contiguous()
+    zeros = None if zeros is None else zeros.contiguous()
+    flat = x.detach().reshape(-1, columns)
+    if flat.stride(1) != 1:
+        flat = flat.contiguous()
+    y = flat.new_empty(flat.shape[0], rows)
+    wide_bias = None if bias is None else bias.detach().to(x.device, torch.float32).contiguous()
+    view = core.PackedView(
+        codes=codes.data_ptr(),
+        scales=scales.data_ptr(),
+        zeros=0 if zeros is None else zeros.data_ptr(),
+        rows=rows,
+        columns=columns,
+        group_size=group_size,
+        bits=bits,
+    )
+    task = core.Activations(
+        x=flat.data_ptr(),
+        x_stride=flat.stride(0),
+        rows=flat.shape[0],
+        bias=0 if wide_bias is None else wide_bias.data_ptr(),
+        y=y.data_ptr(),
+        y_stride=rows,
+    )
+    with torch.cuda.device(x.device):
+        stream = torch.cuda.current_stream(x.device).cuda_stream
+        core.qgemm_cuda(task, view, dtype=dtype, device=x.get_device(), stream=stream)
+    return y.reshape(*x.shape[:-1], rows)
+
+
+def _tensor_dtype(x: torch.Tensor) -> int:
+    name = str(x.dtype)
+    if name not in ("torch.float32", "torch.bfloat16"):
+        raise ArgumentError(f"[qgemm] x must be float32 or bfloat16, got {name}; convert it with x.to(torch.float32)")
+    return _FLOAT32 if name == "torch.float32" else _BFLOAT16
+
+
+def _bias_array(bias: Any) -> FloatArray | None:
+    if bias is None:
+        return None
+    values = bias.detach().float().cpu().numpy() if is_tensor(bias) else bias
+    return np.require(values, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def _on_device(weight: PackedWeight, x: torch.Tensor) -> tuple[Any, Any, Any]:
+    import torch
+
+    zeros = None if weight.zeros is None else torch.from_numpy(weight.zeros).to(x.device)
+    scales = torch.from_numpy(weight.scales.view(np.int16)).to(x.device)
+    return torch.from_numpy(weight.codes).to(x.device), scales, zeros

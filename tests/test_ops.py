@@ -1,0 +1,190 @@
+"""The torch operators: registration, dtypes, strides, derivative, errors."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import tqs_fast as tqs
+from tqs_fast import ops
+
+UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-11, torch.float64: 2.0**-24}
+FORMATS = list(itertools.product((2, 3, 4, 8), (0, 32, 128), (True, False)))
+
+
+def packed(rows, columns, bits=4, group_size=32, symmetric=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    weight = tqs.kernels.pack(
+        torch.randn(rows, columns, generator=generator), bits=bits, group_size=group_size, symmetric=symmetric
+    )
+    zeros = None if weight.zeros is None else torch.from_numpy(weight.zeros)
+    arguments = (
+        torch.from_numpy(weight.codes),
+        torch.from_numpy(weight.scales.view(np.int16)),
+        zeros,
+        bits,
+        group_size,
+        columns,
+    )
+    return arguments, torch.from_numpy(weight.dequantize()).double()
+
+
+def assert_product(y, x, weight, bias=None):
+    """|error| <= (K + 2) u (|x| |W| + |bias|) for float32 sums, and one rounding of the result to its own dtype."""
+    x, weight = x.detach().double(), weight.double()
+    bias = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias.detach().double()
+    exact = x @ weight.T + bias
+    size = x.abs() @ weight.T.abs() + bias.abs()
+    bound = (weight.shape[1] + 2) * 2.0**-24 * size + UNIT[y.dtype] * exact.abs()
+    error = (y.detach().double() - exact).abs()
+    worst = int((error - bound).argmax())
+    assert (error <= bound).all(), (
+        f"element {worst}: error {error.reshape(-1)[worst]}, bound {bound.reshape(-1)[worst]}"
+    )
+
+
+@pytest.mark.parametrize(("bits", "group_size", "symmetric"), FORMATS)
+def test_dequantize_is_exact(bits, group_size, symmetric):
+    arguments, weight = packed(5, 150, bits, group_size, symmetric)
+    assert torch.equal(ops.dequantize(*arguments).double(), weight)
+
+
+@pytest.mark.parametrize("dtype", UNIT, ids=str)
+@pytest.mark.parametrize("shape", [(150,), (1, 150), (3, 150), (2, 3, 150), (0, 150)], ids=str)
+@pytest.mark.parametrize("biased", [False, True])
+def test_product(dtype, shape, biased):
+    arguments, weight = packed(7, 150, 3, 32, False)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    bias = torch.randn(7, generator=torch.Generator().manual_seed(2)).to(dtype) if biased else None
+    y = ops.qgemm(x, *arguments, bias)
+    assert y.dtype == dtype
+    assert y.shape == (*shape[:-1], 7)
+    assert_product(y, x if dtype != torch.float64 else x.float(), weight, bias)
+
+
+LAYOUTS = {
+    "column": lambda x: x.t().contiguous().t(),
+    "rows": lambda x: torch.stack([x, x], 1)[:, 0],
+    "offset": lambda x: torch.cat([x[:, :1], x], 1)[:, 1:],
+    "every second": lambda x: x.repeat_interleave(2, 1)[:, ::2],
+    "expanded": lambda x: x[:1].expand(6, -1),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_strided_inputs(layout, dtype):
+    arguments, weight = packed(5, 37)
+    x = LAYOUTS[layout](torch.randn(6, 37, generator=torch.Generator().manual_seed(1)).to(dtype))
+    assert_product(ops.qgemm(x, *arguments), x, weight)
+
+
+def test_strided_weight_and_bias():
+    """Rows of a larger weight, as attention and grouped convolutions take them, and tensors that are not contiguous."""
+    (codes, scales, zeros, *rest), weight = packed(12, 70, 4, 32, False)
+    x, bias = torch.randn(3, 70), torch.randn(24)[::2]
+    y = ops.qgemm(x, codes[4:9], scales[4:9], zeros[4:9], *rest, bias[4:9])
+    assert_product(y, x, weight[4:9], bias[4:9])
+    assert_product(ops.qgemm(x, codes[::2], scales[::2], zeros[::2], *rest), x, weight[::2])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("biased", [False, True])
+def test_opcheck(symmetric, dtype, biased):
+    arguments, _ = packed(5, 40, symmetric=symmetric)
+    x = torch.randn(2, 3, 40).to(dtype).requires_grad_()
+    bias = torch.randn(5).to(dtype).requires_grad_() if biased else None
+    torch.library.opcheck(torch.ops.tqs_fast.qgemm.default, (x, *arguments, bias))
+    torch.library.opcheck(torch.ops.tqs_fast.dequantize.default, arguments)
+
+
+@pytest.mark.parametrize("dtype", UNIT, ids=str)
+def test_gradients(dtype):
+    arguments, weight = packed(7, 40)
+    x, bias = torch.randn(2, 3, 40).to(dtype).requires_grad_(), torch.randn(7).to(dtype).requires_grad_()
+    dy = torch.randn(2, 3, 7).to(dtype)
+    dx, dbias = torch.autograd.grad(ops.qgemm(x, *arguments, bias), (x, bias), dy)
+    assert dx.dtype == dbias.dtype == dtype
+    assert_product(dx, dy, weight.T)
+    assert_product(dbias.reshape(1, 7), torch.ones(1, 6), dy.reshape(6, 7).T)
+
+
+def test_only_the_gradients_asked_for():
+    arguments, weight = packed(7, 40)
+    x, bias = torch.randn(3, 40), torch.randn(7, requires_grad=True)
+    ops.qgemm(x, *arguments, bias).sum().backward()
+    assert torch.equal(bias.grad, torch.full((7,), 3.0))
+    assert not ops.qgemm(x, *arguments).requires_grad
+
+
+def test_second_derivative_and_numerical_check():
+    arguments, _ = packed(3, 33)
+    x = torch.randn(2, 33, requires_grad=True)
+    first = torch.autograd.grad(ops.qgemm(x, *arguments).square().sum(), x, create_graph=True)[0]
+    second = torch.autograd.grad(first.square().sum(), x)[0]
+    weight = ops.dequantize(*arguments)
+    hessian = 2 * weight.T @ weight
+    torch.testing.assert_close(second, 2 * (x.detach() @ hessian) @ hessian, rtol=1e-4, atol=1e-3)
+
+
+def test_compile_and_export():
+    arguments, _ = packed(7, 40)
+
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            return torch.relu(ops.qgemm(x, *arguments))
+
+    module, x = Layer(), torch.randn(3, 40)
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
+    program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
+    for rows in (3, 6):
+        x = torch.randn(rows, 40)
+        assert torch.equal(compiled(x), module(x))
+        assert torch.equal(program.module()(x), module(x))
+    assert any("qgemm" in str(node.target) for node in program.graph.nodes)
+
+
+def test_fake_and_meta_tensors():
+    arguments, _ = packed(7, 40)
+    arguments = tuple(part.to("meta") if isinstance(part, torch.Tensor) else part for part in arguments)
+    y = ops.qgemm(torch.empty(2, 3, 40, dtype=torch.bfloat16, device="meta"), *arguments)
+    assert (y.shape, y.dtype, y.device.type) == ((2, 3, 7), torch.bfloat16, "meta")
+    assert ops.dequantize(*arguments).shape == (7, 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(2, 39)}, r"expected x of shape \[\.\.\., 40\], got \[2, 39\]"),
+        ({"x": torch.zeros(2, 40, dtype=torch.int64)}, "expected x of a float dtype"),
+        ({"x": torch.zeros(())}, r"expected x of shape"),
+        ({"bias": torch.zeros(6)}, r"expected bias of shape \[7\], got \[6\]"),
+        ({"bits": 5}, "bits must be 2, 3, 4 or 8, got 5"),
+        ({"bits": 8}, r"expected codes of shape \[N, 40\]"),
+        ({"group_size": 16}, "group_size must be 32, 64, 128 or 0"),
+        ({"group_size": 0}, r"expected scales of shape \[7, 1\], got \[7, 2\]"),
+        ({"scales": torch.zeros(7, 2)}, "scales int16"),
+        ({"zeros": torch.zeros(7, 1, dtype=torch.uint8)}, r"expected zeros of shape \[7, 2\]"),
+    ],
+)
+def test_wrong_arguments_are_named(change, message):
+    (codes, scales, zeros, bits, group_size, columns), _ = packed(7, 40)
+    given = {"x": torch.zeros(2, 40), "codes": codes, "scales": scales, "zeros": zeros}
+    given |= {"bits": bits, "group_size": group_size, "in_features": columns, "bias": None}
+    with pytest.raises(tqs.ArgumentError, match=message):
+        ops.qgemm(**(given | change))
+
+
+def test_a_wrong_product_would_be_seen():
+    """The planted fault: one code off by one step."""
+    (codes, *rest), weight = packed(7, 40)
+    codes = codes.clone()
+    codes[3, 5] ^= 1
+    x = torch.randn(4, 40)
+    with pytest.raises(AssertionError, match="bound"):
+        assert_product(ops.qgemm(x, codes, *rest), x, weight)
