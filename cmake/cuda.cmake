@@ -19,6 +19,16 @@ endif()
 if(build_cuda)
     set(CMAKE_CUDA_ARCHITECTURES ${TQS_CUDA_ARCHITECTURES})
     enable_language(CUDA)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
+        if(TQS_CUDA STREQUAL "ON")
+            message(FATAL_ERROR "TQS_CUDA=ON needs nvcc 12.0 or newer (C++20), found ${CMAKE_CUDA_COMPILER_VERSION}")
+        endif()
+        message(STATUS "tqs-fast: nvcc ${CMAKE_CUDA_COMPILER_VERSION} is older than 12.0 (C++20)")
+        set(build_cuda OFF)
+    endif()
+endif()
+
+if(build_cuda)
     # By flag: CMake before 3.26 does not know that nvcc has C++20 (for the same reason C++ has its standard as a
     # feature of the target: CMAKE_CXX_STANDARD would be inherited by CUDA).
     add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)

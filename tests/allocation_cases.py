@@ -1,4 +1,4 @@
-"""Sensitivity tables made by rule, and an allocator that tries every plan. Neither uses the code under test's arithmetic."""
+"""Sensitivity tables made by rule, and an allocator that tries every plan, in arithmetic of its own."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def make_shapes(count: int, rng: np.random.Generator, *, equal: bool = False) ->
 
 
 def stored_bytes(shape: tuple[int, ...], bits: int | None, quantizer: Quantizer) -> int:
-    """The format's arithmetic, written out again: codes padded to whole bytes a row, 2 bytes a scale, 1 a zero point."""
+    """The format's arithmetic, written out again: codes padded to bytes by row, 2 bytes a scale, 1 a zero point."""
     rows, columns = shape[0], math.prod(shape[1:])
     if bits is None:
         return 4 * rows * columns

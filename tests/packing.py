@@ -64,11 +64,12 @@ def exact_and_bound(
 ) -> tuple[Tensor, float]:
     """`apply` in float64, and how far a computation with unit roundoff `unit` may be from it.
 
-    Rounded linear algebra is exact for slightly perturbed data (backward stability): a product of length K equals the exact one
-    with entries changed by at most K * unit relatively. So every parameter and input is changed by random signs of relative
-    size `unit`, in float64, and the largest effect of several draws is taken. Signs that add up at random fall short of the
-    worst case by sqrt(K), errors in float32 sums by as much again, and gates, softmax and norms add a few roundings of
-    their own: 32 covers K up to 150 (sqrt 12.2) with them. The floor is the rounding of the result itself.
+    Rounded linear algebra is exact for slightly perturbed data (backward stability): a product of length K equals the
+    exact one with entries changed by at most K * unit relatively, and by about sqrt(K) * unit when roundings fall at
+    random, as they do in sums of mixed signs. So every parameter and input is changed by random signs of relative size
+    `unit`, in float64; the largest effect of three draws, times sqrt(150) = 12.2 for the longest product of the cases,
+    is the error of one product, and the next 2.6 of the factor 32 are for the gates, softmax and norms behind it. The
+    floor is the rounding of the result itself.
     """
     double, points = copy.deepcopy(reference).double(), cast(inputs, torch.float64)
     exact = apply(double, points)

@@ -109,6 +109,17 @@ def test_a_uniform_plan_of_frozen_layers_only() -> None:
     assert (plan.compression, plan.predicted_damage) == (1.0, 0.0)
 
 
+def test_a_damage_that_rounds_above_the_bound_is_over_it() -> None:
+    bound = 1.0 + 2.0**-52
+    table = make_table([[bound] * 4, [2.0**-53] * 4], [(8, 32)] * 2)
+    # The exact sum lies half way to the next float and rounds away from the bound.
+    with pytest.raises(InfeasibleError):
+        allocate(table, max_damage=bound)
+    assert allocate(table, max_damage=1.0 + 2.0**-51).predicted_damage == 1.0 + 2.0**-51
+    # Here it rounds to the bound itself.
+    assert allocate(make_table([[1.0] * 4, [2.0**-53] * 4], [(8, 32)] * 2), max_damage=1.0).predicted_damage == 1.0
+
+
 # Ties and freezes
 
 

@@ -6,18 +6,19 @@ import copy
 
 import pytest
 import torch
-from networks import cells_system, looped
 from torch import nn
 from torch.nn import functional
 
 import tqs_fast as tqs
 from cases.modules import CASES
+from networks import cells_system, looped
 from tqs_fast.engines import Lane, fold, lane_product, roll_reference, run_lanes, run_serial
 from tqs_fast.quantization.weights import find_weights, parameter_of
 from tqs_fast.systems import draw, iterate
 
 HORIZON = 6
-# Lanes and serial differ by the order of float32 sums only; a damage is a square, so relative errors double, and the loop
+# Lanes and serial differ by the order of float32 sums only; a damage is a square, so relative errors double, and the
+# loop
 # feeds rounding back for HORIZON steps. FLOOR is rounding squared, where a variant does almost nothing.
 RELATIVE, FLOOR = 2e-3, 1e-10
 
@@ -133,9 +134,7 @@ def test_weights_that_meet_no_batch_take_the_serial_path():
     mixed = tqs.score(system, horizon=5, initial=initial)
     serial = tqs.score(system, horizon=5, initial=initial, engine="serial")
     assert set(mixed.provenance["engine"]["serial"]) == {"table.weight", "tied.weight"}
-    torch.testing.assert_close(
-        torch.tensor(mixed.damage), torch.tensor(serial.damage), rtol=RELATIVE, atol=FLOOR
-    )
+    torch.testing.assert_close(torch.tensor(mixed.damage), torch.tensor(serial.damage), rtol=RELATIVE, atol=FLOOR)
 
 
 def test_a_step_that_mixes_the_batch_is_not_folded():
@@ -159,9 +158,7 @@ def test_control_flow_that_depends_on_values_falls_back_and_says_so():
             y = y + 0.1 * module(y)
         return (y, t + 1), y
 
-    system = tqs.System(
-        nn.Linear(3, 3), step=step, initial_state=lambda n, g: (torch.ones(n, 3), torch.zeros(n, 1))
-    )
+    system = tqs.System(nn.Linear(3, 3), step=step, initial_state=lambda n, g: (torch.ones(n, 3), torch.zeros(n, 1)))
     initial = tqs.Contexts((torch.randn(4, 3), torch.zeros(4, 1)))
     table = tqs.score(system, horizon=5, initial=initial)
     serial = tqs.score(system, horizon=5, initial=initial, engine="serial")
@@ -199,7 +196,9 @@ def test_diverging_references_and_changing_shapes_are_errors():
     )
     with pytest.raises(tqs.DivergenceError, match="not finite from value"):
         tqs.score(growing, horizon=8, initial=tqs.Contexts(torch.ones(2, 2)))
-    constant = tqs.System(nn.Linear(2, 2), step=lambda m, z: (z, 0 * m(z) + 1.0), initial_state=lambda n, g: torch.ones(n, 2))
+    constant = tqs.System(
+        nn.Linear(2, 2), step=lambda m, z: (z, 0 * m(z) + 1.0), initial_state=lambda n, g: torch.ones(n, 2)
+    )
     with pytest.raises(tqs.DivergenceError, match="constant"):
         tqs.score(constant, horizon=8, initial=tqs.Contexts(torch.ones(2, 2)))
     widening = tqs.System(

@@ -11,7 +11,7 @@ import torch
 import tqs_fast as tqs
 from tqs_fast import ops
 
-UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-11, torch.float64: 2.0**-24}
+UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float64: 2.0**-24}
 FORMATS = list(itertools.product((2, 3, 4, 8), (0, 32, 128), (True, False)))
 
 
@@ -40,10 +40,10 @@ def assert_product(y, x, weight, bias=None):
     size = x.abs() @ weight.T.abs() + bias.abs()
     bound = (weight.shape[1] + 2) * 2.0**-24 * size + UNIT[y.dtype] * exact.abs()
     error = (y.detach().double() - exact).abs()
-    worst = int((error - bound).argmax())
-    assert (error <= bound).all(), (
-        f"element {worst}: error {error.reshape(-1)[worst]}, bound {bound.reshape(-1)[worst]}"
-    )
+    if error.numel():
+        worst = int((error - bound).argmax())
+        got, allowed = error.reshape(-1)[worst], bound.reshape(-1)[worst]
+        assert got <= allowed, f"element {worst}: error {got}, bound {allowed}"
 
 
 @pytest.mark.parametrize(("bits", "group_size", "symmetric"), FORMATS)
@@ -114,7 +114,7 @@ def test_gradients(dtype):
 
 
 def test_only_the_gradients_asked_for():
-    arguments, weight = packed(7, 40)
+    arguments, _ = packed(7, 40)
     x, bias = torch.randn(3, 40), torch.randn(7, requires_grad=True)
     ops.qgemm(x, *arguments, bias).sum().backward()
     assert torch.equal(bias.grad, torch.full((7,), 3.0))

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases.modules import CASES, TiedHead
-from packing import outputs, plan_for
 from torch import nn
 
 import tqs_fast as tqs
+from cases.modules import CASES, TiedHead
+from packing import outputs, plan_for
 from tqs_fast.quantization.weights import KINDS, find_weights, parameter_of
 from tqs_fast.rewriting import PackedTensor, QuantLinear, QuantLSTM, QuantModule
 from tqs_fast.rewriting.rewrite import DROP_INS
@@ -22,7 +22,7 @@ from tqs_fast.scoring import Layer
 
 
 class Mixed(nn.Module):
-    """Packed and untouched parts: a norm, a buffer, a parameter of its own, a convolution that the plan leaves float."""
+    """Packed and untouched parts: a norm, buffers, a parameter of its own, a convolution that the plan leaves float."""
 
     def __init__(self):
         super().__init__()

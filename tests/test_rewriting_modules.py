@@ -7,12 +7,12 @@ import itertools
 
 import pytest
 import torch
-from cases.modules import CASES
-from packing import assert_within, cast, exact_and_bound, input_gradients, outputs, plan_for, twin
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import tqs_fast as tqs
+from cases.modules import CASES
+from packing import assert_within, cast, exact_and_bound, input_gradients, outputs, plan_for, twin
 from tqs_fast.rewriting import PackedTensor, QuantModule, convolution
 
 FLOAT32, BFLOAT16 = 2.0**-24, 2.0**-8
@@ -21,6 +21,15 @@ FORMATS = list(itertools.product((2, 3, 4, 8), (0, 32, 128), (True, False)))
 SAMPLE = [
     (case, FORMATS[(7 * row + 11 * pick) % len(FORMATS)]) for row, case in enumerate(CASES) for pick in range(3)
 ] + [(CASES[0], chosen) for chosen in FORMATS]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tensors here are tiny: waking a second thread costs more than it computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def rewritten(case, chosen, start=0):
@@ -74,7 +83,7 @@ def test_input_gradients_equal_those_of_the_twin(case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_one_flipped_code_is_seen(case):
-    """The planted fault that the bound must catch: the top bit of one code, where it has most effect (units may be dead)."""
+    """The planted fault that the bound must catch: the top bit of one code, where it tells most (units may be dead)."""
     reference, small = rewritten(case, (4, 32, True))
     inputs = case.make_input(3)
     exact, bound = exact_and_bound(outputs, reference, inputs, FLOAT32)

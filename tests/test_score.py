@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from networks import cells_system, linear_system, rotation
 
 import tqs_fast as tqs
+from networks import cells_system, linear_system, rotation
 from tqs_fast.scoring.growth import growth_rate
 
 START = torch.tensor([[1.0, 0.0], [0.3, -0.8], [-1.2, 0.4]])
@@ -41,7 +41,7 @@ def test_damage_of_a_linear_map_equals_numpy():
 
 
 def test_noise_gain_equals_the_exact_expectation():
-    """E over isotropic δ of the damage of A + δ, to first order: ‖∂Y/∂A‖_F² / n · ε²‖A‖², from float64 finite differences."""
+    """Damage of A + δ averaged over isotropic δ, to first order: ‖∂Y/∂A‖_F² ‖δ‖² / 4, by float64 finite differences."""
     matrix, horizon = rotation(0.4, 0.97), 8
     table = tqs.score(
         linear_system(matrix), horizon=horizon, initial=tqs.Contexts(START), method=tqs.Noise(probes=400, epsilon=1e-3)
@@ -103,9 +103,7 @@ def test_scores_do_not_depend_on_chunks_threads_or_repetition():
 @pytest.mark.parametrize("method", [tqs.Residual(), tqs.Noise(probes=3)], ids=["residual", "noise"])
 def test_a_killed_run_resumes_bit_for_bit(tmp_path, method):
     system = cells_system()
-    arguments = {
-        "horizon": 10, "initial": tqs.Attractor(count=4, spin_up=4), "method": method, "memory_limit": 60_000
-    }
+    arguments = {"horizon": 10, "initial": tqs.Attractor(count=4, spin_up=4), "method": method, "memory_limit": 60_000}
     whole = tqs.score(system, **arguments)
     folder = tmp_path / "run"
 

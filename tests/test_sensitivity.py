@@ -153,7 +153,8 @@ def test_saving_twice_gives_the_same_bytes_and_leaves_no_other_file(tmp_path: Pa
     assert [entry.name for entry in tmp_path.iterdir()] == ["t.json"]
 
 
-def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace"])
+def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     path = tmp_path / "t.json"
     make().save(path)
     before = path.read_bytes()
@@ -161,7 +162,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(call, full)
     with pytest.raises(ArgumentError, match=r"\[Sensitivity.save\] cannot write .*No space left"):
         make(bits=(3, 4, 8)).save(path)
     assert path.read_bytes() == before

@@ -28,12 +28,12 @@ const KernelTable& best_table() {
 const KernelTable& find_table(const char* source, std::string_view name) {
     for (const KernelTable* table : cpu_tables()) {
         if (name != isa_name(table->isa)) continue;
-        require(table->supported(), "use_isa", source, "=", name, " cannot run on this processor; available: ",
-                known_names());
+        require(table->supported(), "use_isa", source, "=", name,
+                " cannot run on this processor; available: ", known_names());
         return *table;
     }
-    throw ArgumentError(message("use_isa", source, "=", name,
-                                " is not an instruction set of this build; available: ", known_names()));
+    throw ArgumentError(
+        message("use_isa", source, "=", name, " is not an instruction set of this build; available: ", known_names()));
 }
 
 const KernelTable& default_table() {
@@ -54,7 +54,9 @@ const KernelTable& active_table() {
     return *table;
 }
 
-void use_isa(std::string_view name) { chosen.store(name.empty() ? &default_table() : &find_table("isa", name)); }
+void use_isa(std::string_view name) {
+    chosen.store(name.empty() ? &default_table() : &find_table("isa", name));
+}
 
 std::vector<IsaRow> list_isas() {
     std::vector<IsaRow> rows;
@@ -68,8 +70,8 @@ std::vector<KernelRow> list_kernels() {
         for (int format = 0; format < kFormats; ++format) {
             const auto add = [&](const std::string& op, bool present) {
                 if (!present) return;
-                rows.push_back({op, "int" + std::to_string(kFormatBits[format]), isa_name(table->isa),
-                                table->supported()});
+                rows.push_back(
+                    {op, "int" + std::to_string(kFormatBits[format]), isa_name(table->isa), table->supported()});
             };
             add("dequantize", table->dequantize[format]);
             add("prepack", table->prepack[format]);
@@ -78,11 +80,12 @@ std::vector<KernelRow> list_kernels() {
             }
         }
     }
+    const bool has_device = cuda::device_count() > 0;
     for (const int bits : kFormatBits) {
         if (!cuda::has_qgemm(bits)) continue;
         for (int dtype = 0; dtype < kDTypes; ++dtype) {
-            rows.push_back({std::string("qgemm_") + dtype_name(static_cast<DType>(dtype)),
-                            "int" + std::to_string(bits), "cuda", cuda::device_count() > 0});
+            rows.push_back({std::string("qgemm_") + dtype_name(static_cast<DType>(dtype)), "int" + std::to_string(bits),
+                            "cuda", has_device});
         }
     }
     return rows;

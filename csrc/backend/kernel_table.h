@@ -1,6 +1,6 @@
-// Where the callers (quant/, bindings/) and the backends (cpu/<isa>/, cuda/ or no_cuda/) meet. Neither side includes the
-// other: a backend fills a table of function pointers, a caller reads it. Kernels see pointers, sizes and strides that
-// have been validated; they neither check, nor allocate, nor throw.
+// Where the callers (quant/, bindings/) and the backends (cpu/<isa>/, cuda/ or no_cuda/) meet. Neither side includes
+// the other: a backend fills a table of function pointers, a caller reads it. Kernels see pointers, sizes and strides
+// that have been validated; they neither check, nor allocate, nor throw.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,13 @@ static constexpr const char* isa_name(Isa isa) {
 
 // y[M, N] = x[M, K] W[N, K]^T + bias[N]
 struct QgemmTask {
-    const void* x;              // [M, K] float32 or bfloat16 as the kernel's name says; any alignment
-    std::int64_t x_stride;      // elements between rows
-    std::int64_t rows;          // M
-    PackedView weight;          // [N, K]
-    const std::uint8_t* panels; // null, or this weight as the same table's `prepack` wrote it
-    const float* bias;          // [N] or null
-    void* y;                    // [M, N], dtype of x
+    const void* x;               // [M, K] float32 or bfloat16 as the kernel's name says; any alignment
+    std::int64_t x_stride;       // elements between rows
+    std::int64_t rows;           // M
+    PackedView weight;           // [N, K]
+    const std::uint8_t* panels;  // null, or this weight as the same table's `prepack` wrote it
+    const float* bias;           // [N] or null
+    void* y;                     // [M, N], dtype of x
     std::int64_t y_stride;
 };
 
@@ -39,8 +39,8 @@ using DequantizeKernel = void (*)(const PackedView& weight, std::int64_t begin, 
 // Products and sums in float32, each element of y summed over k in index order (fused or not as the ISA has it), bias
 // added last, one rounding to bfloat16 at the end where y is bfloat16. An element therefore depends on its row of x and
 // its row of W only: the same bits for any M, any threads, prepacked or not.
-// |y - exact| <= (K + 1) eps (sum |x||w| + |bias|), eps = 2^-24, plus 2^-8 |y| for bfloat16.
-// `scratch` holds scratch_floats(K, bits) floats, 64-byte aligned.
+// |y - exact| <= (K + 2) u (sum |x||w| + |bias|), u = 2^-24, plus 2^-8 |y| for bfloat16.
+// `scratch` holds scratch_floats(K) floats, 64-byte aligned.
 using QgemmKernel = void (*)(const QgemmTask& task, std::int64_t begin, std::int64_t end, float* scratch);
 
 // Rewrites the weight into the ISA's own layout; `out` holds prepacked_bytes(weight) bytes, 64-byte aligned.
@@ -48,14 +48,14 @@ using PrepackKernel = void (*)(const PackedView& weight, std::uint8_t* out);
 
 struct KernelTable {
     Isa isa;
-    int panel_columns;  // output columns of one unit of work
+    int panel_columns;     // output columns of one unit of work
     std::uint32_t layout;  // identifies what `prepack` writes; changes whenever that layout does
     bool (*supported)();   // whether this processor and operating system run it
     std::int64_t (*scratch_floats)(std::int64_t columns);
     std::int64_t (*prepacked_bytes)(const PackedView& weight);
-    const DequantizeKernel* dequantize;     // [kFormats]
-    const QgemmKernel (*qgemm)[kFormats];   // [kDTypes][kFormats]
-    const PrepackKernel* prepack;           // [kFormats]
+    const DequantizeKernel* dequantize;    // [kFormats]
+    const QgemmKernel (*qgemm)[kFormats];  // [kDTypes][kFormats]
+    const PrepackKernel* prepack;          // [kFormats]
 };
 
 // The tables compiled in, slowest first; the scalar one always leads. Defined by cpu/tables.cpp.

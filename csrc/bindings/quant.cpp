@@ -52,18 +52,18 @@ void bind_quant(py::module_& m) {
         return std::string(isa_name(prepared.isa));
     });
     py::class_<QgemmTask>(m, "Activations")
-        .def(py::init(&activations), py::kw_only(), py::arg("x"), py::arg("x_stride"), py::arg("rows"),
-             py::arg("bias"), py::arg("y"), py::arg("y_stride"));
+        .def(py::init(&activations), py::kw_only(), py::arg("x"), py::arg("x_stride"), py::arg("rows"), py::arg("bias"),
+             py::arg("y"), py::arg("y_stride"));
 
     m.def(
         "quantize",
         [](Address weights, std::int64_t rows, std::int64_t columns, std::int64_t stride, int bits,
            std::int64_t group_size, bool mse, Address codes, Address scales, Address zeros, int threads) {
-            quantize({at_address<const float>(weights), rows, columns, stride}, bits, group_size,
-                     mse ? Search::mse : Search::minmax,
-                     {at_address<std::uint8_t>(codes), at_address<std::uint16_t>(scales),
-                      at_address<std::uint8_t>(zeros)},
-                     threads);
+            quantize(
+                {at_address<const float>(weights), rows, columns, stride}, bits, group_size,
+                mse ? Search::mse : Search::minmax,
+                {at_address<std::uint8_t>(codes), at_address<std::uint16_t>(scales), at_address<std::uint8_t>(zeros)},
+                threads);
         },
         py::kw_only(), py::arg("weights"), py::arg("rows"), py::arg("columns"), py::arg("stride"), py::arg("bits"),
         py::arg("group_size"), py::arg("mse"), py::arg("codes"), py::arg("scales"), py::arg("zeros"),

@@ -29,7 +29,7 @@ struct Job {
     std::int64_t units;
     std::int64_t pieces;
     std::atomic<std::int64_t> next{0};
-    std::int64_t finished = 0;      // guarded by mutex, as is failure
+    std::int64_t finished = 0;  // guarded by mutex, as is failure
     std::exception_ptr failure;
     std::mutex mutex;
     std::condition_variable done;
@@ -43,7 +43,7 @@ void work_on(Job& job) {
     for (std::int64_t piece; (piece = job.next.fetch_add(1)) < job.pieces;) {
         std::exception_ptr failure;
         try {
-            (*job.body)(job.units * piece / job.pieces, job.units * (piece + 1) / job.pieces);
+            (*job.body)(job.units* piece / job.pieces, job.units * (piece + 1) / job.pieces);
         } catch (...) {  // carried to the caller's thread, where it is rethrown
             failure = std::current_exception();
         }

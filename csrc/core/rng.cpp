@@ -49,8 +49,8 @@ constexpr double kB[8] = {1.0,
                           3.9307895800092710610e4,
                           2.8729085735721942674e4,
                           5.2264952788528545610e3};
-constexpr double kC[8] = {1.42343711074968357734e0, 4.63033784615654529590e0,  5.76949722146069140550e0,
-                          3.64784832476320460504e0, 1.27045825245236838258e0,  2.41780725177450611770e-1,
+constexpr double kC[8] = {1.42343711074968357734e0,  4.63033784615654529590e0, 5.76949722146069140550e0,
+                          3.64784832476320460504e0,  1.27045825245236838258e0, 2.41780725177450611770e-1,
                           2.27238449892691845833e-2, 7.74545014278341407640e-4};
 constexpr double kD[8] = {1.0,
                           2.05319162663775882187e0,
@@ -109,9 +109,8 @@ std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,
 }
 
 void fill_uniform(float* out, std::int64_t count, std::uint64_t seed, std::uint64_t stream, std::uint64_t offset) {
-    fill(out, count, seed, stream, offset, [](std::uint32_t word) {
-        return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f;
-    });
+    fill(out, count, seed, stream, offset,
+         [](std::uint32_t word) { return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f; });
 }
 
 void fill_normal(float* out, std::int64_t count, std::uint64_t seed, std::uint64_t stream, std::uint64_t offset) {

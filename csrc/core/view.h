@@ -7,7 +7,7 @@ namespace tqs {
 
 template <class T>
 struct MatrixView {
-    T* data;             // [rows, columns]
+    T* data;  // [rows, columns]
     std::int64_t rows;
     std::int64_t columns;
     std::int64_t stride;  // elements from one row to the next

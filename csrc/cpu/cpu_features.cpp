@@ -26,7 +26,9 @@ unsigned saved_state() {
     return low;
 }
 
-bool all(unsigned value, unsigned mask) { return (value & mask) == mask; }
+bool all(unsigned value, unsigned mask) {
+    return (value & mask) == mask;
+}
 
 }  // namespace
 

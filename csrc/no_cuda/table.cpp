@@ -4,18 +4,27 @@
 
 namespace tqs::cuda {
 
-bool built() { return false; }
+bool built() {
+    return false;
+}
 
-std::string architectures() { return {}; }
+std::string architectures() {
+    return {};
+}
 
-int device_count() { return 0; }
+int device_count() {
+    return 0;
+}
 
-bool has_qgemm(int) { return false; }
+bool has_qgemm(int) {
+    return false;
+}
 
 void qgemm(const QgemmTask&, DType, int, std::uintptr_t) {
-    throw Error(message("qgemm", "tqs-fast was built without CUDA; install the CUDA toolkit (nvcc on PATH) and run "
-                                 "`pip install . --config-settings=cmake.define.TQS_CUDA=ON`, or move the model to the "
-                                 "CPU"));
+    throw Error(message("qgemm",
+                        "tqs-fast was built without CUDA; install the CUDA toolkit (nvcc on PATH) and run "
+                        "`pip install . --config-settings=cmake.define.TQS_CUDA=ON`, or move the model to the "
+                        "CPU"));
 }
 
 }  // namespace tqs::cuda

@@ -12,9 +12,8 @@ void dequantize(const PackedView& packed, MatrixView<float> out, int threads) {
             "dequantize", "expected an output of shape [", packed.rows, ", ", packed.columns, "], got [", out.rows,
             ", ", out.columns, "] with row stride ", out.stride);
     const DequantizeKernel kernel = active_table().dequantize[format_index(packed.bits)];
-    parallel_for(packed.rows, threads, [&](std::int64_t begin, std::int64_t end) {
-        kernel(packed, begin, end, out.row(begin), out.stride);
-    });
+    parallel_for(packed.rows, threads,
+                 [&](std::int64_t begin, std::int64_t end) { kernel(packed, begin, end, out.row(begin), out.stride); });
 }
 
 }  // namespace tqs

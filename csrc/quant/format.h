@@ -1,8 +1,8 @@
 // THE text of the packed weight format. Everything else (kernels, tests, files on disk) follows what is written here.
 //
-// A weight matrix W [N, K] (N output rows, K inputs) is stored at b bits, b in {2, 3, 4, 8}, with one scale per group of
-// g consecutive inputs of a row. g in {32, 64, 128}, or 0 for per-channel: one group per row. G = ceil(K / g) groups per
-// row; the last may be short.
+// A weight matrix W [N, K] (N output rows, K inputs) is stored at b bits, b in {2, 3, 4, 8}, with one scale per group
+// of g consecutive inputs of a row. g in {32, 64, 128}, or 0 for per-channel: one group per row. G = ceil(K / g) groups
+// per row; the last may be short.
 //
 //   codes   uint8 [N, row_bytes], row_bytes = ceil(K b / 8). Code u[n, k] in [0, 2^b - 1] occupies bits
 //           [b k, b k + b) of row n, where bit i of a row is bit i mod 8 (from the least significant) of byte i / 8.
@@ -28,13 +28,17 @@ inline constexpr int kFormats = 4;
 inline constexpr int kFormatBits[kFormats] = {2, 3, 4, 8};
 
 // -1 for a width that is no format.
-static constexpr int format_index(int bits) { return bits >= 2 && bits <= 4 ? bits - 2 : bits == 8 ? 3 : -1; }
+static constexpr int format_index(int bits) {
+    return bits >= 2 && bits <= 4 ? bits - 2 : bits == 8 ? 3 : -1;
+}
 
 static constexpr bool is_group_size(std::int64_t group_size) {
     return group_size == 0 || group_size == 32 || group_size == 64 || group_size == 128;
 }
 
-static constexpr std::int64_t packed_row_bytes(std::int64_t columns, int bits) { return (columns * bits + 7) / 8; }
+static constexpr std::int64_t packed_row_bytes(std::int64_t columns, int bits) {
+    return (columns * bits + 7) / 8;
+}
 
 static constexpr std::int64_t packed_groups(std::int64_t columns, std::int64_t group_size) {
     return group_size == 0 ? 1 : (columns + group_size - 1) / group_size;

@@ -11,21 +11,21 @@ namespace tqs {
 namespace {
 
 // Below this many multiply-adds waking a sleeping thread (some 10 us) costs more than it saves.
-constexpr std::int64_t kWorthSharing = std::int64_t{1} << 18;
+constexpr double kWorthSharing = 1 << 18;
 
 void check_task(const QgemmTask& task) {
     check_packed("qgemm", task.weight);
     require(task.rows >= 0, "qgemm", "expected rows >= 0, got ", task.rows);
     require(task.rows == 0 || (task.x && task.y), "qgemm", "x and y must not be null");
-    require(task.rows <= 1 || task.y_stride >= task.weight.rows, "qgemm", "rows of y overlap: expected a stride >= ",
-            task.weight.rows, ", got ", task.y_stride);
+    require(task.rows <= 1 || task.y_stride >= task.weight.rows, "qgemm",
+            "rows of y overlap: expected a stride >= ", task.weight.rows, ", got ", task.y_stride);
 }
 
 void run(const QgemmTask& task, const KernelTable& table, DType dtype, int threads) {
     if (task.rows == 0) return;
     const std::int64_t columns = task.weight.rows;
     const std::int64_t panel = table.panel_columns;
-    const std::int64_t work = task.rows * columns * task.weight.columns;
+    const double work = static_cast<double>(task.rows) * static_cast<double>(columns * task.weight.columns);
     const QgemmKernel kernel = table.qgemm[static_cast<int>(dtype)][format_index(task.weight.bits)];
     const std::int64_t scratch_bytes =
         table.scratch_floats(task.weight.columns) * static_cast<std::int64_t>(sizeof(float));

@@ -34,7 +34,9 @@ constexpr int kRangeRatios[4][kRatios] = {
 // std::rint it is an instruction pair on the x86-64 baseline, so the loop over candidates stays in registers.
 constexpr double kRound = 0x1.8p52;
 
-double round_even(double x) { return (x + kRound) - kRound; }
+double round_even(double x) {
+    return (x + kRound) - kRound;
+}
 
 double clamp(double x, double low, double high) {
     x = x < low ? low : x;
@@ -63,7 +65,9 @@ std::uint16_t storable(double ideal, int reach) {
     return bits;
 }
 
-int reach_of(int zero, int bits) { return std::max(zero, (1 << bits) - 1 - zero); }
+int reach_of(int zero, int bits) {
+    return std::max(zero, (1 << bits) - 1 - zero);
+}
 
 Candidate from_range(double low, double high, int bits) {
     const int most = (1 << bits) - 1;

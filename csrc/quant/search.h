@@ -5,7 +5,8 @@
 //   u = clamp(rint(w r), -z, 2^b - 1 - z) + z,   z = 2^(b-1) when symmetric
 //   error = sum (w - s (u - z))^2
 // A scale is always rounded to float32 and then bfloat16 before codes are computed. One that rounds to zero becomes the
-// smallest subnormal; one with |s| max(z, 2^b - 1 - z) > FLT_MAX is cut to the largest bfloat16 that keeps values finite.
+// smallest subnormal; one with |s| max(z, 2^b - 1 - z) > FLT_MAX is cut to the largest bfloat16 that keeps values
+// finite.
 //
 // minmax   symmetric: s = extreme / -2^(b-1), extreme = the first w of largest magnitude.
 //          asymmetric: [low, high] = the range of w widened to hold 0, s = (high - low) / (2^b - 1), z = rint(-low / s)

@@ -47,14 +47,14 @@ def qgemm(
     rows, columns = weight.shape
     if threads is not None and threads < 1:
         raise ArgumentError(f"[qgemm] threads must be at least 1 or None, got {threads}")
+    if not isinstance(x, np.ndarray) and not is_tensor(x):
+        raise ArgumentError(f"[qgemm] x must be a numpy array or a torch tensor, got {type(x).__name__}")
     if len(x.shape) == 0 or x.shape[-1] != columns:
         raise ArgumentError(f"[qgemm] expected x of shape [..., {columns}], got {shape_text(x.shape)}")
     if bias is not None and tuple(bias.shape) != (rows,):
         raise ArgumentError(f"[qgemm] expected bias of shape [{rows}], got {shape_text(bias.shape)}")
     if isinstance(x, np.ndarray):
         return _qgemm_numpy(x, packed, bias, threads or 0)
-    if not is_tensor(x):
-        raise ArgumentError(f"[qgemm] x must be a numpy array or a torch tensor, got {type(x).__name__}")
     if x.device.type not in ("cpu", "cuda"):
         raise ArgumentError(f"[qgemm] x must be on the CPU or a CUDA device, got {x.device}; move it with x.cpu()")
     if x.is_cuda:

@@ -27,6 +27,9 @@ torch.library.define(
 )
 torch.library.define("tqs_fast::dequantize", f"({_WEIGHT}) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
 
+# The overloads, not the packets: resolving one costs a third of a small product.
+_QGEMM, _DEQUANTIZE = torch.ops.tqs_fast.qgemm.default, torch.ops.tqs_fast.dequantize.default
+
 
 def qgemm(
     x: Tensor,
@@ -52,14 +55,14 @@ def qgemm(
     Raises:
         ArgumentError: shapes or dtypes that do not fit, or tensors on different devices.
     """
-    return torch.ops.tqs_fast.qgemm(x, codes, scales, zeros, bits, group_size, in_features, bias)  # type: ignore[no-any-return]
+    return _QGEMM(x, codes, scales, zeros, bits, group_size, in_features, bias)  # type: ignore[no-any-return]
 
 
 def dequantize(
     codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_size: int, in_features: int
 ) -> Tensor:
     """The float32 matrix [N, K] that the packed weight stands for (see the module). Rows are independent."""
-    return torch.ops.tqs_fast.dequantize(codes, scales, zeros, bits, group_size, in_features)  # type: ignore[no-any-return]
+    return _DEQUANTIZE(codes, scales, zeros, bits, group_size, in_features)  # type: ignore[no-any-return]
 
 
 def _view(
@@ -120,7 +123,8 @@ def _qgemm_cpu(
     _check_x(x, in_features, codes.shape[0], bias)
     # Named, so that the memory behind every address lives until the kernel returns.
     codes, scales, zeros = codes.contiguous(), scales.contiguous(), None if zeros is None else zeros.contiguous()
-    inputs = (x if x.dtype in _KERNEL_DTYPES else x.float()).reshape(-1, in_features)
+    inputs = x if x.dtype in _KERNEL_DTYPES else x.float()
+    inputs = inputs if x.ndim == 2 else inputs.reshape(-1, in_features)
     if inputs.stride(1) != 1:
         inputs = inputs.contiguous()
     wide_bias = None if bias is None else bias.float().contiguous()
@@ -136,7 +140,8 @@ def _qgemm_cpu(
         )
         weight = _view(codes, scales, zeros, bits, group_size, in_features)
         core.qgemm(task, weight, dtype=_KERNEL_DTYPES[inputs.dtype], threads=0)
-    return y.to(x.dtype).reshape(*x.shape[:-1], codes.shape[0])
+    y = y if y.dtype == x.dtype else y.to(x.dtype)
+    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], codes.shape[0])
 
 
 def _qgemm_cuda(

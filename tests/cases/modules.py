@@ -1,7 +1,7 @@
 """Module kinds with quantizable weights: a row here is checked by the rewriting tests and by the lane tests.
 
-Every row calls `make_module()(*make_input(batch), **kwargs)`. Inputs and outputs have the batch in dimension 0, also where the
-module inside wants it elsewhere; sizes are small, odd, and long enough for several groups in some rows.
+Every row calls `make_module()(*make_input(batch), **kwargs)`. Inputs and outputs have the batch in dimension 0, also
+where the module inside wants it elsewhere; sizes are small, odd, and long enough for several groups in some rows.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@
 
 namespace tqs::avx512 {
 
-std::int64_t prepacked_bytes(const PackedView& weight) { return panel::prepacked_bytes<Vector>(weight); }
+std::int64_t prepacked_bytes(const PackedView& weight) {
+    return panel::prepacked_bytes<Vector>(weight);
+}
 
 constinit const PrepackKernel kPrepack[kFormats] = {
     panel::prepack<Vector, 2>,

@@ -5,7 +5,9 @@
 
 namespace tqs::avx512 {
 
-std::int64_t scratch_floats(std::int64_t columns) { return panel::scratch_floats<Vector>(columns); }
+std::int64_t scratch_floats(std::int64_t columns) {
+    return panel::scratch_floats<Vector>(columns);
+}
 
 constinit const QgemmKernel kQgemm[kDTypes][kFormats] = {
     {panel::qgemm<Vector, DType::float32, 2>, panel::qgemm<Vector, DType::float32, 3>,

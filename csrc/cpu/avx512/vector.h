@@ -44,9 +44,9 @@ struct Vector {
             const auto low = static_cast<int>(panel::code_word<bits>(bytes, count));
             const auto high = static_cast<int>(panel::code_word<bits>(bytes + bits, count - 8));
             const __m512i words = _mm512_mask_set1_epi32(_mm512_set1_epi32(low), __mmask16{0xFF00}, high);
-            const __m512i shifts = _mm512_setr_epi32(0, bits, 2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits,
-                                                     7 * bits, 0, bits, 2 * bits, 3 * bits, 4 * bits, 5 * bits,
-                                                     6 * bits, 7 * bits);
+            const __m512i shifts =
+                _mm512_setr_epi32(0, bits, 2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits, 7 * bits, 0, bits,
+                                  2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits, 7 * bits);
             const __m512i mask = _mm512_set1_epi32((1 << bits) - 1);
             return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srlv_epi32(words, shifts), mask));
         }

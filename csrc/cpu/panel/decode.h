@@ -1,7 +1,8 @@
 // Packed codes to float values, one vector or one panel at a time. `V` is the Vector of an ISA folder; it lives in an
 // unnamed namespace there, which gives every instantiation internal linkage.
 //
-// A vector never straddles a group: kLanes divides 32, group sizes are multiples of 32, and kLanes codes are whole bytes.
+// A vector never straddles a group: kLanes divides 32, group sizes are multiples of 32, and kLanes codes are whole
+// bytes.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,7 @@
 // The two shapes in which the vector ISAs hold weights. A panel is P consecutive output rows (P = Vector::kPanel).
 //
-//   decoded    float [Kp, P]: element (k, j) is value[first + j, k]; 0 for rows beyond N. Kp = K rounded up to Vector::kLanes;
+//   decoded    float [Kp, P]: element (k, j) is value[first + j, k]; 0 for rows beyond N. Kp = K rounded up to
+//   Vector::kLanes;
 //              rows k >= K are never read by the product. One panel at a time, in scratch.
 //   prepacked  the whole weight, panel after panel, each of panel_bytes():
 //                scales float [G, P], zeros float [G, P]   (scale 0 for rows beyond N)
@@ -20,7 +21,9 @@ static constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple
     return (value + multiple - 1) / multiple * multiple;
 }
 
-static constexpr std::int64_t code_row_bytes(int bits, std::int64_t panel) { return bits == 8 ? panel : panel / 2; }
+static constexpr std::int64_t code_row_bytes(int bits, std::int64_t panel) {
+    return bits == 8 ? panel : panel / 2;
+}
 
 // A multiple of 64, so that every panel keeps the alignment of the first.
 static constexpr std::int64_t panel_bytes(const PackedView& weight, std::int64_t panel) {

@@ -119,9 +119,8 @@ static void qgemm(const QgemmTask& task, std::int64_t begin, std::int64_t end, f
                 x_bytes = padded * static_cast<std::int64_t>(sizeof(float));
             }
             typename V::Float sums[V::kRows][2];
-            dispatch_rows<V::kRows>(rows, [&](auto fixed) {
-                multiply<V, fixed.value>(x, x_bytes, weight.columns, panel, sums);
-            });
+            dispatch_rows<V::kRows>(
+                rows, [&](auto fixed) { multiply<V, fixed.value>(x, x_bytes, weight.columns, panel, sums); });
             char* y = static_cast<char*>(task.y) + (m * task.y_stride + first) * item;
             for (std::int64_t r = 0; r < rows; ++r) {
                 finish_row<V, dtype>(sums[r], bias, y + r * task.y_stride * item, count);

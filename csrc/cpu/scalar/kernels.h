@@ -1,5 +1,5 @@
-// The kernels of this folder: plain loops that say what the others must compute. Compiled without auto-vectorisation and
-// without contraction, so that they are also a measure of what vector code gains.
+// The kernels of this folder: plain loops that say what the others must compute. Compiled without auto-vectorisation
+// and without contraction, so that they are also a measure of what vector code gains.
 #pragma once
 
 #include "backend/kernel_table.h"

@@ -11,7 +11,9 @@ void prepack(const PackedView& weight, std::uint8_t* out) {
 
 }  // namespace
 
-std::int64_t prepacked_bytes(const PackedView& weight) { return weight.rows * row_bytes(weight); }
+std::int64_t prepacked_bytes(const PackedView& weight) {
+    return weight.rows * row_bytes(weight);
+}
 
 constinit const PrepackKernel kPrepack[kFormats] = {prepack, prepack, prepack, prepack};
 

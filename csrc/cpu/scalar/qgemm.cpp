@@ -47,7 +47,9 @@ void qgemm(const QgemmTask& task, std::int64_t begin, std::int64_t end, float* s
 
 }  // namespace
 
-std::int64_t scratch_floats(std::int64_t columns) { return columns; }
+std::int64_t scratch_floats(std::int64_t columns) {
+    return columns;
+}
 
 constinit const QgemmKernel kQgemm[kDTypes][kFormats] = {
     {qgemm<DType::float32, 2>, qgemm<DType::float32, 3>, qgemm<DType::float32, 4>, qgemm<DType::float32, 8>},

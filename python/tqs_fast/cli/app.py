@@ -28,7 +28,7 @@ app.command("info")(info.info)
 
 
 def main() -> None:
-    """Entry point: exit status 0, 1 for an error of ours (one line on standard error), 2 for wrong usage, 130 for Ctrl-C."""
+    """Entry point: exit status 0, 1 for an error of ours (one line on stderr), 2 for wrong usage, 130 for Ctrl-C."""
     try:
         app(standalone_mode=False)
     except typer.Exit as leave:
@@ -40,5 +40,5 @@ def main() -> None:
         sys.stderr.write("interrupted; with --checkpoint, the same command resumes after the last finished chunk\n")
         sys.exit(EXIT_INTERRUPTED)
     except typer.TyperException as error:
-        error.show()
+        sys.stderr.write(f"error: {error.format_message()}\n")
         sys.exit(error.exit_code)

@@ -20,7 +20,9 @@ Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of initial conditions a
 Count: TypeAlias = Annotated[int, typer.Option(help="Initial conditions per family.")]
 Initial: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(help="Where rollouts start: attractor or synthetic; repeat for several families. [default: attractor]"),
+    typer.Option(
+        help="Where rollouts start: attractor or synthetic; repeat for several families. [default: attractor]"
+    ),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Out: TypeAlias = Annotated[Path | None, typer.Option("--out", "-o", help="Also write the result to this file.")]

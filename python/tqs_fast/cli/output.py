@@ -6,10 +6,10 @@ import json
 import sys
 from typing import Any
 
-import rich.table
 from rich.console import Console
 
 from tqs_fast._table import Table
+from tqs_fast.reporting import rich_table
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -20,15 +20,12 @@ def print_json(document: dict[str, Any]) -> None:
 
 def print_table(table: Table, title: str | None = None) -> None:
     """Draw a table; plain text, never cut, where standard output is no terminal."""
-    if not sys.stdout.isatty():
+    if sys.stdout.isatty():
+        if title:
+            print_line(title)
+        Console().print(rich_table(table))
+    else:
         sys.stdout.write((f"{title}\n" if title else "") + f"{table}\n")
-        return
-    drawn = rich.table.Table(title=title, caption=table.caption or None, title_justify="left", caption_justify="left")
-    for column, right in zip(table.columns, table.right, strict=True):
-        drawn.add_column(column, justify="right" if right else "left", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*row)
-    Console().print(drawn)
 
 
 def print_line(text: str) -> None:

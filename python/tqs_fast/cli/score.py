@@ -26,10 +26,13 @@ def score(
     initial: options.Initial = None,
     count: options.Count = 16,
     layers: Annotated[list[str] | None, typer.Option(help="Names or patterns; repeat. [default: all]")] = None,
+    row_blocks: Annotated[int, typer.Option(help="Blocks of output rows per weight, each with bits of its own.")] = 1,
     engine: Annotated[str, typer.Option(help="auto, torch or serial.")] = "auto",
     seed: options.Seed = 0,
     memory_limit: Annotated[str | None, typer.Option(help="Per chunk of lanes, e.g. 2GiB. [default: 1GiB]")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Folder for finished chunks; the same command resumes.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder for finished chunks; the same command resumes.")
+    ] = None,
     out: options.Out = None,
     json: options.Json = False,
 ) -> None:
@@ -50,6 +53,7 @@ def score(
         initial=options.parse_initial(initial, count),
         engine=engine,
         layers=layers,
+        row_blocks=row_blocks,
         seed=seed,
         memory_limit=None if memory_limit is None else options.parse_size(memory_limit),
         checkpoint=checkpoint,

@@ -1,6 +1,7 @@
 """The product of every lane's rows with that lane's own weight matrix: `y[lane] = x[lane] @ W[lane]ᵀ + bias`.
 
-The float weight multiplies all lanes at once when most lanes use it (overwriting the few that do not is cheaper than gathering
+The float weight multiplies all lanes at once when most lanes use it (overwriting the few that do not is cheaper than
+gathering
 the rest); variants that equally many lanes use are one batched product, written in place.
 """
 
@@ -44,7 +45,7 @@ class LaneProduct:
     def __call__(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, reuse: bool = False
     ) -> torch.Tensor:
-        """The products; with `reuse` in a buffer that the next call overwrites (fresh pages cost as much as the product)."""
+        """The products; with `reuse` in a buffer that the next call overwrites (fresh pages cost as much as they)."""
         shape = (x.shape[0], x.shape[1], weight.shape[0])
         if reuse and self._buffer is not None and self._buffer.shape == shape and self._buffer.dtype == x.dtype:
             out = self._buffer

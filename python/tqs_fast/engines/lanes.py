@@ -1,6 +1,7 @@
 """Lanes folded into the batch: many variants of a network in one forward pass.
 
-Every tensor of the state carries `lanes * N` rows, lane-major. Calls that meet no changed weight run once for all lanes. A call
+Every tensor of the state carries `lanes * N` rows, lane-major. Calls that meet no changed weight run once for all
+lanes. A call
 whose weight differs between lanes runs once per group of lanes that share the same variants; a linear layer whose
 variants are used by equally many lanes is one batched matrix product.
 """
@@ -8,7 +9,7 @@ variants are used by equally many lanes is one batched matrix product.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional
@@ -24,11 +25,12 @@ class FoldingError(TqsError):
     """A rollout made other calls than the recorded step: lanes cannot be told apart."""
 
 
+Result = TypeVar("Result")
 Groups = dict[tuple[int | None, ...], list[int]]
 
 
 class LaneMode(TorchFunctionMode):
-    """Runs one step for all lanes; enter it around every single step.
+    """Runs steps for all lanes at once.
 
     Args:
         weights: the scored parameters, in the order of the folding's indices.
@@ -59,17 +61,16 @@ class LaneMode(TorchFunctionMode):
         self._groups = [self._group(call) for call in folding.calls]
         self._products = {i: LaneProduct(v) for i, v in variants.items() if v.stacked.dim() == 3}
 
-    def __enter__(self) -> LaneMode:
+    def run(self, step: Callable[[], Result]) -> Result:
+        """What `step()`, one step of the system, returns for all lanes."""
         self._position = 0
-        super().__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        if exception[0] is None and self._position != len(self._folding.calls):
+        with self:
+            result = step()
+        if self._position != len(self._folding.calls):
             raise FoldingError(
                 f"[LaneMode] the step made {self._position} calls with weights, expected {len(self._folding.calls)}"
             )
+        return result
 
     def _group(self, call: Call) -> Groups:
         """Lanes by the variants they use in `call`; empty when every lane uses the float weights."""
@@ -149,9 +150,9 @@ class LaneMode(TorchFunctionMode):
                 shape = list(tensor.shape)
                 shape[dimension.dim] = self._lanes * rows
                 tensor = tensor.new_empty(shape)
-            view = tensor.unflatten(dimension.dim, (self._lanes, rows))
+            view = torch.unflatten(tensor, dimension.dim, (self._lanes, rows))
             for lanes, leaves in columns:
-                part = leaves[position].unflatten(dimension.dim, (len(lanes), rows))
+                part = torch.unflatten(leaves[position], dimension.dim, (len(lanes), rows))
                 view.index_copy_(dimension.dim, torch.tensor(lanes), part)
             return tensor
 
@@ -161,7 +162,7 @@ class LaneMode(TorchFunctionMode):
         rows = self._count * dimension.multiple
         if isinstance(as_index(lanes), slice):
             return tensor.narrow(dimension.dim, lanes[0] * rows, len(lanes) * rows)
-        split = tensor.unflatten(dimension.dim, (self._lanes, rows))
+        split = torch.unflatten(tensor, dimension.dim, (self._lanes, rows))
         return split.index_select(dimension.dim, torch.tensor(lanes)).flatten(dimension.dim, dimension.dim + 1)
 
     def _linear(
@@ -190,7 +191,7 @@ def _leading(call: Call) -> bool:
 
 
 def _linear_arguments(
-    input: torch.Tensor,  # noqa: A002 - torch's own keyword
+    input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

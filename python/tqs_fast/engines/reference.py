@@ -29,7 +29,8 @@ class Reference:
 def roll_reference(system: System, states: States, horizon: int) -> Reference:
     """Roll the float model `horizon` values from `states`.
 
-    A channel that does not vary takes the largest scale of the channels that do: its errors stay finite and count little.
+    A channel that does not vary takes the largest scale of the channels that do: its errors stay finite and count
+    little.
 
     Raises:
         ArgumentError: horizon < 1.
@@ -49,7 +50,8 @@ def roll_reference(system: System, states: States, horizon: int) -> Reference:
     constant = scale <= CONSTANT * values.abs().amax(dim=0)
     if bool(constant.all()):
         raise DivergenceError(
-            f"[reference] the float rollout of {system.name} is constant over all initial conditions and times: there is "
+            f"[reference] the float rollout of {system.name} is constant over all initial conditions and times: "
+            f"there is "
             "no trajectory to protect; start elsewhere (Contexts or Synthetic) or check the step function"
         )
     return Reference(outputs, torch.where(constant, scale.max(), scale))

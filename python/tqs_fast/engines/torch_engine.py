@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -75,8 +76,7 @@ def run_lanes(
     state = _tile(states.state, len(lanes))
     for t in range(system.steps(len(reference.outputs))):
         step_input = _tile(input_at(states.inputs, t), len(lanes))
-        with mode:
-            state, output = advance(system, state, step_input)
+        state, output = mode.run(partial(advance, system, state, step_input))
         statistics.update(output)
     return statistics.result()
 
@@ -102,9 +102,7 @@ def run_serial(
     return LaneErrors(torch.cat([r.samples for r in results]), torch.cat([r.curve for r in results]))
 
 
-def _verify(
-    system: System, states: States, parameters: Sequence[torch.nn.Parameter], folding: Folding
-) -> Folding:
+def _verify(system: System, states: States, parameters: Sequence[torch.nn.Parameter], folding: Folding) -> Folding:
     """One step with every foldable weight changed in a lane of its own, against the serial path."""
     serial = dict(folding.serial)
     foldable = [index for index in range(len(parameters)) if index not in serial]
@@ -114,15 +112,13 @@ def _verify(
     state, step_input = _first_rows(states, size)
     lanes = [Lane({})] + [Lane({index: _changed(parameters[index])}) for index in foldable]
     mode = LaneMode(parameters, _stack(lanes), folding, len(lanes), size)
+    everywhere = (_tile(state, len(lanes)), _tile(step_input, len(lanes)))
     try:
-        with mode:
-            together = _leaves(*advance(system, _tile(state, len(lanes)), _tile(step_input, len(lanes))))
+        together = _leaves(*mode.run(partial(advance, system, *everywhere)))
     except (FoldingError, RuntimeError) as error:  # torch raises RuntimeError where shapes do not fit
         reason = f"the folded step failed: {error}"
         return Folding(folding.calls, serial | dict.fromkeys(foldable, reason), (), folding.bytes_per_state)
-    alone = [
-        _leaves(*_substituted(system, parameters, lane, state, step_input)) for lane in lanes
-    ]
+    alone = [_leaves(*_substituted(system, parameters, lane, state, step_input)) for lane in lanes]
     for number, index in enumerate(foldable, start=1):
         if not (_agree(together, alone, number, size) and _agree(together, alone, 0, size)):
             serial[index] = "its folded lane differs from the serial path"

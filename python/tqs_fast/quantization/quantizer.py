@@ -36,15 +36,15 @@ class Quantizer:
 
     def __post_init__(self) -> None:
         if self.group_size not in GROUP_SIZES:
-            raise ArgumentError(f"[Quantizer] group_size must be one of {GROUP_SIZES} (0: per channel), got {self.group_size}")
+            raise ArgumentError(
+                f"[Quantizer] group_size must be one of {GROUP_SIZES} (0: per channel), got {self.group_size}"
+            )
         if self.search not in SEARCHES:
             raise ArgumentError(f"[Quantizer] search must be one of {SEARCHES}, got {self.search!r}")
 
     def pack(self, weight: torch.Tensor, bits: int) -> kernels.PackedWeight:
         """Quantize `weight` [out, ...] to `bits` per code; the matrix is [out, product of the rest]."""
-        return kernels.pack(
-            weight, bits=bits, group_size=self.group_size, symmetric=self.symmetric, search=self.search
-        )
+        return kernels.pack(weight, bits=bits, group_size=self.group_size, symmetric=self.symmetric, search=self.search)
 
     def dequantized(self, weight: torch.Tensor, bits: int) -> torch.Tensor:
         """The float32 values that `bits`-bit storage of `weight` stands for, in the shape of `weight`."""

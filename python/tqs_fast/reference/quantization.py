@@ -46,7 +46,8 @@ def pack_codes(codes: Array, bits: int) -> npt.NDArray[np.uint8]:
 def unpack_codes(packed: Array, bits: int, columns: int) -> npt.NDArray[np.uint8]:
     """The bitstream back to codes uint8 [N, K]."""
     planes = np.unpackbits(packed, axis=1, bitorder="little")[:, : columns * bits].reshape(-1, columns, bits)
-    return (planes << np.arange(bits, dtype=np.uint8)).sum(axis=2).astype(np.uint8)
+    codes: npt.NDArray[np.uint8] = (planes << np.arange(bits, dtype=np.uint8)).sum(axis=2).astype(np.uint8)
+    return codes
 
 
 def dequantize(
@@ -70,7 +71,7 @@ def quantize(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16], npt.NDArray[np.uint8] | None]:
     """Packed codes, scales and zeros (None when symmetric) of float32 weights [N, K]."""
     values = np.asarray(weight, np.float64)
-    rows, columns = values.shape
+    columns = values.shape[1]
     width = columns if group_size == 0 else group_size
     codes, scales, zeros = [], [], []
     for first in range(0, columns, width):
@@ -160,7 +161,9 @@ def _least_error(block: Array, scales: Array, zeros: Array, bits: int) -> tuple[
     after = _measure(block, steps, zeros, bits)
     fell = after[0] < error
     scales = np.where(fell, steps, scales)
-    error, product, square = (np.where(fell, new, old) for new, old in zip(after, (error, product, square), strict=True))
+    error, product, square = (
+        np.where(fell, new, old) for new, old in zip(after, (error, product, square), strict=True)
+    )
     rows = np.arange(block.shape[0])
     best = error.argmin(axis=1)  # the first among equals
     scale, zero = scales[rows, best][:, None], zeros[rows, best][:, None]

@@ -40,7 +40,8 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
     """Writes a module made by `quantize` to `path`, atomically: the old file stays until the new one is complete.
 
     Raises:
-        ArgumentError: a module without a plan or on the meta device, state that is not a tensor, or no such folder.
+        ArgumentError: a module without a plan or on the meta device, state that is not a tensor, no such folder, or
+            one that cannot be written.
     """
     plan = getattr(module, PLAN_ATTRIBUTE, None)
     if plan is None:
@@ -82,6 +83,8 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         save_file(owned, temporary, metadata)
         os.replace(temporary, target)
+    except (OSError, SafetensorError) as error:
+        raise ArgumentError(f"[save] cannot write {target}: {error}; choose a writable path") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -102,18 +105,20 @@ def load(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     aliases = _parse(metadata, "aliases", path)
     built = copy.deepcopy(module)
     weights = {weight.name: weight for weight in scan(built)[0]}
-    planned = {name: bits for name, bits in plan.bits.items() if bits is not None}
-    if {name: _entry(entry, path)["bits"] for name, entry in specification.items()} != planned:
+    quantizer = plan.quantizer
+    planned = {name: (bits, quantizer.group_size) for name, bits in plan.bits.items() if bits is not None}
+    entries = {name: _entry(entry, path) for name, entry in specification.items()}
+    if {name: (entry["bits"], entry["group_size"]) for name, entry in entries.items()} != planned:
         raise _mismatch(path, "its plan and its packed weights disagree", "write it again with tqs_fast.save")
     chosen, packed = [], {}
-    for name, entry in specification.items():
+    for name, entry in entries.items():
         if name not in weights:
             raise _mismatch(
                 path, f"packed weight {name} is not a quantizable weight of the given {type(module).__name__}"
             )
         parameter = parameter_of(built, weights[name])
         _check_weight(weights[name], parameter, entry, path)
-        packed[name] = _packed_tensor(name, entry, tensors, path).to(parameter.device)
+        packed[name] = _packed_tensor(name, entry, quantizer.symmetric, tensors, path).to(parameter.device)
         chosen.append(weights[name])
     built = replace_modules(built, chosen, packed)
     _load_plain(built, tensors, aliases, path)
@@ -253,7 +258,9 @@ def _check_weight(weight: Weight, parameter: Tensor, entry: Mapping[str, Any], p
         raise _mismatch(path, f"{name} of the module is on the meta device", "build the module on a real device")
 
 
-def _packed_tensor(name: str, entry: Mapping[str, Any], tensors: dict[str, Tensor], path: Any) -> PackedTensor:
+def _packed_tensor(
+    name: str, entry: Mapping[str, Any], symmetric: bool, tensors: dict[str, Tensor], path: Any
+) -> PackedTensor:
     """Takes the parts of one packed weight out of `tensors`."""
     shape, bits, group_size = tuple(entry["shape"]), entry["bits"], entry["group_size"]
     rows, columns = shape[0], int(torch.Size(shape[1:]).numel())
@@ -261,14 +268,13 @@ def _packed_tensor(name: str, entry: Mapping[str, Any], tensors: dict[str, Tenso
     wanted = {
         "codes": (torch.uint8, (rows, -(-columns * bits // 8))),
         "scales": (torch.bfloat16, (rows, groups)),
-        "zeros": (torch.uint8, (rows, groups)),
     }
+    if not symmetric:
+        wanted["zeros"] = (torch.uint8, (rows, groups))
     parts: dict[str, Tensor] = {}
     for part, (dtype, size) in wanted.items():
         tensor = tensors.pop(f"{name}.{part}", None)
         if tensor is None:
-            if part == "zeros":
-                continue
             raise _damaged(path, f"it has no tensor {name}.{part}")
         if tensor.dtype != dtype or tuple(tensor.shape) != size:
             wrong = f"{_name_of(tensor.dtype)} {list(tensor.shape)}"

@@ -7,7 +7,7 @@ the dtype a module computes in and never the stored values.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -77,10 +77,11 @@ class PackedTensor(nn.Module):
         """Stored bytes: codes, scales and zero points."""
         return sum(t.numel() * t.element_size() for t in (self.codes, self.scales, self.zeros) if t is not None)
 
-    def linear(self, x: Tensor, bias: Tensor | None, rows: slice = slice(None)) -> Tensor:
-        """x [..., K] @ W[rows].T + bias, in the dtype of x."""
-        zeros = None if self.zeros is None else self.zeros[rows]
-        codes, scales = self.codes[rows], self.scales[rows]
+    def linear(self, x: Tensor, bias: Tensor | None, rows: slice | None = None) -> Tensor:
+        """x [..., K] @ W[rows].T + bias, in the dtype of x; rows None is all of them."""
+        codes, scales, zeros = self.codes, self.scales, self.zeros
+        if rows is not None:
+            codes, scales, zeros = codes[rows], scales[rows], None if zeros is None else zeros[rows]
         return ops.qgemm(x, codes, scales, zeros, self.bits, self.group_size, self.in_features, bias)
 
     def rows(self, indices: Tensor) -> Tensor:
@@ -160,15 +161,14 @@ class QuantModule(nn.Module):
         """Attributes of the weights that are packed."""
         return tuple(self.packed)
 
-    def project(self, x: Tensor, name: str, bias: Tensor | None, rows: slice = slice(None)) -> Tensor:
-        """x [..., K] @ W[rows].T + bias with the weight called `name`, packed or float."""
-        if name in self.packed:
-            packed = self.packed[name]
-            assert isinstance(packed, PackedTensor)
+    def project(self, x: Tensor, name: str, bias: Tensor | None, rows: slice | None = None) -> Tensor:
+        """x [..., K] @ W[rows].T + bias with the weight called `name`, packed or float; rows None is all of them."""
+        packed = cast(nn.ModuleDict, self._modules["packed"])._modules.get(name)
+        if isinstance(packed, PackedTensor):
             return packed.linear(x, bias, rows)
         weight = self._parameters[name]
         assert weight is not None
-        return F.linear(x, weight[rows], bias)
+        return F.linear(x, weight if rows is None else weight[rows], bias)
 
     def __getattr__(self, name: str) -> Any:
         packed = self.__dict__.get("_modules", {}).get("packed")

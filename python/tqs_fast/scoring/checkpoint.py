@@ -43,7 +43,8 @@ class Checkpoint:
         parts: the fingerprint of the run.
 
     Raises:
-        CheckpointError: the folder belongs to another run (names what differs), is not a checkpoint, or cannot be written.
+        CheckpointError: the folder belongs to another run (names what differs), is not a checkpoint, or cannot be
+        written.
     """
 
     def __init__(self, path: str | os.PathLike[str], parts: dict[str, str]) -> None:
@@ -92,7 +93,8 @@ class Checkpoint:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise CheckpointError(
-                f"[checkpoint] cannot write chunk {number} to {self._folder} ({error.strerror}); earlier chunks are kept: "
+                f"[checkpoint] cannot write chunk {number} to {self._folder} ({error.strerror}); earlier chunks "
+                f"are kept: "
                 "free some space and run again"
             ) from error
 

@@ -114,7 +114,8 @@ class RolloutError:
         low, high = self.interval
         families = ", ".join(f"{name} {format_number(value)}" for name, value in self.damage_of_family.items())
         return (
-            f"damage {format_number(self.damage)} (95 % interval {format_number(low)} to {format_number(high)}; {families}), "
+            f"damage {format_number(self.damage)} (95 % interval {format_number(low)} to {format_number(high)}; "
+            f"{families}), "
             f"growth {format_number(self.growth_rate)} per value"
         )
 
@@ -155,6 +156,4 @@ def evaluate(
     curve = errors.curve[0].numpy()
     rate, window = growth_rate(curve)
     provenance = {"system": system.name, "horizon": horizon, "initial": states.description, "seed": seed}
-    return RolloutError(
-        errors.samples[0].numpy(), states.families, states.family_of, curve, rate, window, provenance
-    )
+    return RolloutError(errors.samples[0].numpy(), states.families, states.family_of, curve, rate, window, provenance)

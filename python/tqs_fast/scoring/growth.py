@@ -18,7 +18,8 @@ def growth_rate(curve: FloatArray) -> tuple[float, tuple[int, int]]:
         curve: mse_t, `[T]`, scaled by the variance of the reference.
 
     Returns:
-        The slope (natural log, per value of the horizon) and the window `[first, end)` it was fitted on. NaN and an empty
+        The slope (natural log, per value of the horizon) and the window `[first, end)` it was fitted on. NaN and an
+        empty
         window where fewer than 3 steps lie below saturation or the error is zero.
     """
     saturated = np.flatnonzero(~(curve < SATURATION))

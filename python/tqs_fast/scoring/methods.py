@@ -18,10 +18,15 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Method(Protocol):
-    """What `score` needs of a method: per weight, `variants` lanes, then their damages turned into a column per bit-width."""
+    """What `score` needs of a method: `variants` lanes per weight, and their damages as a column per bit-width."""
 
-    bits: tuple[int, ...]
-    quantizer: Quantizer
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """The menu, B bit-widths."""
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """How weights are rounded."""
 
     @property
     def variants(self) -> int:
@@ -119,13 +124,14 @@ class Noise:
         stream = (zlib.crc32(name.encode()) << 32) | number
         noise = torch.from_numpy(kernels.normal(weight.numel(), seed=seed, stream=stream)).double()
         scale = self.epsilon * weight.double().norm() / noise.norm()
-        return (weight.double().cpu() + scale.cpu() * noise.reshape(weight.shape)).to(weight)
+        noisy: torch.Tensor = weight.double().cpu() + scale.cpu() * noise.reshape(weight.shape)
+        return noisy.to(weight)
 
     def relative_error(self, weight: torch.Tensor, energies: FloatArray) -> FloatArray:
         return np.array([relative_energy(weight, self.quantizer.dequantized(weight, b)) for b in self.bits])
 
     def damages(self, lanes: FloatArray, energies: FloatArray, relative_error: FloatArray) -> FloatArray:
-        return np.multiply.outer(relative_error, self.gains(lanes, energies).mean(axis=0))
+        return np.asarray(np.multiply.outer(relative_error, self.gains(lanes, energies).mean(axis=0)))
 
     def gains(self, lanes: FloatArray, energies: FloatArray) -> FloatArray:
         return lanes / energies.reshape(-1, *[1] * (lanes.ndim - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from tqs_fast.engines import Lane, LaneErrors, Reference, fold, roll_reference, 
 from tqs_fast.engines.folding import Folding
 from tqs_fast.engines.lanes import FoldingError
 from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization.blocks import Block, split
 from tqs_fast.quantization.weights import Weight, find_weights, parameter_of
 from tqs_fast.scoring.checkpoint import Checkpoint, fingerprint
 from tqs_fast.scoring.growth import growth_rate
@@ -32,9 +34,10 @@ ACTIVATION_MARGIN = 2  # tensors inside fused torch functions are not seen when 
 
 @dataclass(frozen=True)
 class _Job:
-    """Variant `number` of weight `index`."""
+    """Variant `number` of block `block`, which is a part of weight `weight`."""
 
-    index: int
+    block: int
+    weight: int
     number: int
 
 
@@ -46,6 +49,7 @@ def score(
     initial: InitialConditions | Sequence[InitialConditions] | None = None,
     engine: str = "auto",
     layers: str | Iterable[str] | None = None,
+    row_blocks: int = 1,
     seed: int = 0,
     memory_limit: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -57,21 +61,27 @@ def score(
         system: what is rolled out; its module is not modified.
         horizon: output values per rollout, T.
         method: `Residual()` (default) or `Noise()`.
-        initial: where rollouts start; `Attractor(count=16)` by default. A sequence of methods gives families that count equally.
-        engine: "torch" folds lanes into the batch and takes the serial path for layers that cannot fold (named, with the reason,
+        initial: where rollouts start; `Attractor(count=16)` by default. A sequence of methods gives families that count
+        equally.
+        engine: "torch" folds lanes into the batch and takes the serial path for layers that cannot fold (named, with
+        the reason,
             in `provenance["engine"]["serial"]`); "serial" rolls out one variant at a time; "auto" chooses.
         layers: names or patterns of the weights to score; None for all that can be quantized.
+        row_blocks: split every weight into so many blocks of output rows (the gates of a recurrent cell, say), each
+            scored, and later planned and packed, as a layer of its own named `weight[first:end]`.
         seed: of initial conditions and noise.
-        memory_limit: bytes that the lanes of one chunk may take (1 GiB by default). Chunking changes results by rounding only.
+        memory_limit: bytes that the lanes of one chunk may take (1 GiB by default). Chunking changes results by
+        rounding only.
         checkpoint: folder in which finished chunks are kept; the same call resumes from it, bit for bit.
         progress: True draws a bar on a terminal; a function is called with (done, total).
 
     Raises:
-        ArgumentError: arguments that do not fit the system, a layer pattern that matches nothing, NaN or infinite weights.
+        ArgumentError: arguments that do not fit the system, a layer pattern that matches nothing, NaN or infinite
+        weights.
         DivergenceError: the float rollout diverges or is constant.
         CheckpointError: the checkpoint belongs to another run.
     """
-    method = method or Residual()
+    method = Residual() if method is None else method
     if engine not in ENGINES:
         raise ArgumentError(f"[score] engine must be one of {ENGINES}, got {engine!r}")
     limit = MEMORY_LIMIT if memory_limit is None else memory_limit
@@ -79,23 +89,26 @@ def score(
         raise ArgumentError(f"[score] memory_limit must be a positive number of bytes, got {memory_limit}")
     weights = find_weights(system.module, layers)
     parameters = [_parameter(system, weight) for weight in weights]
+    owned = [(index, block) for index, weight in enumerate(weights) for block in split(weight, row_blocks)]
+    blocks = [block for _, block in owned]
     states = draw(initial or Attractor(), system, horizon=horizon, seed=seed)
     reference = roll_reference(system, states, horizon)
     folding = fold(system, states, parameters)
     serial = dict.fromkeys(range(len(weights)), "asked for") if engine == "serial" else dict(folding.serial)
-    chunks = _chunks(method, parameters, set(serial), _lanes_per_chunk(folding, parameters, states, limit))
+    jobs = [_Job(number, index, v) for number, (index, _) in enumerate(owned) for v in range(method.variants)]
+    chunks = _chunks(jobs, set(serial), _lanes_per_chunk(folding, parameters, states, limit))
     description = {
         "system": {"name": system.name, "module": type(system.module).__qualname__, "block": system.block},
         "method": describe(method),
         "horizon": horizon,
         "seed": seed,
-        "layers": [weight.name for weight in weights],
-        "chunks": [[(job.index, job.number) for job in chunk] for chunk in chunks],
+        "layers": [block.name for block in blocks],
+        "chunks": [[(job.block, job.number) for job in chunk] for chunk in chunks],
     }
-    parts = fingerprint(description, system.module, states)
-    store = None if checkpoint is None else Checkpoint(checkpoint, parts)
+    fingerprints = fingerprint(description, system.module, states)
+    store = None if checkpoint is None else Checkpoint(checkpoint, fingerprints)
 
-    shape = (len(weights), method.variants)
+    shape = (len(blocks), method.variants)
     samples = np.empty((*shape, states.count))
     curves = np.empty((*shape, horizon))
     energies = np.empty(shape)
@@ -106,20 +119,20 @@ def score(
             expected = {"samples": (rows, states.count), "curve": (rows, horizon), "energy": (rows,), "fell_back": ()}
             arrays = store.load(number, expected) if store else None
             if arrays is None:
-                arrays = _run(system, states, reference, folding, method, weights, parameters, chunk, set(serial), seed)
+                arrays = _run(system, states, reference, folding, method, blocks, parameters, chunk, set(serial), seed)
                 if store:
                     store.save(number, arrays)
             if arrays["fell_back"]:
-                serial |= {job.index: "a later step makes other calls than the first" for job in chunk}
+                serial |= {job.weight: "a later step makes other calls than the first" for job in chunk}
             for row, job in enumerate(chunk):
-                samples[job.index, job.number] = arrays["samples"][row]
-                curves[job.index, job.number] = arrays["curve"][row]
-                energies[job.index, job.number] = arrays["energy"][row]
+                samples[job.block, job.number] = arrays["samples"][row]
+                curves[job.block, job.number] = arrays["curve"][row]
+                energies[job.block, job.number] = arrays["energy"][row]
             report(number + 1, len(chunks))
 
     provenance = {
         "system": system.name,
-        "fingerprint": parts,
+        "fingerprint": fingerprints,
         "horizon": horizon,
         "initial": states.description,
         "seed": seed,
@@ -137,7 +150,8 @@ def score(
             "python": platform.python_version(),
         },
     }
-    return _summarise(method, weights, parameters, states, samples, curves, energies, provenance)
+    scored = [block.of(parameters[index].detach()) for index, block in owned]
+    return _summarise(method, blocks, scored, states, samples, curves, energies, provenance)
 
 
 def _parameter(system: System, weight: Weight) -> torch.nn.Parameter:
@@ -154,20 +168,19 @@ def _lanes_per_chunk(
     per_lane = ACTIVATION_MARGIN * folding.bytes_per_state * states.count + 2 * largest
     if per_lane > memory_limit:
         raise ArgumentError(
-            f"[score] memory_limit of {memory_limit} bytes is too small for one lane of {states.count} initial conditions "
+            f"[score] memory_limit of {memory_limit} bytes is too small for one lane of {states.count} initial "
+            f"conditions "
             f"(about {per_lane} bytes); raise it or use fewer initial conditions"
         )
     return max(1, memory_limit // per_lane)
 
 
-def _chunks(
-    method: Method, parameters: Sequence[torch.nn.Parameter], serial: set[int], lanes_per_chunk: int
-) -> list[list[_Job]]:
+def _chunks(jobs: Sequence[_Job], serial: set[int], lanes_per_chunk: int) -> list[list[_Job]]:
     """Foldable jobs in chunks of at most `lanes_per_chunk`, evenly filled; serial jobs one weight at a time."""
-    jobs = [_Job(i, v) for i in range(len(parameters)) if i not in serial for v in range(method.variants)]
-    count = -(-len(jobs) // lanes_per_chunk)
-    folded = [jobs[len(jobs) * c // count : len(jobs) * (c + 1) // count] for c in range(count)]
-    return folded + [[_Job(i, v) for v in range(method.variants)] for i in sorted(serial)]
+    folded = [job for job in jobs if job.weight not in serial]
+    count = -(-len(folded) // lanes_per_chunk)
+    chunks = [folded[len(folded) * c // count : len(folded) * (c + 1) // count] for c in range(count)]
+    return chunks + [[job for job in jobs if job.weight == index] for index in sorted(serial)]
 
 
 def _run(
@@ -176,40 +189,40 @@ def _run(
     reference: Reference,
     folding: Folding,
     method: Method,
-    weights: Sequence[Weight],
+    blocks: Sequence[Block],
     parameters: Sequence[torch.nn.Parameter],
     chunk: Sequence[_Job],
     serial: set[int],
     seed: int,
 ) -> dict[str, np.ndarray[Any, Any]]:
-    variants = [
-        method.variant(weights[job.index].name, parameters[job.index].detach(), job.number, seed) for job in chunk
-    ]
-    lanes = [Lane({job.index: variant}) for job, variant in zip(chunk, variants, strict=True)]
+    lanes, energies = [], []
+    for job in chunk:
+        block, parameter = blocks[job.block], parameters[job.weight].detach()
+        rows = block.of(parameter)
+        changed = method.variant(block.name, rows, job.number, seed)
+        energies.append(relative_energy(rows, changed))
+        lanes.append(Lane({job.weight: block.replaced(parameter, changed)}))
     errors: LaneErrors | None = None
-    if chunk[0].index not in serial:
+    if chunk[0].weight not in serial:
         try:
             errors = run_lanes(system, states, reference, parameters, lanes, folding)
         except FoldingError:  # control flow that depends on values: only seen once the rollout gets there
             errors = None
-    fell_back = errors is None and chunk[0].index not in serial
+    fell_back = errors is None and chunk[0].weight not in serial
     if errors is None:
         errors = run_serial(system, states, reference, parameters, lanes)
-    energy = [
-        relative_energy(parameters[job.index].detach(), v) for job, v in zip(chunk, variants, strict=True)
-    ]
     return {
         "samples": errors.samples.numpy(),
         "curve": errors.curve.numpy(),
-        "energy": np.array(energy),
+        "energy": np.array(energies),
         "fell_back": np.array(fell_back),
     }
 
 
 def _summarise(
     method: Method,
-    weights: Sequence[Weight],
-    parameters: Sequence[torch.nn.Parameter],
+    blocks: Sequence[Block],
+    rows: Sequence[torch.Tensor],
     states: States,
     samples: np.ndarray[Any, Any],
     curves: np.ndarray[Any, Any],
@@ -217,21 +230,21 @@ def _summarise(
     provenance: dict[str, Any],
 ) -> Sensitivity:
     """Lane results `[L, V, ...]` as a table with a column per bit-width."""
-    relative = np.stack([method.relative_error(p.detach(), e) for p, e in zip(parameters, energies, strict=True)])
-    rows = list(zip(energies, relative, strict=True))
+    relative = np.stack([method.relative_error(r, e) for r, e in zip(rows, energies, strict=True)])
+    scales = list(zip(energies, relative, strict=True))
     family_means = np.stack(
         [samples[:, :, states.family_of == f].mean(axis=2) for f in range(len(states.families))]
     ).mean(axis=0)
     gains = [method.gains(means, energy) for means, energy in zip(family_means, energies, strict=True)]
     fits = [growth_rate(curve) for curve in (curves[:, -1] if isinstance(method, Residual) else curves.mean(axis=1))]
     return Sensitivity(
-        layers=tuple(Layer(w.name, w.kind, w.shape, w.parameters) for w in weights),
+        layers=tuple(Layer(b.name, b.weight.kind, b.shape, math.prod(b.shape)) for b in blocks),
         bits=method.bits,
         quantizer=method.quantizer,
-        samples=np.stack([method.damages(s, *row) for s, row in zip(samples, rows, strict=True)]),
+        samples=np.stack([method.damages(s, *row) for s, row in zip(samples, scales, strict=True)]),
         families=states.families,
         family_of=states.family_of,
-        curve=np.stack([method.damages(c, *row) for c, row in zip(curves, rows, strict=True)]),
+        curve=np.stack([method.damages(c, *row) for c, row in zip(curves, scales, strict=True)]),
         relative_error=relative,
         gain=np.array([gain.mean() for gain in gains]),
         growth_rate=np.array([rate for rate, _ in fits]),

@@ -14,7 +14,7 @@ from tqs_fast.systems.system import Recurrent
 from tqs_fast.systems.tree import Tree
 
 WIDTH = 64
-WARM_UP = 16  # true samples that fill the hidden states; training used as many
+WARM_UP = 64  # true samples that fill the memory; training drew 16 to 96
 
 
 class LorenzGRU(torch.nn.Module):

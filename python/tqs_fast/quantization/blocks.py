@@ -1,0 +1,72 @@
+"""Row blocks: a weight split along its output rows into parts that are scored, planned and packed each at its own bits.
+
+Groups of a scale never cross rows, so a block rounds exactly as the same rows of the whole weight do.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization.weights import Weight
+
+_NAME = re.compile(r"^(?P<weight>.+)\[(?P<first>\d+):(?P<end>\d+)\]$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows `[first, end)` of a weight.
+
+    Attributes:
+        name: the weight's name, followed by `[first:end]` unless the block is the whole weight.
+        weight: what it is a part of.
+        first, end: rows.
+    """
+
+    name: str
+    weight: Weight
+    first: int
+    end: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the rows: `[end - first, ...]`."""
+        return (self.end - self.first, *self.weight.shape[1:])
+
+    def of(self, parameter: torch.Tensor) -> torch.Tensor:
+        """The block's rows of the weight's tensor, a view."""
+        return parameter[self.first : self.end]
+
+    def replaced(self, parameter: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """A copy of the weight's tensor in which the block's rows are `rows`."""
+        changed = parameter.clone()
+        changed[self.first : self.end] = rows
+        return changed
+
+
+def split(weight: Weight, row_blocks: int) -> list[Block]:
+    """`weight` in `row_blocks` blocks of almost equal size, or one block a row where it has fewer rows.
+
+    Raises:
+        ArgumentError: row_blocks < 1.
+    """
+    if row_blocks < 1:
+        raise ArgumentError(f"[score] row_blocks must be at least 1, got {row_blocks}")
+    rows = weight.shape[0]
+    count = min(row_blocks, rows)
+    edges = [rows * b // count for b in range(count + 1)]
+    if count == 1:
+        return [Block(weight.name, weight, 0, rows)]
+    return [Block(f"{weight.name}[{first}:{end}]", weight, first, end) for first, end in pairwise(edges)]
+
+
+def parse_name(name: str) -> tuple[str, tuple[int, int] | None]:
+    """Weight name and rows of a block's name; rows are None for a whole weight."""
+    match = _NAME.match(name)
+    if match is None:
+        return name, None
+    return match["weight"], (int(match["first"]), int(match["end"]))

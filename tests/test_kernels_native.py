@@ -1,0 +1,77 @@
+"""Sanitizer run of the CPU kernels, and the linkage rule of the ISA folders (csrc/README.md); needs a compiler."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++") or ""
+X86 = platform.machine() in ("x86_64", "AMD64")
+ISAS = ("scalar", "avx2", "avx512") if X86 else ("scalar",)
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+pytestmark = pytest.mark.skipif(not COMPILER, reason="needs a C++ compiler")
+
+
+def compile_object(source: Path, folder: Path, *flags: str) -> Path:
+    isa = source.parent.name if source.parent.parent.name == "cpu" else ""
+    own = (source.parent / "flags.txt").read_text().split() if isa in ISAS else []
+    if source.name == "tables.cpp":
+        own = [f"-DTQS_ISA_{name.upper()}" for name in ISAS]
+    if source.name in ("search.cpp", "rng.cpp"):
+        own = ["-ffp-contract=off"]
+    target = folder / f"{isa}_{source.stem}.o"
+    command = [COMPILER, "-std=c++20", f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(target), *own, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def sources() -> list[Path]:
+    folders = ["core", "backend", "quant", *(f"cpu/{isa}" for isa in ISAS), "no_cuda"]
+    found = [path for folder in folders for path in sorted((ROOT / "csrc" / folder).glob("*.cpp"))]
+    found.append(ROOT / "csrc/cpu/tables.cpp")
+    if X86:
+        found.append(ROOT / "csrc/cpu/cpu_features.cpp")
+    return [*found, ROOT / "tests/native/sanitize.cpp"]
+
+
+def test_kernels_run_clean_under_sanitizers(tmp_path):
+    probe = tmp_path / "probe.cpp"
+    probe.write_text("int main() { return 0; }")
+    if subprocess.run(
+        [COMPILER, *SANITIZERS, str(probe), "-o", str(tmp_path / "probe")], capture_output=True
+    ).returncode:
+        pytest.skip("the compiler has no sanitizer libraries")
+    with ThreadPoolExecutor(2) as executor:
+        objects = list(executor.map(lambda path: compile_object(path, tmp_path, "-O1", "-g1", *SANITIZERS), sources()))
+    program = tmp_path / "sanitize"
+    link = [COMPILER, *SANITIZERS, *map(str, objects), "-o", str(program), "-pthread"]
+    done = subprocess.run(link, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # Leaks are not looked for: the thread pool lives as long as the process, on purpose.
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TQS_ISA": ""}
+    done = subprocess.run([str(program)], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not X86 or not shutil.which("nm"), reason="needs an ISA folder and nm")
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != "scalar"])
+def test_isa_files_leave_nothing_for_the_linker_to_mix_up(tmp_path, isa):
+    for source in sorted((ROOT / "csrc/cpu" / isa).glob("*.cpp")):
+        compiled = compile_object(source, tmp_path, "-O2", "-Wno-maybe-uninitialized")
+        listing = subprocess.run(
+            ["nm", "-C", "--defined-only", str(compiled)], capture_output=True, text=True, check=True
+        )
+        for line in listing.stdout.splitlines():
+            _address, kind, name = line.split(maxsplit=2)
+            own = kind.islower() or name.startswith(f"tqs::{isa}::") or name == f"tqs::{isa}_table"
+            assert own, f"{source.name} defines {name}, which other files could be linked to"
+            assert kind not in "WVu", f"{source.name} defines {name} weakly"
