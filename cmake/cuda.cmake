@@ -17,7 +17,6 @@ if(NOT TQS_CUDA STREQUAL "OFF")
 endif()
 
 if(build_cuda)
-    set(CMAKE_CUDA_ARCHITECTURES ${TQS_CUDA_ARCHITECTURES})
     enable_language(CUDA)
     if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
         if(TQS_CUDA STREQUAL "ON")
@@ -29,6 +28,7 @@ if(build_cuda)
 endif()
 
 if(build_cuda)
+    set(CMAKE_CUDA_ARCHITECTURES ${TQS_CUDA_ARCHITECTURES})
     # By flag: CMake before 3.26 does not know that nvcc has C++20 (for the same reason C++ has its standard as a
     # feature of the target: CMAKE_CXX_STANDARD would be inherited by CUDA).
     add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)

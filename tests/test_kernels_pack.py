@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +61,33 @@ def test_bytes_equal_the_oracle(form, search):
         if zeros is not None:
             same_bits(packed.zeros, zeros)
         assert packed.nbytes == kernels.packed_bytes(weight.shape, form.bits, form.group_size, form.symmetric)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", kernels.FORMATS)
+def test_thousands_of_groups_equal_the_oracle(bits, symmetric):
+    # Tails from Gaussian to Cauchy.
+    generator = np.random.default_rng(bits)
+    tails = generator.choice([1.0, 2.0, 4.0, 30.0], (1500, 1))
+    weight = generator.standard_t(tails, (1500, 64)).astype(np.float32)
+    packed = kernels.pack(weight, bits=bits, group_size=32, symmetric=symmetric)
+    codes, scales, zeros = reference.quantize(weight, bits, 32, symmetric, "mse")
+    same_bits(packed.scales, scales)
+    same_bits(packed.codes, codes)
+    if zeros is not None:
+        same_bits(packed.zeros, zeros)
+
+
+def test_the_grids_of_ratios_are_the_oracles():
+    # Least squares forgives a ratio that is off by one step, so no output would show it.
+    source = (Path(__file__).resolve().parent.parent / "csrc/quant/search.cpp").read_text()
+    for name, expected in (
+        ("kSymmetricRatios", reference.SYMMETRIC_RATIOS),
+        ("kRangeRatios", reference.RANGE_RATIOS),
+    ):
+        body = source.split(f"{name}[4][kRatios] = {{")[1].split("};")[0]
+        rows = [tuple(map(int, row.split(","))) for row in re.findall(r"\{([\d, ]+)\}", body)]
+        assert rows == [expected[bits] for bits in kernels.FORMATS]
 
 
 @pytest.mark.parametrize("isa", ISAS)

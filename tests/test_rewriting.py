@@ -109,8 +109,8 @@ def test_tied_weights_stay_tied():
     assert small.embedding.packed["weight"] is small.head.packed["weight"]
     for copied in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
         assert copied.embedding.packed["weight"] is copied.head.packed["weight"]
-    small.head.packed["weight"].codes.zero_()
-    assert (small.embedding.packed["weight"].codes == 0).all()
+    small.head.packed["weight"].blocks[0].codes.zero_()
+    assert (small.embedding.packed["weight"].blocks[0].codes == 0).all()
 
 
 def test_a_module_used_twice_is_replaced_once():
@@ -124,8 +124,8 @@ def test_a_module_used_twice_is_replaced_once():
 def test_group_size_replaces_that_of_the_plan():
     module = nn.Linear(100, 4)
     small = tqs.quantize(module, plan_for(module, [4]), group_size=32)
-    assert small.packed["weight"].group_size == 32
-    assert small.packed["weight"].scales.shape == (4, 4)
+    assert small.packed["weight"].blocks[0].group_size == 32
+    assert small.packed["weight"].blocks[0].scales.shape == (4, 4)
     with pytest.raises(tqs.ArgumentError, match="group_size"):
         tqs.quantize(module, plan_for(module, [4]), group_size=48)
 
@@ -211,10 +211,10 @@ def test_state_dicts_carry_everything(case):
 def test_a_state_dict_of_another_format_changes_nothing():
     module = nn.Linear(1, 4)  # one byte a row at every bit-width, so shapes do not tell
     four, eight = (tqs.quantize(module, plan_for(module, [bits])) for bits in (4, 8))
-    before = eight.packed["weight"].codes.clone()
+    before = eight.packed["weight"].blocks[0].codes.clone()
     with pytest.raises(RuntimeError, match=r"expected \[bits, group_size, \*shape\] \[8, 128, 4, 1\]"):
         eight.load_state_dict(four.state_dict())
-    assert torch.equal(eight.packed["weight"].codes, before)
+    assert torch.equal(eight.packed["weight"].blocks[0].codes, before)
     with pytest.raises(RuntimeError, match="Missing key"):
         eight.load_state_dict(module.state_dict())
 

@@ -14,6 +14,7 @@ import tqs_fast as tqs
 from cases.modules import CASES
 from packing import assert_within, cast, exact_and_bound, input_gradients, outputs, plan_for, twin
 from tqs_fast.rewriting import PackedTensor, QuantModule, convolution
+from tqs_fast.rewriting.packed_block import PackedBlock
 
 FLOAT32, BFLOAT16 = 2.0**-24, 2.0**-8
 FORMATS = list(itertools.product((2, 3, 4, 8), (0, 32, 128), (True, False)))
@@ -87,7 +88,7 @@ def test_one_flipped_code_is_seen(case):
     reference, small = rewritten(case, (4, 32, True))
     inputs = case.make_input(3)
     exact, bound = exact_and_bound(outputs, reference, inputs, FLOAT32)
-    for tensor in (part for part in small.modules() if isinstance(part, PackedTensor)):
+    for tensor in (part for part in small.modules() if isinstance(part, PackedBlock)):
         effects = []
         for row, byte in itertools.product(*map(range, tensor.codes[:4, :2].shape)):
             tensor.codes[row, byte] ^= 1 << (tensor.bits - 1)

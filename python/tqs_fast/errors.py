@@ -1,4 +1,4 @@
-"""Every error a user can cause derives from `TqsError`: one sentence on what was expected, what came, and what to do."""
+"""Every error a user can cause is a `TqsError`: one sentence on what was expected, what came, and what to do."""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ def evaluate(
         module = rewriting.quantize(loaded.module, Plan.load(model))
     else:
         module = rewriting.load(loaded.module, model)
-    result = scoring.evaluate(loaded, module, horizon=horizon, initial=options.parse_initial(initial, count), seed=seed)
+    result = scoring.evaluate(
+        loaded, module, horizon=horizon, initial=options.parse_initial(initial, count, loaded), seed=seed
+    )
     if out is not None:
         result.save(out)
     if json:

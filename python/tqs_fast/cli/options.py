@@ -10,7 +10,7 @@ import typer
 
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization import Quantizer
-from tqs_fast.systems import Attractor, InitialConditions, Synthetic
+from tqs_fast.systems import Attractor, InitialConditions, Synthetic, System
 
 SystemName: TypeAlias = Annotated[
     str, typer.Argument(metavar="SYSTEM", help="lorenz-gru, fracast, silero-vad, or pkg.module:factory")
@@ -21,7 +21,7 @@ Count: TypeAlias = Annotated[int, typer.Option(help="Initial conditions per fami
 Initial: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        help="Where rollouts start: attractor or synthetic; repeat for several families. [default: attractor]"
+        help="Where rollouts start: attractor or synthetic; repeat for several families. [default: the system's]"
     ),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -32,11 +32,11 @@ Asymmetric: TypeAlias = Annotated[bool, typer.Option("--asymmetric", help="Store
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def parse_initial(names: list[str] | None, count: int) -> list[InitialConditions]:
+def parse_initial(names: list[str] | None, count: int, system: System) -> list[InitialConditions]:
     """Families from their names."""
     known = {"attractor": Attractor, "synthetic": Synthetic}
     families: list[InitialConditions] = []
-    for name in names or ["attractor"]:
+    for name in names or [system.default_initial]:
         if name not in known:
             raise ArgumentError(f"[--initial] expected attractor or synthetic, got {name!r}")
         families.append(known[name](count=count))

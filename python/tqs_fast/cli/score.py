@@ -46,11 +46,12 @@ def score(
         chosen = scoring.Noise(probes=probes, epsilon=epsilon, bits=menu, quantizer=quantizer)
     else:
         raise ArgumentError(f"[--method] expected residual or noise, got {method!r}")
+    loaded = load_system(system)
     table = scoring.score(
-        load_system(system),
+        loaded,
         horizon=horizon,
         method=chosen,
-        initial=options.parse_initial(initial, count),
+        initial=options.parse_initial(initial, count, loaded),
         engine=engine,
         layers=layers,
         row_blocks=row_blocks,

@@ -61,7 +61,12 @@ def split(weight: Weight, row_blocks: int) -> list[Block]:
     edges = [rows * b // count for b in range(count + 1)]
     if count == 1:
         return [Block(weight.name, weight, 0, rows)]
-    return [Block(f"{weight.name}[{first}:{end}]", weight, first, end) for first, end in pairwise(edges)]
+    return [Block(block_name(weight.name, first, end), weight, first, end) for first, end in pairwise(edges)]
+
+
+def block_name(weight: str, first: int, end: int) -> str:
+    """Name of the rows `[first, end)` of the weight called `weight`."""
+    return f"{weight}[{first}:{end}]"
 
 
 def parse_name(name: str) -> tuple[str, tuple[int, int] | None]:
@@ -70,3 +75,17 @@ def parse_name(name: str) -> tuple[str, tuple[int, int] | None]:
     if match is None:
         return name, None
     return match["weight"], (int(match["first"]), int(match["end"]))
+
+
+def check_cover(weight: Weight, rows: list[tuple[int, int]], function: str) -> None:
+    """Check that sorted row ranges cover a weight without gap or overlap.
+
+    Raises:
+        ArgumentError: they do not.
+    """
+    edges = [0, *(end for _, end in rows)]
+    if [first for first, _ in rows] != edges[:-1] or edges[-1] != weight.shape[0] or sorted(set(edges)) != edges:
+        raise ArgumentError(
+            f"[{function}] expected row blocks of {weight.name} that cover its {weight.shape[0]} rows once, got "
+            f"{', '.join(f'[{first}:{end}]' for first, end in rows)}"
+        )

@@ -1,12 +1,13 @@
 """Packed modules on disk: one safetensors file with the whole state, the plan and the format of every packed weight.
 
-Tensors of a packed weight W are `W.codes` (U8), `W.scales` (BF16) and `W.zeros` (U8, absent if symmetric); every other
-tensor has its name in the state dict. A tensor with several names is stored under the first. Metadata:
+Tensors of a packed weight W (`weight[first:end]` for a row block) are `W.codes` (U8), `W.scales` (BF16) and `W.zeros`
+(U8, absent if symmetric); every other tensor has its name in the state dict. A tensor with several names is stored under the
+first. Metadata:
 
     format   "tqs-fast/model"
     version  "1"
     plan     the plan as JSON
-    packed   {weight name: {bits, group_size, shape, dtype, names}} as JSON; names are those of all its owners
+    packed   {weight or block name: {bits, group_size, shape, dtype, names}} as JSON; names are those of all its owners
     aliases  {further name: first name} of the shared tensors, as JSON
 """
 
@@ -26,9 +27,11 @@ from torch import Tensor, nn
 
 from tqs_fast.allocation.plan import Plan
 from tqs_fast.errors import ArgumentError, FileFormatError, TqsError
+from tqs_fast.quantization.blocks import block_name, check_cover, parse_name
 from tqs_fast.quantization.quantizer import BITS, GROUP_SIZES
 from tqs_fast.quantization.weights import DTYPES, Weight, join, parameter_of, scan
 from tqs_fast.rewriting.packed import PackedTensor, QuantModule
+from tqs_fast.rewriting.packed_block import PackedBlock
 from tqs_fast.rewriting.rewrite import PLAN_ATTRIBUTE, replace_modules
 
 FORMAT = "tqs-fast/model"
@@ -53,18 +56,20 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
         raise ArgumentError(f"[save] the folder {target.parent} does not exist; create it first")
     tensors: dict[str, Tensor] = {}
     specification: dict[str, Any] = {}
-    for name, (packed, names) in _packed_tensors(module).items():
-        specification[name] = {
-            "bits": packed.bits,
-            "group_size": packed.group_size,
-            "shape": list(packed.shape),
-            "dtype": _name_of(packed.anchor.dtype),
-            "names": names,
-        }
-        tensors[f"{name}.codes"] = packed.codes
-        tensors[f"{name}.scales"] = packed.scales.view(torch.bfloat16)
-        if packed.zeros is not None:
-            tensors[f"{name}.zeros"] = packed.zeros
+    for weight, (packed, names) in _packed_tensors(module).items():
+        for first, end, block in packed.spans():
+            name = weight if len(packed.blocks) == 1 else block_name(weight, first, end)
+            specification[name] = {
+                "bits": block.bits,
+                "group_size": block.group_size,
+                "shape": list(block.shape),
+                "dtype": _name_of(block.anchor.dtype),
+                "names": names,
+            }
+            tensors[f"{name}.codes"] = block.codes
+            tensors[f"{name}.scales"] = block.scales.view(torch.bfloat16)
+            if block.zeros is not None:
+                tensors[f"{name}.zeros"] = block.zeros
     state, aliases = _plain_state(module)
     tensors |= state
     for name, tensor in tensors.items():
@@ -110,17 +115,27 @@ def load(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     entries = {name: _entry(entry, path) for name, entry in specification.items()}
     if {name: (entry["bits"], entry["group_size"]) for name, entry in entries.items()} != planned:
         raise _mismatch(path, "its plan and its packed weights disagree", "write it again with tqs_fast.save")
-    chosen, packed = [], {}
-    for name, entry in entries.items():
-        if name not in weights:
+    parts: dict[str, list[tuple[int, int, str]]] = {}
+    for name in entries:
+        weight, rows = parse_name(name)
+        if weight not in weights:
             raise _mismatch(
-                path, f"packed weight {name} is not a quantizable weight of the given {type(module).__name__}"
+                path, f"packed weight {weight} is not a quantizable weight of the given {type(module).__name__}"
             )
-        parameter = parameter_of(built, weights[name])
-        _check_weight(weights[name], parameter, entry, path)
-        packed[name] = _packed_tensor(name, entry, quantizer.symmetric, tensors, path).to(parameter.device)
-        chosen.append(weights[name])
-    built = replace_modules(built, chosen, packed)
+        parts.setdefault(weight, []).append((*(rows or (0, weights[weight].shape[0])), name))
+    packed = {}
+    for weight, spans in parts.items():
+        parameter = parameter_of(built, weights[weight])
+        blocks = []
+        for first, end, name in sorted(spans):
+            _check_weight(weights[weight], (first, end), parameter, entries[name], path)
+            blocks.append(_packed_block(name, entries[name], quantizer.symmetric, tensors, path))
+        try:
+            check_cover(weights[weight], [(first, end) for first, end, _ in sorted(spans)], "load")
+        except ArgumentError as error:
+            raise _mismatch(path, str(error)) from error
+        packed[weight] = PackedTensor(blocks).to(parameter.device)
+    built = replace_modules(built, [weights[weight] for weight in packed], packed)
     _load_plain(built, tensors, aliases, path)
     setattr(built, PLAN_ATTRIBUTE, plan)
     return built
@@ -139,7 +154,7 @@ def _packed_tensors(module: nn.Module) -> dict[str, tuple[PackedTensor, list[str
 
 def _plain_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State that is not packed, each tensor once under its first name, and {further name: first name}."""
-    inside = {path for path, part in module.named_modules(remove_duplicate=False) if isinstance(part, PackedTensor)}
+    inside = {path for path, part in module.named_modules(remove_duplicate=False) if isinstance(part, PackedBlock)}
     first: dict[int, str] = {}
     state: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
@@ -243,10 +258,14 @@ def _entry(entry: Any, path: Any) -> dict[str, Any]:
     return dict(entry)
 
 
-def _check_weight(weight: Weight, parameter: Tensor, entry: Mapping[str, Any], path: Any) -> None:
+def _check_weight(
+    weight: Weight, rows: tuple[int, int], parameter: Tensor, entry: Mapping[str, Any], path: Any
+) -> None:
+    """Check the entry of the block `rows` of `weight`."""
     name, names = weight.name, [join(*owner) for owner in weight.owners]
-    if list(weight.shape) != entry["shape"]:
-        raise _mismatch(path, f"{name} has shape {entry['shape']} in the file, {list(weight.shape)} in the module")
+    shape = [rows[1] - rows[0], *weight.shape[1:]]
+    if shape != entry["shape"]:
+        raise _mismatch(path, f"{name} has shape {entry['shape']} in the file, {shape} in the module")
     if names != entry["names"]:
         raise _mismatch(path, f"{name} is shared by {entry['names']} in the file, by {names} in the module")
     if parameter.dtype != DTYPE_OF[entry["dtype"]]:
@@ -258,10 +277,10 @@ def _check_weight(weight: Weight, parameter: Tensor, entry: Mapping[str, Any], p
         raise _mismatch(path, f"{name} of the module is on the meta device", "build the module on a real device")
 
 
-def _packed_tensor(
+def _packed_block(
     name: str, entry: Mapping[str, Any], symmetric: bool, tensors: dict[str, Tensor], path: Any
-) -> PackedTensor:
-    """Takes the parts of one packed weight out of `tensors`."""
+) -> PackedBlock:
+    """Takes the parts of one packed block out of `tensors`."""
     shape, bits, group_size = tuple(entry["shape"]), entry["bits"], entry["group_size"]
     rows, columns = shape[0], int(torch.Size(shape[1:]).numel())
     groups = -(-columns // group_size) if group_size else 1
@@ -287,7 +306,7 @@ def _packed_tensor(
         raise _damaged(path, f"{name}.zeros holds {int(zeros.max())}, expected less than {1 << bits}")
     scales = parts["scales"].view(torch.int16)
     dtype = DTYPE_OF[entry["dtype"]]
-    return PackedTensor(parts["codes"], scales, zeros, bits=bits, group_size=group_size, shape=shape, dtype=dtype)
+    return PackedBlock(parts["codes"], scales, zeros, bits=bits, group_size=group_size, shape=shape, dtype=dtype)
 
 
 def _name_of(dtype: torch.dtype) -> str:

@@ -1,20 +1,15 @@
-"""A packed weight as module state, and the base of every module that computes with packed weights.
-
-All packed state is integer (the scales are bit patterns of bfloat16), so `.to(dtype)` and `.half()` change
-the dtype a module computes in and never the stored values.
-"""
+"""A packed weight, and the base of every module that computes with packed weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tqs_fast import kernels, ops
+from tqs_fast.rewriting.packed_block import PackedBlock
 
 _HOOKS = (
     "_forward_hooks",
@@ -26,107 +21,71 @@ _HOOKS = (
 
 
 class PackedTensor(nn.Module):
-    """One packed weight; tied layers hold the same `PackedTensor`.
+    """One packed weight: blocks of its rows, in order, each at its own bits. Tied layers hold the same `PackedTensor`.
 
     Attributes:
-        codes, scales, zeros: the matrix [N, K] as in `tqs_fast.ops`; zeros is None for symmetric weights.
-        bits, group_size: the format.
-        shape: shape of the float weight, N = shape[0] and K = product of the rest.
-        anchor: empty tensor of the dtype in which the weight is handed out; it follows `.to(dtype)` and is not saved.
+        blocks: at least one `PackedBlock`; together they cover the rows of the weight.
+        shape: shape of the float weight, [rows, ...].
     """
 
-    codes: Tensor
-    scales: Tensor
-    zeros: Tensor | None
-    anchor: Tensor
+    blocks: nn.ModuleList
 
-    def __init__(
-        self,
-        codes: Tensor,
-        scales: Tensor,
-        zeros: Tensor | None,
-        *,
-        bits: int,
-        group_size: int,
-        shape: tuple[int, ...],
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, blocks: Sequence[PackedBlock]) -> None:
         super().__init__()
-        self.bits, self.group_size, self.shape = bits, group_size, shape
-        self.in_features = int(np.prod(shape[1:]))
-        self.register_buffer("codes", codes)
-        self.register_buffer("scales", scales)
-        self.register_buffer("zeros", zeros)
-        self.register_buffer("anchor", torch.empty(0, dtype=dtype, device=codes.device), persistent=False)
+        self.blocks = nn.ModuleList(blocks)
+        self.shape = (sum(block.shape[0] for block in blocks), *blocks[0].shape[1:])
 
-    @classmethod
-    def of(cls, packed: kernels.PackedWeight, like: Tensor) -> PackedTensor:
-        """`packed` with the shape, dtype and device of the float weight it came from."""
-        return cls(
-            torch.from_numpy(packed.codes).to(like.device),
-            torch.from_numpy(packed.scales.view(np.int16)).to(like.device),
-            None if packed.zeros is None else torch.from_numpy(packed.zeros).to(like.device),
-            bits=packed.bits,
-            group_size=packed.group_size,
-            shape=tuple(like.shape),
-            dtype=like.dtype,
-        )
+    def spans(self) -> list[tuple[int, int, PackedBlock]]:
+        """(first row, end row, block) of every block."""
+        spans, first = [], 0
+        for block in self.blocks:
+            assert isinstance(block, PackedBlock)
+            spans.append((first, first + block.shape[0], block))
+            first += block.shape[0]
+        return spans
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the weight is handed out; follows `.to(dtype)`."""
+        return self.spans()[0][2].anchor.dtype
 
     @property
     def nbytes(self) -> int:
         """Stored bytes: codes, scales and zero points."""
-        return sum(t.numel() * t.element_size() for t in (self.codes, self.scales, self.zeros) if t is not None)
+        return sum(block.nbytes for _, _, block in self.spans())
 
     def linear(self, x: Tensor, bias: Tensor | None, rows: slice | None = None) -> Tensor:
-        """x [..., K] @ W[rows].T + bias, in the dtype of x; rows None is all of them."""
-        codes, scales, zeros = self.codes, self.scales, self.zeros
-        if rows is not None:
-            codes, scales, zeros = codes[rows], scales[rows], None if zeros is None else zeros[rows]
-        return ops.qgemm(x, codes, scales, zeros, self.bits, self.group_size, self.in_features, bias)
+        """x [..., K] @ W[rows].T + bias, in the dtype of x; `rows` has no step, None is all of them."""
+        spans = self.spans()
+        if rows is None and len(spans) == 1:
+            return spans[0][2].linear(x, bias)
+        start, stop, _ = (rows or slice(None)).indices(self.shape[0])
+        parts = []
+        for first, end, block in spans:
+            low, high = max(start, first), min(stop, end)
+            if low < high:
+                part = None if bias is None else bias[low - start : high - start]
+                parts.append(block.linear(x, part, slice(low - first, high - first)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def rows(self, indices: Tensor) -> Tensor:
-        """W[indices] [count, K] for a 1-D integer tensor, dequantizing those rows only."""
-        zeros = None if self.zeros is None else self.zeros.index_select(0, indices)
-        codes, scales = self.codes.index_select(0, indices), self.scales.index_select(0, indices)
-        return ops.dequantize(codes, scales, zeros, self.bits, self.group_size, self.in_features).to(self.anchor.dtype)
+        """W[indices] [count, K] for a 1-D integer tensor, dequantizing those rows only (once per block)."""
+        spans = self.spans()
+        if len(spans) == 1:
+            return spans[0][2].rows(indices)
+        count = self.shape[0]
+        if indices.numel() and not torch.compiler.is_compiling() and bool(((indices < 0) | (indices >= count)).any()):
+            raise IndexError(f"[PackedTensor] expected row indices from 0 to {count - 1}")
+        found = [block.rows((indices - first).clamp(0, end - first - 1)) for first, end, block in spans]
+        values = found[0]
+        for (first, _, _), part in zip(spans[1:], found[1:], strict=True):
+            values = torch.where((indices >= first).unsqueeze(1), part, values)
+        return values
 
     def dequantized(self) -> Tensor:
-        """The whole weight in its float shape and in the dtype of `anchor`."""
-        matrix = ops.dequantize(self.codes, self.scales, self.zeros, self.bits, self.group_size, self.in_features)
-        return matrix.reshape(self.shape).to(self.anchor.dtype)
-
-    def get_extra_state(self) -> Tensor:
-        """int64 [bits, group_size, *shape]: a tensor, so that any file format for state dicts can hold it."""
-        return torch.tensor([self.bits, self.group_size, *self.shape])
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Nothing to set: `_load_from_state_dict` has refused any other format."""
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Mapping[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        # Checked before any copy: codes of another bit-width may have the same number of bytes.
-        theirs, ours = state_dict.get(prefix + "_extra_state"), self.get_extra_state()
-        if theirs is not None and theirs.tolist() != ours.tolist():
-            error_msgs.append(
-                f"[load_state_dict] {prefix}: expected [bits, group_size, *shape] {ours.tolist()}, "
-                f"got {theirs.tolist()}; quantize with the plan of the state dict first, or use tqs_fast.load"
-            )
-            return
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-
-    def extra_repr(self) -> str:
-        kind = "symmetric" if self.zeros is None else "asymmetric"
-        return f"{list(self.shape)}, bits={self.bits}, group_size={self.group_size}, {kind}"
+        """The whole weight in its float shape."""
+        parts = [block.dequantized() for _, _, block in self.spans()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class QuantModule(nn.Module):

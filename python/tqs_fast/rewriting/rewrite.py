@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization.blocks import Block, check_cover, parse_name
 from tqs_fast.quantization.weights import Weight, find_weights, kind_of, parameter_of
 from tqs_fast.rewriting.attention import QuantMultiheadAttention
 from tqs_fast.rewriting.cells import QuantGRUCell, QuantLSTMCell, QuantRNNCell
 from tqs_fast.rewriting.convolution import QuantConv1d, QuantConv2d
 from tqs_fast.rewriting.linear import QuantEmbedding, QuantLinear
 from tqs_fast.rewriting.packed import PackedTensor, QuantModule
+from tqs_fast.rewriting.packed_block import PackedBlock
 from tqs_fast.rewriting.recurrent import QuantGRU, QuantLSTM, QuantRNN
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def quantize(
 
     Args:
         module: a float module.
-        plan: weight name -> bits, or None to leave it float.
+        plan: weight name, or row block (`weight[first:end]`), -> bits, or None to leave the weight float.
         method: "rtn", round to nearest.
         group_size: replaces that of `plan.quantizer`: 32, 64, 128 or 0 (per channel).
         system, initial: for methods that need rollouts; not used by "rtn".
@@ -71,43 +73,68 @@ def quantize(
     if group_size is not None:
         plan = replace(plan, quantizer=replace(plan.quantizer, group_size=group_size))
     rewritten = copy.deepcopy(module)
-    weights = _planned(rewritten, plan)
+    planned = _planned(rewritten, plan)
     packed = {}
-    for weight in weights:
-        bits = plan.bits[weight.name]
-        if bits is not None:
-            parameter = parameter_of(rewritten, weight).detach()
-            packed[weight.name] = PackedTensor.of(plan.quantizer.pack(parameter, bits), parameter)
-    rewritten = replace_modules(rewritten, weights, packed)
+    for weight, blocks in planned:
+        parameter = parameter_of(rewritten, weight).detach()
+        packed[weight.name] = PackedTensor(
+            [
+                PackedBlock.of(plan.quantizer.pack(block.of(parameter), _bits(plan, block)), block.of(parameter))
+                for block in blocks
+            ]
+        )
+    rewritten = replace_modules(rewritten, [weight for weight, _ in planned], packed)
     setattr(rewritten, PLAN_ATTRIBUTE, plan)
     return rewritten
 
 
-def _planned(module: nn.Module, plan: Plan) -> list[Weight]:
-    """The weights that the plan packs, checked against the plan."""
+def _planned(module: nn.Module, plan: Plan) -> list[tuple[Weight, list[Block]]]:
+    """The weights that the plan packs and their row blocks, checked against the plan."""
     layers = {layer.name: layer for layer in plan.layers}
-    parameters = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    parts: dict[str, list[tuple[int, int, str]]] = {}
     for name in plan.bits:
-        if name not in parameters:
+        weight, rows = parse_name(name)
+        if weight not in shapes:
             raise ArgumentError(
-                f"[quantize] the plan names {name}, which {type(module).__name__} does not have; "
+                f"[quantize] the plan names {weight}, which {type(module).__name__} does not have; "
                 "give the module that was scored"
             )
-        if name in layers and tuple(layers[name].shape) != parameters[name]:
+        first, end = rows or (0, shapes[weight][0])
+        shape = (end - first, *shapes[weight][1:])
+        if name in layers and tuple(layers[name].shape) != shape:
             raise ArgumentError(
                 f"[quantize] the plan has {name} of shape {list(layers[name].shape)}, the module has "
-                f"{list(parameters[name])}; give the module that was scored"
+                f"{list(shape)}; give the module that was scored"
             )
-    chosen = [name for name, bits in plan.bits.items() if bits is not None]
-    weights = find_weights(module, chosen) if chosen else []
-    for weight in weights:
-        layer = layers.get(weight.name)
-        if layer is not None and layer.kind != weight.kind:
+        parts.setdefault(weight, []).append((first, end, name))
+    packed = {weight: sorted(blocks) for weight, blocks in parts.items() if _is_packed(weight, blocks, plan)}
+    planned = []
+    for found in find_weights(module, list(packed)) if packed else []:
+        names = [name for _, _, name in packed[found.name]]
+        kinds = {layers[name].kind for name in names if name in layers}
+        if kinds - {found.kind}:
             raise ArgumentError(
-                f"[quantize] the plan has {weight.name} in a {layer.kind}, the module in a {weight.kind}; "
+                f"[quantize] the plan has {found.name} in a {kinds.pop()}, the module in a {found.kind}; "
                 "give the module that was scored"
             )
-    return weights
+        check_cover(found, [(first, end) for first, end, _ in packed[found.name]], "quantize")
+        planned.append((found, [Block(name, found, first, end) for first, end, name in packed[found.name]]))
+    return planned
+
+
+def _is_packed(weight: str, blocks: list[tuple[int, int, str]], plan: Plan) -> bool:
+    """Whether the plan packs all blocks of the weight, or leaves all of them float."""
+    packed = [plan.bits[name] is not None for _, _, name in blocks]
+    if any(packed) and not all(packed):
+        raise ArgumentError(f"[quantize] the plan leaves some row blocks of {weight} float; freeze all of them or none")
+    return all(packed)
+
+
+def _bits(plan: Plan, block: Block) -> int:
+    bits = plan.bits[block.name]
+    assert bits is not None
+    return bits
 
 
 def replace_modules(module: nn.Module, weights: Iterable[Weight], packed: Mapping[str, PackedTensor]) -> nn.Module:

@@ -18,7 +18,7 @@ from tqs_fast.engines.reference import family_weights
 from tqs_fast.engines.statistics import ErrorStatistics
 from tqs_fast.errors import ArgumentError
 from tqs_fast.scoring.growth import growth_rate
-from tqs_fast.systems import Attractor, InitialConditions, System, draw
+from tqs_fast.systems import InitialConditions, System, default_initial, draw
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -134,7 +134,7 @@ def evaluate(
         system: holds the float model and the step.
         module: a drop-in for `system.module`, e.g. what `quantize` returned.
         horizon: output values, T.
-        initial: where rollouts start; `Attractor(count=16)` by default.
+        initial: where rollouts start; 16 of `system.default_initial` by default.
         seed: of the initial conditions. The default differs from that of `score`, so that a plan is judged on states
             that scoring never saw.
 
@@ -142,7 +142,7 @@ def evaluate(
         ArgumentError: arguments that do not fit the system, or outputs of another shape.
         DivergenceError: the float rollout diverges or is constant.
     """
-    states = draw(initial or Attractor(), system, horizon=horizon, seed=seed)
+    states = draw(default_initial(system) if initial is None else initial, system, horizon=horizon, seed=seed)
     reference = roll_reference(system, states, horizon)
     outputs = roll_outputs(system, states, horizon, module=module.eval())
     if outputs.shape != reference.outputs.shape:

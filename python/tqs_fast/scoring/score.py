@@ -25,7 +25,7 @@ from tqs_fast.scoring.checkpoint import Checkpoint, fingerprint
 from tqs_fast.scoring.growth import growth_rate
 from tqs_fast.scoring.methods import Method, Residual, describe, relative_energy
 from tqs_fast.scoring.sensitivity import Layer, Sensitivity
-from tqs_fast.systems import Attractor, InitialConditions, States, System, draw
+from tqs_fast.systems import InitialConditions, States, System, default_initial, draw
 
 ENGINES = ("auto", "torch", "serial")
 MEMORY_LIMIT = 2**30  # bytes, by default: enough for hundreds of lanes of a small model, safe on any machine
@@ -61,8 +61,8 @@ def score(
         system: what is rolled out; its module is not modified.
         horizon: output values per rollout, T.
         method: `Residual()` (default) or `Noise()`.
-        initial: where rollouts start; `Attractor(count=16)` by default. A sequence of methods gives families that count
-        equally.
+        initial: where rollouts start; 16 of `system.default_initial` by default. A sequence of methods gives families
+            that count equally.
         engine: "torch" folds lanes into the batch and takes the serial path for layers that cannot fold (named, with
         the reason,
             in `provenance["engine"]["serial"]`); "serial" rolls out one variant at a time; "auto" chooses.
@@ -91,7 +91,7 @@ def score(
     parameters = [_parameter(system, weight) for weight in weights]
     owned = [(index, block) for index, weight in enumerate(weights) for block in split(weight, row_blocks)]
     blocks = [block for _, block in owned]
-    states = draw(initial or Attractor(), system, horizon=horizon, seed=seed)
+    states = draw(default_initial(system) if initial is None else initial, system, horizon=horizon, seed=seed)
     reference = roll_reference(system, states, horizon)
     folding = fold(system, states, parameters)
     serial = dict.fromkeys(range(len(weights)), "asked for") if engine == "serial" else dict(folding.serial)

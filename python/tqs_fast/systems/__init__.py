@@ -1,6 +1,6 @@
 """Systems and where their rollouts start."""
 
-from tqs_fast.systems.initial import Attractor, Contexts, InitialConditions, States, Synthetic, draw
+from tqs_fast.systems.initial import Attractor, Contexts, InitialConditions, States, Synthetic, default_initial, draw
 from tqs_fast.systems.load import BUILT_IN, load_system
 from tqs_fast.systems.lorenz_gru import lorenz_contexts
 from tqs_fast.systems.system import Forecaster, Recurrent, System, iterate
@@ -15,6 +15,7 @@ __all__ = [
     "States",
     "Synthetic",
     "System",
+    "default_initial",
     "draw",
     "iterate",
     "load_system",

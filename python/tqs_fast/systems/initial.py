@@ -25,6 +25,9 @@ class Attractor:
         count: initial conditions.
         spin_up: steps rolled before the states are kept; None: enough to fill a forecaster's window with its own
             forecasts, and at least 64. A driven system gets `spin_up` further inputs, used up on the way.
+
+    A free-running system may have stable fixed points beside its attractor: up to one in eight initial conditions that
+    come to rest are set aside for others, and `States.description` says how many. More are an error.
     """
 
     count: int = 16
@@ -75,6 +78,8 @@ class Synthetic:
             raise ArgumentError(f"[Synthetic] kinds must be some of {KINDS}, got {self.kinds!r}")
 
 
+SPARE = 8  # one further candidate for so many initial conditions
+
 InitialConditions: TypeAlias = Attractor | Contexts | Synthetic
 
 
@@ -100,6 +105,11 @@ class States:
     def count(self) -> int:
         """N, over all families."""
         return len(self.family_of)
+
+
+def default_initial(system: System, count: int = 16) -> InitialConditions:
+    """What `system.default_initial` names."""
+    return Synthetic(count=count) if system.default_initial == "synthetic" else Attractor(count=count)
 
 
 def draw(
@@ -144,13 +154,21 @@ def _draw_family(
     inputs: Tree | None = None
     if isinstance(method, Attractor):
         spin = default_spin_up(system) if method.spin_up is None else method.spin_up
-        state = _to_device(system, system.initial_state(method.count, generator))
         if system.inputs is not None:
+            state = _to_device(system, system.initial_state(method.count, generator))
             inputs = _to_device(system, system.inputs(method.count, spin + steps, generator))
-        state = spin_up(system, state, inputs, spin)
-        if inputs is not None:
+            state, _ = spin_up(system, state, inputs, spin)
             inputs = tree_map(lambda leaf: leaf[:, spin:], inputs)
-        return state, inputs, {"method": "attractor", "count": method.count, "spin_up": spin, "seed": seed}
+            set_aside = 0
+        else:
+            spares = method.count // SPARE
+            candidates = _to_device(system, system.initial_state(method.count + spares, generator))
+            reached, moving = spin_up(system, candidates, None, spin, spares=spares)
+            kept = moving.nonzero().flatten()[: method.count]
+            set_aside = int(kept[-1]) + 1 - method.count
+            state = tree_map(lambda leaf: leaf[kept.to(leaf.device)], reached)
+        description = {"method": "attractor", "count": method.count, "spin_up": spin, "seed": seed}
+        return state, inputs, description | {"set_aside": set_aside}
     if isinstance(method, Synthetic):
         if system.inputs is not None:
             state = system.initial_state(method.count, generator)

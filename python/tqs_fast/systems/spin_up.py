@@ -9,7 +9,7 @@ import torch
 
 from tqs_fast.errors import DivergenceError
 from tqs_fast.systems.system import Forecaster, System, iterate
-from tqs_fast.systems.tree import Tree
+from tqs_fast.systems.tree import Tree, tree_leaves
 
 MIN_STEPS = 64
 # Outputs that move by less than this fraction of the range seen during the whole spin-up count as constant. A fixed
@@ -26,19 +26,22 @@ def default_spin_up(system: System) -> int:
     return max(MIN_STEPS, system.steps(context))
 
 
-def spin_up(system: System, state: Tree, inputs: Tree | None, steps: int) -> Tree:
-    """Roll `steps` steps and return the state `[N, ...]` reached.
+def spin_up(
+    system: System, state: Tree, inputs: Tree | None, steps: int, *, spares: int = 0
+) -> tuple[Tree, torch.Tensor]:
+    """Roll `steps` steps; return the state `[N, ...]` reached, and which initial conditions `[N]` still move.
 
     Runs on one thread, so that the states do not depend on how a library splits its sums over threads.
 
     Args:
         state: tree of `[N, ...]`.
         inputs: tree of `[N, >= steps, ...]` for a driven system, else None.
+        spares: initial conditions that may come to rest without an error.
 
     Raises:
         DivergenceError: NaN or infinity; or outputs that no longer vary in the last quarter of the spin-up. A
-            free-running system must vary in every initial condition: at a fixed point all errors decay and a score
-            says nothing. A driven one may rest while its input does, and is refused only if nothing varies anywhere.
+            free-running system must vary in all initial conditions but `spares`: at a fixed point all errors decay and
+            a score says nothing. A driven one may rest while its input does; it is refused if nothing varies anywhere.
     """
     watched = max(2, steps // 4)
     overall: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -53,18 +56,18 @@ def spin_up(system: System, state: Tree, inputs: Tree | None, steps: int) -> Tre
             if t >= steps - watched:
                 recent = extremes if recent is None else _widen(recent, extremes)
     if overall is None or recent is None or watched > steps:
-        return state
+        return state, torch.ones(tree_leaves(state)[0].shape[0], dtype=torch.bool)
     ensemble = (overall[1].amax(dim=0) - overall[0].amin(dim=0)).double()
     # [N] largest share, over the channels, of the ensemble's range that an initial condition still covers
     share = ((recent[1] - recent[0]).double() / ensemble.clamp_min(torch.finfo(torch.float64).tiny)).amax(dim=1)
     constant = share < CONSTANT
-    if bool(constant.all()) or (system.inputs is None and bool(constant.any())):
+    if bool(constant.all()) or (system.inputs is None and int(constant.sum()) > spares):
         raise DivergenceError(
             f"[spin_up] {system.name}: {_which(constant)} died to a constant: the outputs moved by less than "
             f"{CONSTANT:g} of their range over the last {watched} of {steps} spin-up steps, so that there is no "
             f"dynamics to score; {_ADVICE}"
         )
-    return state
+    return state, (~constant).cpu()
 
 
 def _require_finite(system: System, output: torch.Tensor, t: int, steps: int) -> None:

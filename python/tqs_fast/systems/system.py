@@ -21,12 +21,14 @@ class System:
     Args:
         module: the trained network; it is put in eval mode and never modified.
         step: `step(module, state) -> (state, output)`, or `step(module, state, input)` for a driven system.
-            Every leaf of the state is `[N, ...]`; output is `[N, C]`, or `[N, block, C]` when a step emits a block of values.
-            It must use only the module it is given (a quantized copy is rolled out through the same function).
+            Every leaf of the state is `[N, ...]`; output is `[N, C]`, or `[N, block, C]` when a step emits a block.
+            It uses only the module it is given (a quantized copy is rolled out through the same function).
         initial_state: `initial_state(count, generator) -> state`, random starting states.
         inputs: None for a free-running system, else `inputs(count, steps, generator)` -> tree of `[N, steps, ...]`,
             of which each step sees the slice at its own time.
         block: values per step.
+        default_initial: where rollouts start unless the caller says: "attractor", or "synthetic" for a system without
+            a stable attractor.
         name: shown in tables; defaults to the class name of the module.
 
     Raises:
@@ -41,6 +43,7 @@ class System:
         initial_state: InitialState,
         inputs: Inputs | None = None,
         block: int = 1,
+        default_initial: str = "attractor",
         name: str | None = None,
     ) -> None:
         if not isinstance(module, torch.nn.Module):
@@ -54,6 +57,7 @@ class System:
         self.initial_state = initial_state
         self.inputs = inputs
         self.block = block
+        self.default_initial = default_initial
         self.name = name or type(module).__name__
 
     def steps(self, horizon: int) -> int:
@@ -75,6 +79,7 @@ class Forecaster(System):
         predict: `predict(module, window)` where the module's own call does not have that form.
         block: values emitted per step, at most `context_length`.
         initial_state: random windows `[N, context, C]`; standard normal by default.
+        default_initial, name: as in `System`.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Forecaster(System):
         predict: Predict | None = None,
         block: int = 1,
         initial_state: InitialState | None = None,
+        default_initial: str = "attractor",
         name: str | None = None,
     ) -> None:
         if not 1 <= block <= context_length:
@@ -110,7 +116,14 @@ class Forecaster(System):
         def random_windows(count: int, generator: torch.Generator) -> torch.Tensor:
             return torch.randn(count, context_length, channels, generator=generator)
 
-        super().__init__(module, step=step, initial_state=initial_state or random_windows, block=block, name=name)
+        super().__init__(
+            module,
+            step=step,
+            initial_state=initial_state or random_windows,
+            block=block,
+            default_initial=default_initial,
+            name=name,
+        )
 
 
 def advance(

@@ -7,7 +7,9 @@ from typing import Any, TypeAlias
 
 import torch
 
-Tree: TypeAlias = Any  # torch.Tensor | tuple[Tree, ...] | list[Tree] | dict[str, Tree]; recursive aliases defeat mypy here
+Tree: TypeAlias = (
+    Any  # torch.Tensor | tuple[Tree, ...] | list[Tree] | dict[str, Tree]; recursive aliases defeat mypy here
+)
 
 
 def tree_map(function: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tree:
