@@ -8,7 +8,7 @@ that an ideal plan would reach if damage obeyed c_l 4^-b with real-valued bits (
 arithmetic
 mean of the layers' sensitivity per weight): how much there is to win at all.
 
-    python bench/bench_plans.py [--systems lorenz-gru fracast silero-vad] [--seeds 3]
+    python bench/bench_plans.py [--systems lorenz-gru fracast silero-vad] [--seeds 3] [--row-blocks 1 8]
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def ideal_ratio(table: tqs.Sensitivity, bits: int) -> float:
     return float(np.exp(shares @ np.log(per_weight)) / (shares @ per_weight))
 
 
-def run(name: str, seed: int) -> list[dict[str, Any]]:
+def run(name: str, seed: int, row_blocks: int) -> list[dict[str, Any]]:
     system, setting = tqs.load_system(name), SETTINGS[name]
     start = time.perf_counter()
-    table = tqs.score(system, horizon=setting.horizon, initial=setting.scored_on, seed=seed)
+    table = tqs.score(system, horizon=setting.horizon, initial=setting.scored_on, seed=seed, row_blocks=row_blocks)
     seconds = time.perf_counter() - start
     rows = []
     for bits in (3, 4):
@@ -96,7 +96,7 @@ def run(name: str, seed: int) -> list[dict[str, Any]]:
             }
             ratio, low, high = errors["knapsack"].ratio(errors["uniform"])
             row = {
-                "system": name, "seed": seed, "bits": bits, "judged_on": judged,
+                "system": name, "row_blocks": row_blocks, "seed": seed, "bits": bits, "judged_on": judged,
                 "ratio": ratio, "interval": [low, high], "ideal_ratio": ideal_ratio(table, bits),
                 "damage": {method: error.damage for method, error in errors.items()},
                 "predicted": {method: plan.predicted_damage for method, plan in plans.items()},
@@ -104,9 +104,10 @@ def run(name: str, seed: int) -> list[dict[str, Any]]:
                 "plan": plans["knapsack"].bits, "score_seconds": seconds,
             }  # fmt: skip
             rows.append(row)
+            allocated, uniform = errors["knapsack"].damage, errors["uniform"].damage
             print(
-                f"{name:11} seed {seed} {bits} bits {judged:16} allocated {errors['knapsack'].damage:9.3g} "
-                f"uniform {errors['uniform'].damage:9.3g} ratio {ratio:5.2f} ({low:.2f} to {high:.2f}), "
+                f"{name:11} blocks {row_blocks:2} seed {seed} {bits} bits {judged:16} allocated {allocated:9.3g} "
+                f"uniform {uniform:9.3g} ratio {ratio:5.2f} ({low:.2f} to {high:.2f}), "
                 f"ideal {row['ideal_ratio']:.2f}, scored in {seconds:.1f} s",
                 flush=True,
             )
@@ -117,10 +118,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--row-blocks", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--out", default="plans", help="name of the result file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [row for name in arguments.systems for seed in range(arguments.seeds) for row in run(name, seed)]
-    print("written to", harness.write("plans", {"rows": rows}))
+    rows = [
+        row
+        for name in arguments.systems
+        for row_blocks in arguments.row_blocks
+        for seed in range(arguments.seeds)
+        for row in run(name, seed, row_blocks)
+    ]
+    print("written to", harness.write(arguments.out, {"rows": rows}))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Packed modules on disk: one safetensors file with the whole state, the plan and the format of every packed weight.
 
 Tensors of a packed weight W (`weight[first:end]` for a row block) are `W.codes` (U8), `W.scales` (BF16) and `W.zeros`
-(U8, absent if symmetric); every other tensor has its name in the state dict. A tensor with several names is stored under the
-first. Metadata:
+(U8, absent if symmetric); every other tensor has its name in the state dict. A tensor with several names is stored
+under the first. Metadata:
 
     format   "tqs-fast/model"
     version  "1"

@@ -44,7 +44,7 @@ class Checkpoint:
 
     Raises:
         CheckpointError: the folder belongs to another run (names what differs), is not a checkpoint, or cannot be
-        written.
+            written.
     """
 
     def __init__(self, path: str | os.PathLike[str], parts: dict[str, str]) -> None:

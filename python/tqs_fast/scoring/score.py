@@ -63,21 +63,21 @@ def score(
         method: `Residual()` (default) or `Noise()`.
         initial: where rollouts start; 16 of `system.default_initial` by default. A sequence of methods gives families
             that count equally.
-        engine: "torch" folds lanes into the batch and takes the serial path for layers that cannot fold (named, with
-        the reason,
-            in `provenance["engine"]["serial"]`); "serial" rolls out one variant at a time; "auto" chooses.
+        engine: "torch" folds lanes into the batch and takes the serial path for layers that cannot fold (named in
+            `provenance["engine"]["serial"]`, with the reason); "serial" rolls out one variant at a time; "auto" is
+            "torch" today.
         layers: names or patterns of the weights to score; None for all that can be quantized.
         row_blocks: split every weight into so many blocks of output rows (the gates of a recurrent cell, say), each
             scored, and later planned and packed, as a layer of its own named `weight[first:end]`.
         seed: of initial conditions and noise.
         memory_limit: bytes that the lanes of one chunk may take (1 GiB by default). Chunking changes results by
-        rounding only.
+            rounding only.
         checkpoint: folder in which finished chunks are kept; the same call resumes from it, bit for bit.
         progress: True draws a bar on a terminal; a function is called with (done, total).
 
     Raises:
         ArgumentError: arguments that do not fit the system, a layer pattern that matches nothing, NaN or infinite
-        weights.
+            weights.
         DivergenceError: the float rollout diverges or is constant.
         CheckpointError: the checkpoint belongs to another run.
     """

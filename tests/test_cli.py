@@ -1,0 +1,138 @@
+"""The command-line program, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tqs_fast as tqs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments: str, status: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from tqs_fast.cli import main; main()", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def test_the_whole_way(tmp_path):
+    table, plan, model = tmp_path / "table.json", tmp_path / "plan.json", tmp_path / "small.safetensors"
+    drawn = run("score", "lorenz-gru", "--horizon", "8", "--count", "8", "-o", str(table))
+    assert "cell2.weight_hh" in drawn.stdout
+    shown = run("allocate", str(table), "--average-bits", "4.2", "--freeze", "out.weight=8", "-o", str(plan))
+    assert "average bits" in shown.stdout
+    assert tqs.Plan.load(plan).bits["out.weight"] == 8
+    run("quantize", "lorenz-gru", str(plan), "-o", str(model))
+    judged = ["--horizon", "8", "--count", "8", "--json"]
+    from_model = json.loads(run("evaluate", "lorenz-gru", str(model), *judged).stdout)
+    from_plan = json.loads(run("evaluate", "lorenz-gru", str(plan), *judged).stdout)
+    assert from_model == from_plan
+    system = tqs.load_system("lorenz-gru")
+    small = tqs.quantize(system.module, tqs.Plan.load(plan))
+    expected = tqs.evaluate(system, small, horizon=8, initial=tqs.Attractor(count=8), seed=1)
+    assert from_model["damage"] == pytest.approx(expected.damage, rel=1e-3)
+
+
+def test_score_prints_json_that_loads(tmp_path):
+    options = [
+        "--horizon",
+        "4",
+        "--count",
+        "4",
+        "--bits",
+        "3,8",
+        "--row-blocks",
+        "3",
+        "--method",
+        "noise",
+        "--probes",
+        "2",
+    ]
+    printed = run("score", "lorenz-gru", *options, "--json").stdout
+    (tmp_path / "table.json").write_text(printed)
+    assert tqs.Sensitivity.load(tmp_path / "table.json").bits == (3, 8)
+
+
+def test_demo_ends_with_the_comparison():
+    document = json.loads(run("demo", "--json").stdout)
+    errors, plans = document["errors"], document["plans"]
+    assert document["ratio"]["value"] == pytest.approx(errors["allocated"]["damage"] / errors["uniform"]["damage"])
+    assert plans["allocated"]["bytes"] <= plans["uniform"]["bytes"]
+    assert document["ratio"]["interval"][1] < 1
+    printed = run("demo", "--bits", "3").stdout
+    assert "allocated / uniform" in printed
+
+
+def test_info_lists_kernels():
+    facts = json.loads(run("info", "--json").stdout)
+    assert {row["isa"] for row in facts["kernels"]} >= {"scalar"}
+    assert facts["version"] == tqs.__version__
+    assert "qgemm" in run("info").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["score", "nothing"], 1, "unknown system 'nothing'"),
+        (["score", "lorenz-gru", "--bits", "2,x"], 1, r"[--bits]"),
+        (["score", "lorenz-gru", "--method", "hessian"], 1, "[--method]"),
+        (["score", "lorenz-gru", "--initial", "somewhere"], 1, "[--initial]"),
+        (["score", "lorenz-gru", "--memory-limit", "much"], 1, "[size]"),
+        (["score", "lorenz-gru", "--layers", "nope*"], 1, "matches no quantizable layer"),
+        (["score", "no_such_module:factory"], 1, "no_such_module"),
+        (["allocate", "missing.json", "--average-bits", "4"], 1, "cannot be read"),
+        (["evaluate", "lorenz-gru", "missing.safetensors"], 1, "no such file"),
+        (["score"], 2, "Missing argument"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+)
+def test_errors_are_one_line(arguments, status, message, tmp_path):
+    done = run(*arguments, status=status, cwd=tmp_path)
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
+    """Interrupted after the first finished chunk; the same command then gives the table of an uninterrupted run."""
+    options = "score lorenz-gru --horizon 400 --count 32 --memory-limit 700K --row-blocks 4".split()
+    # A shell may start tests with SIGINT ignored, which children inherit and Python then leaves alone.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", listen + "from tqs_fast.cli import main; main()", *options]
+    folder = tmp_path / "run.ckpt"
+    process = subprocess.Popen(
+        [*command, "--checkpoint", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list(folder.glob("chunk-*.npz")):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert "resumes" in stderr
+    finished = len(list(folder.glob("chunk-*.npz")))
+    whole = run(*options, "-o", str(tmp_path / "whole.json"), "--json")
+    resumed = run(*options, "-o", str(tmp_path / "resumed.json"), "--checkpoint", str(folder), "--json")
+    assert 0 < finished < len(list(folder.glob("chunk-*.npz")))
+    assert resumed.stdout == whole.stdout
+
+
+def test_the_example_runs(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "own_model.py")],
+        capture_output=True, text=True, cwd=tmp_path, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "damage" in done.stdout
+    assert (tmp_path / "own_model.safetensors").exists()
