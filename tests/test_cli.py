@@ -105,7 +105,18 @@ def test_errors_are_one_line(arguments, status, message, tmp_path):
 
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
     """Interrupted after the first finished chunk; the same command then gives the table of an uninterrupted run."""
-    options = "score lorenz-gru --horizon 400 --count 32 --memory-limit 700K --row-blocks 4".split()
+    options = [
+        "score",
+        "lorenz-gru",
+        "--horizon",
+        "400",
+        "--count",
+        "32",
+        "--memory-limit",
+        "700K",
+        "--row-blocks",
+        "4",
+    ]
     # A shell may start tests with SIGINT ignored, which children inherit and Python then leaves alone.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     command = [sys.executable, "-c", listen + "from tqs_fast.cli import main; main()", *options]

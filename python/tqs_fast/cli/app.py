@@ -30,15 +30,15 @@ app.command("info")(info.info)
 def main() -> None:
     """Entry point: exit status 0, 1 for an error of ours (one line on stderr), 2 for wrong usage, 130 for Ctrl-C."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+        # Without standalone mode typer hands exit statuses back, and turns Ctrl-C into one.
+        status = app(standalone_mode=False) or 0
     except TqsError as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(EXIT_ERROR)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("interrupted; with --checkpoint, the same command resumes after the last finished chunk\n")
-        sys.exit(EXIT_INTERRUPTED)
+        status = EXIT_ERROR
     except typer.TyperException as error:
-        sys.stderr.write(f"error: {error.format_message()}\n")
-        sys.exit(error.exit_code)
+        message = error.format_message()  # empty where no arguments were given and the help has been shown
+        sys.stderr.write(f"error: {message}\n" if message else "")
+        status = error.exit_code
+    if status == EXIT_INTERRUPTED:
+        sys.stderr.write("interrupted; with --checkpoint, the same command resumes after the last finished chunk\n")
+    sys.exit(status)
