@@ -1,9 +1,9 @@
 """Question: is the CUDA product on packed weights right, and how far is it from the machine's limit and from cuBLAS?
 
 For K = N = 4096 and 8192, M = 1, 8, 64: the largest error against float64 in units of the rounding bound, then
-microseconds beside a bfloat16 cuBLAS product of the dequantized weight and the time to read the packed bytes at the copy
-rate measured in the same run. Weights are rotated through buffers larger than the L2 cache, so that every call reads
-them from memory.
+microseconds beside a bfloat16 cuBLAS product of the dequantized weight and the time to read the packed bytes at the
+copy rate measured in the same run. Weights are rotated through buffers larger than the L2 cache, so that every call
+reads them from memory.
 
     python bench/bench_cuda.py --out bench/results/cuda.json
 """
