@@ -59,6 +59,22 @@ def test_noise_gain_equals_the_exact_expectation():
     # 400 probes in 4 dimensions: the spread of a quadratic form is at most its mean, so 5 standard errors are 25 %.
     assert table.gain[0] == pytest.approx(expected, rel=0.25)
     assert table.damage[0] == pytest.approx(table.gain[0] * table.relative_error[0])
+    # The spread of 400 probes, seen again in the spread of 20 tables of 20 probes each.
+    few = [
+        tqs.score(
+            linear_system(matrix),
+            horizon=horizon,
+            initial=tqs.Contexts(START),
+            method=tqs.Noise(probes=20, epsilon=1e-3),
+            seed=seed,
+        )
+        for seed in range(1, 21)
+    ]
+    observed = np.std([t.damage[0, 0] for t in few], ddof=1)
+    stated = np.sqrt(np.mean([t.probe_stderr[0, 0] ** 2 for t in few]))
+    # The ratio of two such standard deviations has a relative spread of about 1/sqrt(2 * 19) = 16 %.
+    assert 0.5 < observed / stated < 1.5
+    assert (table.stderr >= table.probe_stderr).all()
 
 
 def test_growth_rate_of_known_curves():

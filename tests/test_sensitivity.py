@@ -20,6 +20,9 @@ from tqs_fast.scoring.sensitivity import Layer, Sensitivity
 FIELDS = [f.name for f in dataclasses.fields(Sensitivity)]
 
 
+STORED = ("samples", "curve", "relative_error", "probe_stderr", "gain", "growth_rate")
+
+
 def make(**changes: Any) -> Sensitivity:
     """Two layers, three bit-widths, five initial conditions in two families, four steps."""
     rng = np.random.default_rng(7)
@@ -98,10 +101,7 @@ def test_damage_does_not_depend_on_the_other_layers() -> None:
         alone = dataclasses.replace(
             table,
             layers=(layer,),
-            **{
-                name: getattr(table, name)[keep]
-                for name in ("samples", "curve", "relative_error", "gain", "growth_rate", "growth_window")
-            },
+            **{name: getattr(table, name)[keep] for name in (*STORED, "growth_window")},
         )
         assert alone.damage.tobytes() == table.damage[keep].tobytes()
         assert alone.stderr.tobytes() == table.stderr[keep].tobytes()

@@ -153,7 +153,7 @@ class LaneMode(TorchFunctionMode):
             view = torch.unflatten(tensor, dimension.dim, (self._lanes, rows))
             for lanes, leaves in columns:
                 part = torch.unflatten(leaves[position], dimension.dim, (len(lanes), rows))
-                view.index_copy_(dimension.dim, torch.tensor(lanes), part)
+                view.index_copy_(dimension.dim, torch.tensor(lanes, device=view.device), part)
             return tensor
 
         return replace_tensors(place, parts[0][1] if result is None else result)
@@ -163,7 +163,9 @@ class LaneMode(TorchFunctionMode):
         if isinstance(as_index(lanes), slice):
             return tensor.narrow(dimension.dim, lanes[0] * rows, len(lanes) * rows)
         split = torch.unflatten(tensor, dimension.dim, (self._lanes, rows))
-        return split.index_select(dimension.dim, torch.tensor(lanes)).flatten(dimension.dim, dimension.dim + 1)
+        return split.index_select(dimension.dim, torch.tensor(lanes, device=split.device)).flatten(
+            dimension.dim, dimension.dim + 1
+        )
 
     def _linear(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, index: int, *, reuse: bool = False

@@ -236,6 +236,9 @@ def _summarise(
         [samples[:, :, states.family_of == f].mean(axis=2) for f in range(len(states.families))]
     ).mean(axis=0)
     gains = [method.gains(means, energy) for means, energy in zip(family_means, energies, strict=True)]
+    # Probes of one layer share their initial conditions: their spread is an error of its own.
+    with np.errstate(invalid="ignore"):  # a probe that diverged has no spread: NaN
+        spread = np.array([gain.std(ddof=1) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0 for gain in gains])
     fits = [growth_rate(curve) for curve in (curves[:, -1] if isinstance(method, Residual) else curves.mean(axis=1))]
     return Sensitivity(
         layers=tuple(Layer(b.name, b.weight.kind, b.shape, math.prod(b.shape)) for b in blocks),
@@ -249,5 +252,6 @@ def _summarise(
         gain=np.array([gain.mean() for gain in gains]),
         growth_rate=np.array([rate for rate, _ in fits]),
         growth_window=np.array([window for _, window in fits]),
+        probe_stderr=relative * spread[:, None],
         provenance=provenance,
     )

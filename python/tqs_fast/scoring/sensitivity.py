@@ -76,6 +76,7 @@ class Sensitivity:
         gain: damage per unit of relative weight-error energy, float64 [L]; nan where it cannot be computed.
         growth_rate: slope of ½ log mse_t, natural log per step, float64 [L]; nan where it cannot be fitted.
         growth_window: steps [first, end) the growth rate was fitted on, int [L, 2].
+        probe_stderr: standard error of the damage over random probes, float64 [L, B]; zero for a method without any.
         provenance: how it was obtained (system, fingerprint, horizon, initial, seed, engine, versions, method), in
             JSON values.
 
@@ -94,6 +95,7 @@ class Sensitivity:
     gain: FloatArray
     growth_rate: FloatArray
     growth_window: IntArray
+    probe_stderr: FloatArray | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -110,6 +112,9 @@ class Sensitivity:
         self._store("samples", (L, B, None))
         self._store("curve", (L, B, None))
         self._store("relative_error", (L, B))
+        if self.probe_stderr is None:
+            set_field(self, "probe_stderr", np.zeros((L, B)))
+        self._store("probe_stderr", (L, B))
         self._store("gain", (L,))
         self._store("growth_rate", (L,))
         self._store("family_of", (self.samples.shape[2],), integer=True)
@@ -163,10 +168,10 @@ class Sensitivity:
 
     @cached_property
     def stderr(self) -> FloatArray:
-        """Standard error of `damage` over initial conditions, [L, B].
+        """Standard error of `damage` over initial conditions and probes, [L, B].
 
-        sqrt(Σ_f s_f² / n_f) / F with s_f² the sample variance in family f; nan where a family has one initial
-        condition only or a rollout diverged.
+        The root of Σ_f s_f² / n_f / F² + probe_stderr² with s_f² the sample variance in family f; nan where a family
+        has one initial condition only or a rollout diverged.
         """
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             squared = [
@@ -175,7 +180,8 @@ class Sensitivity:
                 / np.float64(part.shape[-1])
                 for part in self._parts()
             ]
-            error = np.sqrt(np.sum(squared, axis=0)) / len(self.families)
+            probes = np.square(np.asarray(self.probe_stderr))
+            error = np.sqrt(np.sum(squared, axis=0) / len(self.families) ** 2 + probes)
         return _read_only(np.where(np.isfinite(error) & np.isfinite(self.damage), error, np.nan))
 
     def _parts(self) -> list[FloatArray]:
@@ -217,6 +223,7 @@ class Sensitivity:
             "growth_rate": encode_array(self.growth_rate),
             "growth_window": encode_array(self.growth_window),
             "relative_error": encode_array(self.relative_error),
+            "probe_stderr": encode_array(np.asarray(self.probe_stderr)),
             "samples": encode_array(self.samples),
             "curve": encode_array(self.curve),
             "provenance": json_copy(self.provenance, function="Sensitivity.to_json", name="provenance"),
@@ -254,6 +261,7 @@ class Sensitivity:
                 gain=fields.array("gain", 1),
                 growth_rate=fields.array("growth_rate", 1),
                 growth_window=fields.integers("growth_window", 2),
+                probe_stderr=fields.array("probe_stderr", 2),
                 provenance=fields.object("provenance"),
             )
         except ArgumentError as error:
