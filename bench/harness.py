@@ -28,7 +28,9 @@ def machine() -> dict[str, Any]:
         platform.processor(),
     )
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False)
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "--", ":!results"], capture_output=True, text=True, check=False
+    )
     return {
         "cpu": model,
         "cores": os.cpu_count(),

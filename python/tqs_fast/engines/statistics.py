@@ -8,6 +8,8 @@ import torch
 
 from tqs_fast.engines.reference import Reference
 
+STEPS_AT_ONCE = 16  # a reduction of one small step is all overhead; what is held back stays small
+
 
 @dataclass(frozen=True, eq=False)
 class LaneErrors:
@@ -38,19 +40,30 @@ class ErrorStatistics:
         self._samples = torch.zeros(lanes, count, dtype=torch.float64)
         self._curve = torch.zeros(lanes, horizon, dtype=torch.float64)
         self._t = 0
+        self._pending: list[torch.Tensor] = []
 
     def update(self, output: torch.Tensor) -> None:
         """Take the outputs of one step, `[lanes * N, block, C]`; values past the horizon are dropped."""
-        horizon, count, channels = self._reference.outputs.shape
-        block = min(output.shape[1], horizon - self._t)
-        reference = self._reference.outputs[self._t : self._t + block].transpose(0, 1)
-        lanes = output.reshape(-1, count, output.shape[1], channels)[:, :, :block]
-        scaled = (lanes.double() - reference.double()) / self._reference.scale
-        squared = scaled.square().mean(dim=-1).nan_to_num(nan=torch.inf, posinf=torch.inf)  # [lanes, N, block]
-        self._samples += squared.sum(dim=-1).cpu()
-        self._curve[:, self._t : self._t + block] = (squared.cpu() * self._weights[None, :, None]).sum(dim=1)
-        self._t += block
+        self._pending.append(output)
+        if len(self._pending) == STEPS_AT_ONCE:
+            self._reduce()
 
     def result(self) -> LaneErrors:
         """The statistics over the steps taken so far."""
+        self._reduce()
         return LaneErrors(self._samples / self._t, self._curve[:, : self._t])
+
+    def _reduce(self) -> None:
+        if not self._pending:
+            return
+        horizon, count, channels = self._reference.outputs.shape
+        output = torch.cat(self._pending, dim=1)  # [lanes * N, values, C]
+        self._pending = []
+        values = min(output.shape[1], horizon - self._t)
+        reference = self._reference.outputs[self._t : self._t + values].transpose(0, 1)
+        lanes = output.reshape(-1, count, output.shape[1], channels)[:, :, :values]
+        scaled = (lanes.double() - reference.double()) / self._reference.scale
+        squared = scaled.square().mean(dim=-1).nan_to_num(nan=torch.inf, posinf=torch.inf)  # [lanes, N, values]
+        self._samples += squared.sum(dim=-1).cpu()
+        self._curve[:, self._t : self._t + values] = (squared.cpu() * self._weights[None, :, None]).sum(dim=1)
+        self._t += values
