@@ -244,3 +244,57 @@ def test_bad_weights_are_named():
         system.module.map.weight[1, 0] = torch.nan
     with pytest.raises(tqs.ArgumentError, match=r"map\.weight holds NaN or infinity, first at \[1, 0\]"):
         tqs.score(system, horizon=3, initial=tqs.Contexts(START))
+
+
+def test_no_memory_is_explained_and_other_errors_are_not_hidden():
+    def hungry(module, state):
+        if len(state) > 6:  # the lanes of a chunk only: the reference and the checked steps have fewer rows
+            torch.empty(2**60)
+        state = module.map(state)
+        return state, state
+
+    module = linear_system(rotation()).module
+    system = tqs.System(module, step=hungry, initial_state=lambda n, g: START[:n])
+    with pytest.raises(tqs.OutOfMemoryError, match="lower memory_limit"):
+        tqs.score(system, horizon=3, initial=tqs.Contexts(START))
+
+    def broken(module, state):
+        if len(state) > 6:
+            raise RuntimeError("something else")
+        return module.map(state), module.map(state)
+
+    system = tqs.System(module, step=broken, initial_state=lambda n, g: START[:n])
+    with pytest.raises(RuntimeError, match="something else"):
+        tqs.score(system, horizon=3, initial=tqs.Contexts(START))
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_a_forecaster_with_channels_and_blocks(block):
+    """Block outputs, a horizon that cuts the last block, lanes against the serial path, and the packed model."""
+
+    class Blocks(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = torch.nn.GRU(2, 24, batch_first=True)
+            self.out = torch.nn.Linear(24, 2 * block)
+
+        def forward(self, window):
+            features, _ = self.gru(window)
+            return window[:, -1:] * 0.5 + self.out(features[:, -1]).reshape(-1, block, 2).sin()
+
+    torch.manual_seed(0)
+    system = tqs.Forecaster(Blocks(), 12, channels=2, block=block)
+    arguments = {"horizon": 7, "initial": tqs.Synthetic(count=6)}
+    lanes = tqs.score(system, **arguments)
+    assert lanes.provenance["engine"]["serial"] == {}
+    assert lanes.curve.shape == (3, 4, 7)
+    serial = tqs.score(system, engine="serial", **arguments)
+    np.testing.assert_allclose(lanes.samples, serial.samples, rtol=1e-3, atol=1e-11)
+    plan = tqs.allocate(lanes, average_bits=12.0)
+    small = tqs.quantize(system.module, plan)
+    result = tqs.evaluate(system, small, seed=0, **arguments)
+    assert 0.1 < result.damage / plan.predicted_damage < 10
+    with pytest.raises(tqs.ArgumentError, match="check block and channels"):
+        tqs.score(
+            tqs.Forecaster(Blocks(), 12, channels=1, block=block, predict=lambda m, w: m(w.repeat(1, 1, 2))), horizon=3
+        )

@@ -9,6 +9,7 @@ from tqs_fast.errors import (
     DivergenceError,
     FileFormatError,
     InfeasibleError,
+    OutOfMemoryError,
     TqsError,
 )
 from tqs_fast.quantization import Quantizer
@@ -27,6 +28,7 @@ __all__ = [
     "InfeasibleError",
     "Layer",
     "Noise",
+    "OutOfMemoryError",
     "Plan",
     "Quantizer",
     "Recurrent",

@@ -23,5 +23,9 @@ class InfeasibleError(TqsError, ValueError):
     """No plan meets the budget; the message names the feasible range."""
 
 
+class OutOfMemoryError(TqsError, MemoryError):
+    """There is not enough memory for what was asked; the message says what to lower."""
+
+
 class CheckpointError(TqsError):
     """A checkpoint belongs to another run or is damaged."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from tqs_fast._version import __version__
 from tqs_fast.engines import Lane, LaneErrors, Reference, fold, roll_reference, run_lanes, run_serial
 from tqs_fast.engines.folding import Folding
 from tqs_fast.engines.lanes import FoldingError
-from tqs_fast.errors import ArgumentError
+from tqs_fast.errors import ArgumentError, OutOfMemoryError
 from tqs_fast.quantization.blocks import Block, split
 from tqs_fast.quantization.weights import Weight, find_weights, parameter_of
 from tqs_fast.scoring.checkpoint import Checkpoint, fingerprint
@@ -80,6 +81,7 @@ def score(
             weights.
         DivergenceError: the float rollout diverges or is constant.
         CheckpointError: the checkpoint belongs to another run.
+        OutOfMemoryError: a chunk does not fit into memory.
     """
     method = Residual() if method is None else method
     if engine not in ENGINES:
@@ -203,20 +205,37 @@ def _run(
         energies.append(relative_energy(rows, changed))
         lanes.append(Lane({job.weight: block.replaced(parameter, changed)}))
     errors: LaneErrors | None = None
-    if chunk[0].weight not in serial:
-        try:
-            errors = run_lanes(system, states, reference, parameters, lanes, folding)
-        except FoldingError:  # control flow that depends on values: only seen once the rollout gets there
-            errors = None
-    fell_back = errors is None and chunk[0].weight not in serial
-    if errors is None:
-        errors = run_serial(system, states, reference, parameters, lanes)
+    with _explaining_memory(len(lanes), states.count):
+        if chunk[0].weight not in serial:
+            try:
+                errors = run_lanes(system, states, reference, parameters, lanes, folding)
+            except FoldingError:  # control flow that depends on values: only seen once the rollout gets there
+                errors = None
+        fell_back = errors is None and chunk[0].weight not in serial
+        if errors is None:
+            errors = run_serial(system, states, reference, parameters, lanes)
     return {
         "samples": errors.samples.numpy(),
         "curve": errors.curve.numpy(),
         "energy": np.array(energies),
         "fell_back": np.array(fell_back),
     }
+
+
+@contextmanager
+def _explaining_memory(lanes: int, count: int) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On the CPU torch has no class of its own for this.
+        if isinstance(error, RuntimeError) and not (
+            isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        ):
+            raise
+        raise OutOfMemoryError(
+            f"[score] no memory for {lanes} lanes of {count} initial conditions; lower memory_limit or use fewer "
+            "initial conditions; with a checkpoint, finished chunks are kept"
+        ) from error
 
 
 def _summarise(
