@@ -29,7 +29,7 @@ def score(
     row_blocks: Annotated[int, typer.Option(help="Blocks of output rows per weight, each with bits of its own.")] = 1,
     engine: Annotated[str, typer.Option(help="auto, torch or serial.")] = "auto",
     seed: options.Seed = 0,
-    memory_limit: Annotated[str | None, typer.Option(help="Per chunk of lanes, e.g. 2GiB. [default: 1GiB]")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Most memory for a chunk of lanes, e.g. 2GiB.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder for finished chunks; the same command resumes.")
     ] = None,
