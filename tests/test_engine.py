@@ -137,6 +137,18 @@ def test_weights_that_meet_no_batch_take_the_serial_path():
     torch.testing.assert_close(torch.tensor(mixed.damage), torch.tensor(serial.damage), rtol=RELATIVE, atol=FLOOR)
 
 
+def test_a_tensor_whose_size_is_not_a_multiple_of_the_batch_is_not_folded():
+    torch.manual_seed(0)
+
+    def step(module, state):
+        y = module(torch.cat([state, torch.ones(1, 3)]))[:-1].tanh()
+        return y, y
+
+    system = tqs.System(nn.Linear(3, 3), step=step, initial_state=lambda n, g: torch.randn(n, 3, generator=g))
+    states, _, parameters = prepare(system, tqs.Contexts(torch.randn(4, 3)))
+    assert "no single batch dimension" in fold(system, states, parameters).serial[0]
+
+
 def test_a_step_that_mixes_the_batch_is_not_folded():
     torch.manual_seed(0)
     system = tqs.System(

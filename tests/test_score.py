@@ -77,6 +77,15 @@ def test_noise_gain_equals_the_exact_expectation():
     assert (table.stderr >= table.probe_stderr).all()
 
 
+def test_noise_has_the_stated_size_and_its_own_stream_per_layer_probe_and_seed():
+    method, weight = tqs.Noise(probes=2, epsilon=0.03), torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    draws = [method.variant(name, weight, k, seed) for name in ("a", "b") for k in (0, 1) for seed in (0, 1)]
+    for draw in draws:
+        assert float((draw - weight).norm() / weight.norm()) == pytest.approx(0.03, rel=1e-5)
+    assert len({draw.numpy().tobytes() for draw in draws}) == len(draws)
+    assert torch.equal(draws[0], method.variant("a", weight, 0, 0))
+
+
 def test_growth_rate_of_known_curves():
     t = np.arange(40)
     assert growth_rate(1e-8 * np.exp(2 * 0.21 * t))[0] == pytest.approx(0.21)

@@ -167,6 +167,25 @@ def test_one_dead_initial_condition_is_named() -> None:
         draw(Attractor(6), system, horizon=10)
 
 
+def test_a_few_that_come_to_rest_are_set_aside_and_counted() -> None:
+    """Of 16 + 2 candidates number 3 starts at the fixed point 0: numbers 0 to 16 without it are kept."""
+    system = logistic(4.0)
+    start = system.initial_state
+
+    def one_dead(count: int, generator: torch.Generator) -> Tree:
+        x = start(count, generator)["x"]
+        x[3] = 0.0
+        return {"x": x}
+
+    healthy = draw(Attractor(18), system, horizon=4)
+    system.initial_state = one_dead
+    states = draw(Attractor(16), system, horizon=4)
+    assert states.description[0]["set_aside"] == 1
+    kept = [i for i in range(17) if i != 3]
+    assert torch.equal(states.state["x"], healthy.state["x"][kept])
+    assert draw(Attractor(16), logistic(4.0), horizon=4).description[0]["set_aside"] == 0
+
+
 def test_a_driven_system_may_rest_with_its_input() -> None:
     system = accumulator()
 
