@@ -211,21 +211,22 @@ def test_a_constant_channel_beside_a_lively_one_is_fine() -> None:
     draw(Attractor(6), system, horizon=10)
 
 
-@pytest.mark.parametrize("kind", ["random_walk", "seasonal", "gaussian_process"])
+@pytest.mark.parametrize("kind", ["random_walk", "seasonal", "gaussian_process", "trend"])
 def test_synthetic_windows_are_standardised_and_different(kind: str) -> None:
     windows = draw(Synthetic(6, (kind,)), forecaster(channels=2), horizon=1).state
     assert windows.shape == (6, CONTEXT, 2)
     assert windows.dtype == torch.float32
     torch.testing.assert_close(windows.mean(dim=1), torch.zeros(6, 2), atol=1e-5, rtol=0)
     torch.testing.assert_close(windows.std(dim=1, correction=0), torch.ones(6, 2), atol=1e-5, rtol=0)
-    series = windows.permute(0, 2, 1).reshape(12, CONTEXT)
+    # two lines are alike by nature: compare what is left when neighbours are subtracted twice
+    series = windows.permute(0, 2, 1).reshape(12, CONTEXT).diff(n=2 if kind == "trend" else 0, dim=1)
     assert torch.corrcoef(series).fill_diagonal_(0).abs().max() < 0.999
 
 
 def test_synthetic_kinds_take_turns_and_have_their_character() -> None:
     long = Forecaster(torch.nn.Linear(1, 1), 2048, predict=lambda module, window: window[:, -1])
-    windows = draw(Synthetic(30), long, horizon=1).state[..., 0].double()
-    walk, seasonal, process = windows[0::3], windows[1::3], windows[2::3]
+    windows = draw(Synthetic(40), long, horizon=1).state[..., 0].double()
+    walk, seasonal, process, trend = (windows[kind::4] for kind in range(4))
     power = torch.fft.rfft(seasonal).abs().square()[:, 1:]
     # three sinusoids, three overtones, a trend: a few lines hold most of the power
     assert (power.topk(20, dim=1).values.sum(dim=1) / power.sum(dim=1)).median() > 0.8
@@ -234,6 +235,11 @@ def test_synthetic_kinds_take_turns_and_have_their_character() -> None:
     assert (steps[:, 1:] * steps[:, :-1]).mean(dim=1).abs().div(steps.var(dim=1)).max() < 0.1
     smooth = process.diff(dim=1)
     assert (smooth[:, 1:] * smooth[:, :-1]).mean(dim=1).div(smooth.var(dim=1)).min() > 0.9
+    # at least 96 % of the variance of a trend is a parabola
+    powers = torch.linspace(-1, 1, 2048, dtype=torch.float64)[:, None] ** torch.arange(3)
+    left = trend.T - powers @ torch.linalg.lstsq(powers, trend.T).solution
+    assert left.square().mean(dim=0).max() < 0.04
+    assert left.square().mean(dim=0).min() > 1e-5
     names = draw([Synthetic(4), Synthetic(2, ("seasonal",))], long, horizon=1).families
     assert names == ("synthetic", "seasonal")
 

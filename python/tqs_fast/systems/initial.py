@@ -65,7 +65,8 @@ class Synthetic:
 
     Attributes:
         count: initial conditions, shared out evenly over the kinds.
-        kinds: of windows: "random_walk", "seasonal" (mixtures with trend and noise), "gaussian_process".
+        kinds: of windows: "random_walk", "seasonal" (mixtures with noise), "gaussian_process", "trend" (a line that
+            dwarfs the seasons on it).
     """
 
     count: int = 16

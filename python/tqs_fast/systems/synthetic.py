@@ -1,4 +1,4 @@
-"""Artificial series: random walks, seasonal mixtures and Gaussian-process draws.
+"""Artificial series: random walks, seasonal mixtures, Gaussian-process draws, and trends.
 
 Random numbers come from a torch.Generator, arithmetic is numpy float64 on one thread: same seed, same windows.
 """
@@ -79,9 +79,20 @@ def _gaussian_process(length: int, generator: torch.Generator) -> Array:
     return series
 
 
+def _trend(length: int, generator: torch.Generator) -> Array:
+    """A bent line that dwarfs what rides on it: a seasonal mixture of 2 to 20 % of its spread (log-uniform)."""
+    t = np.linspace(0.0, 1.0, length)
+    slope, bend = 1 + float(_uniform(1, generator)[0]), float(_uniform(1, generator)[0])
+    line = np.sign(float(_normal(1, generator)[0])) * (slope * t + bend * t**2)
+    share = 0.02 * 10 ** float(_uniform(1, generator)[0])
+    rider = _seasonal(length, generator)
+    return line + share * float(line.std()) * (rider - rider.mean()) / max(float(rider.std()), 1e-12)
+
+
 _MAKERS: dict[str, Callable[[int, torch.Generator], Array]] = {
     "random_walk": _random_walk,
     "seasonal": _seasonal,
     "gaussian_process": _gaussian_process,
+    "trend": _trend,
 }
 KINDS = tuple(_MAKERS)
