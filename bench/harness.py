@@ -64,11 +64,16 @@ def ratio(seconds: dict[str, list[float]], numerator: str, denominator: str) -> 
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
+STARTED = machine()  # before anything is edited under a long run
+
+
 def write(name: str, document: dict[str, Any]) -> Path:
     """`bench/results/<name>.json`, with the machine on top."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **document}, indent=1) + "\n")
+    path.write_text(
+        json.dumps({"machine": STARTED | {"threads": torch.get_num_threads()}, **document}, indent=1) + "\n"
+    )
     return path
 
 

@@ -200,7 +200,8 @@ def _linear_arguments(
     return input, weight, bias
 
 
-# The gate arithmetic below may overwrite `x`, the input products; results are always fresh tensors.
+# The gate arithmetic below overwrites `x`, the input products (that of rewriting/gates.py must stay differentiable);
+# results are always fresh tensors.
 
 
 def _lstm(x: torch.Tensor, h: torch.Tensor, state: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
