@@ -21,6 +21,13 @@ import tqs_fast as tqs
 RESULTS = Path(__file__).parent / "results"
 
 
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
 def machine() -> dict[str, Any]:
     """Processor, versions and commit, so that a figure can be placed."""
     model = next(
@@ -75,10 +82,3 @@ def write(name: str, document: dict[str, Any]) -> Path:
         json.dumps({"machine": STARTED | {"threads": torch.get_num_threads()}, **document}, indent=1) + "\n"
     )
     return path
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []

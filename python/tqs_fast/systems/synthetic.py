@@ -83,7 +83,7 @@ def _trend(length: int, generator: torch.Generator) -> Array:
     """A bent line that dwarfs what rides on it: a seasonal mixture of 2 to 20 % of its spread (log-uniform)."""
     t = np.linspace(0.0, 1.0, length)
     slope, bend = 1 + float(_uniform(1, generator)[0]), float(_uniform(1, generator)[0])
-    line = np.sign(float(_normal(1, generator)[0])) * (slope * t + bend * t**2)
+    line: Array = np.sign(_normal(1, generator)) * (slope * t + bend * t**2)
     share = 0.02 * 10 ** float(_uniform(1, generator)[0])
     rider = _seasonal(length, generator)
     return line + share * float(line.std()) * (rider - rider.mean()) / max(float(rider.std()), 1e-12)
