@@ -86,7 +86,8 @@ def _trend(length: int, generator: torch.Generator) -> Array:
     line: Array = np.sign(_normal(1, generator)) * (slope * t + bend * t**2)
     share = 0.02 * 10 ** float(_uniform(1, generator)[0])
     rider = _seasonal(length, generator)
-    return line + share * float(line.std()) * (rider - rider.mean()) / max(float(rider.std()), 1e-12)
+    line += share * float(line.std()) * (rider - rider.mean()) / max(float(rider.std()), 1e-12)
+    return line
 
 
 _MAKERS: dict[str, Callable[[int, torch.Generator], Array]] = {
