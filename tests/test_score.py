@@ -159,6 +159,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     ]:
         with pytest.raises(tqs.CheckpointError, match=f"another run: .*{named}"):
             tqs.score(system, **arguments | change, checkpoint=tmp_path / "run")
+    step = system.step
+    system.step = lambda module, state: (step(module, state)[0], 0.5 * step(module, state)[1])
+    with pytest.raises(tqs.CheckpointError, match="another run: float rollout differ"):
+        tqs.score(system, **arguments, checkpoint=tmp_path / "run")
+    system.step = step
     with torch.no_grad():
         system.module.out.weight[0, 0] += 1e-3
     with pytest.raises(tqs.CheckpointError, match="weights"):

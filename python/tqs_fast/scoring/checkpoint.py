@@ -22,8 +22,14 @@ FORMAT = "tqs-fast/checkpoint"
 VERSION = 1
 
 
-def fingerprint(description: Mapping[str, Any], module: torch.nn.Module, states: States) -> dict[str, str]:
-    """SHA-256 of each part of a run, so that a refusal can name the part that differs."""
+def fingerprint(
+    description: Mapping[str, Any], module: torch.nn.Module, states: States, rollout: torch.Tensor
+) -> dict[str, str]:
+    """SHA-256 of each part of a run, so that a refusal can name the part that differs.
+
+    The outputs of the float `rollout` stand for what has no text of its own: the code of the step, the libraries, and
+    the number of threads where that changes rounding.
+    """
     parts = {key: _digest(json.dumps(value, sort_keys=True).encode()) for key, value in description.items()}
     weights = hashlib.sha256()
     for name, tensor in module.state_dict().items():
@@ -32,7 +38,11 @@ def fingerprint(description: Mapping[str, Any], module: torch.nn.Module, states:
     starts = hashlib.sha256()
     for leaf in tree_leaves((states.state, () if states.inputs is None else states.inputs)):
         starts.update(_bytes(leaf))
-    return parts | {"weights": weights.hexdigest(), "initial conditions": starts.hexdigest()}
+    return parts | {
+        "weights": weights.hexdigest(),
+        "initial conditions": starts.hexdigest(),
+        "float rollout": _digest(_bytes(rollout)),
+    }
 
 
 class Checkpoint:

@@ -108,7 +108,7 @@ def score(
         "layers": [block.name for block in blocks],
         "chunks": [[(job.block, job.number) for job in chunk] for chunk in chunks],
     }
-    fingerprints = fingerprint(description, system.module, states)
+    fingerprints = fingerprint(description, system.module, states, reference.outputs)
     store = None if checkpoint is None else Checkpoint(checkpoint, fingerprints)
 
     shape = (len(blocks), method.variants)
