@@ -147,3 +147,10 @@ def test_the_example_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "damage" in done.stdout
     assert (tmp_path / "own_model.safetensors").exists()
+
+
+def test_a_solver_that_prints_leaves_the_json_alone(tmp_path):
+    """A table (row blocks of silero-vad) for which HiGHS prints a line of its own."""
+    table = ROOT / "tests" / "data" / "silero_row_blocks.json"
+    done = run("allocate", str(table), "--bytes", "95154", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["format"] == "tqs-fast/plan"

@@ -18,6 +18,7 @@ from tqs_fast.allocation.exact import Core, core_of, exact_best
 from tqs_fast.allocation.lagrangian import relax
 from tqs_fast.allocation.multiple_choice import MultipleChoice, improve, multiple_choice
 from tqs_fast.allocation.problem import Allocation, Problem
+from tqs_fast.allocation.silence import silent_stdout
 
 # Limits by nodes and not by seconds: the same table gives the same plan on a slow machine.
 NODE_LIMIT = 20_000
@@ -76,13 +77,14 @@ def _solve(instance: MultipleChoice, core: Core) -> list[int] | None:
         shape=(len(open_rows), len(variables) + 1),
     )
     room = float(Fraction(instance.limit - sum(base), unit))
-    result = milp(
-        OBJECTIVE_SCALE * np.array(objective),
-        integrality=np.array([1] * len(variables) + [0]),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(choose, 1, 1), LinearConstraint(np.array(costs)[None, :], room, room)],
-        options={"mip_rel_gap": 0.0, "node_limit": NODE_LIMIT},
-    )
+    with silent_stdout():
+        result = milp(
+            OBJECTIVE_SCALE * np.array(objective),
+            integrality=np.array([1] * len(variables) + [0]),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(choose, 1, 1), LinearConstraint(np.array(costs)[None, :], room, room)],
+            options={"mip_rel_gap": 0.0, "node_limit": NODE_LIMIT},
+        )
     if result.x is None:
         return None
     picks = [kept[0] for kept in core.options]
