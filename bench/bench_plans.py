@@ -17,7 +17,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,9 @@ def ideal_ratio(table: tqs.Sensitivity, bits: int) -> float:
     return float(np.exp(shares @ np.log(per_weight)) / (shares @ per_weight))
 
 
-def run(name: str, seed: int, row_blocks: int) -> list[dict[str, Any]]:
+def run(name: str, seed: int, row_blocks: int, horizon: int | None) -> list[dict[str, Any]]:
     system, setting = tqs.load_system(name), SETTINGS[name]
+    setting = replace(setting, horizon=horizon or setting.horizon)
     start = time.perf_counter()
     table = tqs.score(system, horizon=setting.horizon, initial=setting.scored_on, seed=seed, row_blocks=row_blocks)
     seconds = time.perf_counter() - start
@@ -97,7 +98,7 @@ def run(name: str, seed: int, row_blocks: int) -> list[dict[str, Any]]:
             }
             ratio, low, high = errors["knapsack"].ratio(errors["uniform"])
             row = {
-                "system": name, "row_blocks": row_blocks, "seed": seed, "bits": bits, "judged_on": judged,
+                "system": name, "horizon": setting.horizon, "row_blocks": row_blocks, "seed": seed, "bits": bits, "judged_on": judged,
                 "ratio": ratio, "interval": [low, high], "ideal_ratio": ideal_ratio(table, bits),
                 "damage": {method: error.damage for method, error in errors.items()},
                 "predicted": {method: plan.predicted_damage for method, plan in plans.items()},
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--row-blocks", type=int, nargs="+", help="in place of each system's own")
+    parser.add_argument("--horizon", type=int, help="in place of each system's own (lorenz-gru, fracast)")
     parser.add_argument("--out", default="plans", help="name of the result file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -128,7 +130,7 @@ def main() -> None:
         for name in arguments.systems
         for row_blocks in arguments.row_blocks or SETTINGS[name].row_blocks
         for seed in range(arguments.seeds)
-        for row in run(name, seed, row_blocks)
+        for row in run(name, seed, row_blocks, arguments.horizon)
     ]
     print("written to", harness.write(arguments.out, {"rows": rows}))
 
