@@ -98,7 +98,8 @@ def run(name: str, seed: int, row_blocks: int, horizon: int | None) -> list[dict
             }
             ratio, low, high = errors["knapsack"].ratio(errors["uniform"])
             row = {
-                "system": name, "horizon": setting.horizon, "row_blocks": row_blocks, "seed": seed, "bits": bits, "judged_on": judged,
+                "system": name, "horizon": setting.horizon, "row_blocks": row_blocks,
+                "seed": seed, "bits": bits, "judged_on": judged,
                 "ratio": ratio, "interval": [low, high], "ideal_ratio": ideal_ratio(table, bits),
                 "damage": {method: error.damage for method, error in errors.items()},
                 "predicted": {method: plan.predicted_damage for method, plan in plans.items()},
