@@ -18,7 +18,7 @@ foreach(isa IN LISTS TQS_ISAS)
         # GCC 12 takes the undefined pass-through operand inside its own AVX-512 header for ours (GCC bug 105593).
         string(APPEND flags " -Wno-maybe-uninitialized")
     endif()
-    foreach(name IN ITEMS dequantize prepack qgemm table)
+    foreach(name IN ITEMS dequantize prepack qgemm products attention elementwise rows movement table)
         list(APPEND TQS_CPU_SOURCES csrc/cpu/${isa}/${name}.cpp)
         set_source_files_properties(csrc/cpu/${isa}/${name}.cpp PROPERTIES COMPILE_FLAGS "${flags}")
     endforeach()

@@ -23,8 +23,14 @@ MAY_INCLUDE = {
     "core": (),
     "backend": ("core/", "quant/format.h"),
     "quant": ("core/", "backend/"),
-    "bindings": ("core/", "backend/", "quant/"),
-    **{name: ("core/", "backend/kernel_table.h", "quant/format.h", "quant/codes.h") for name in BACKENDS},
+    "program": ("core/", "backend/"),
+    "rollout": ("core/", "backend/", "program/"),
+    "growth": ("core/", "backend/", "program/", "rollout/"),
+    "bindings": ("core/", "backend/", "quant/", "program/", "rollout/", "growth/"),
+    **{
+        name: ("core/", "backend/kernel_table.h", "backend/program_kernels.h", "quant/format.h", "quant/codes.h")
+        for name in BACKENDS
+    },
 }
 
 
@@ -79,7 +85,9 @@ def test_a_backend_and_its_twin_define_the_same_functions():
 # Data flows left to right. A package imports those before it and the foundation, never one after it.
 FLOW = (
     "systems",
+    "capture",
     "engines",
+    "growth",
     "scoring",
     "allocation",
     "search",

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "backend/program_kernels.h"
 #include "core/dtype.h"
 #include "quant/format.h"
 
@@ -56,6 +57,7 @@ struct KernelTable {
     const DequantizeKernel* dequantize;    // [kFormats]
     const QgemmKernel (*qgemm)[kFormats];  // [kDTypes][kFormats]
     const PrepackKernel* prepack;          // [kFormats]
+    ProgramKernels program;
 };
 
 // The tables compiled in, slowest first; the scalar one always leads. Defined by cpu/tables.cpp.

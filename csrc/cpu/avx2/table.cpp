@@ -15,6 +15,14 @@ constinit const KernelTable avx2_table = {
     .dequantize = avx2::kDequantize,
     .qgemm = avx2::kQgemm,
     .prepack = avx2::kPrepack,
+    .program =
+        {
+            .products = avx2::kProducts,
+            .attention = avx2::kAttention,
+            .elementwise = avx2::kElementwise,
+            .rows = avx2::kRows,
+            .movement = avx2::kMovement,
+        },
 };
 
 }  // namespace tqs

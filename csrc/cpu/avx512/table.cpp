@@ -15,6 +15,14 @@ constinit const KernelTable avx512_table = {
     .dequantize = avx512::kDequantize,
     .qgemm = avx512::kQgemm,
     .prepack = avx512::kPrepack,
+    .program =
+        {
+            .products = avx512::kProducts,
+            .attention = avx512::kAttention,
+            .elementwise = avx512::kElementwise,
+            .rows = avx512::kRows,
+            .movement = avx512::kMovement,
+        },
 };
 
 }  // namespace tqs

@@ -10,6 +10,13 @@ extern const DequantizeKernel kDequantize[kFormats];
 extern const QgemmKernel kQgemm[kDTypes][kFormats];
 extern const PrepackKernel kPrepack[kFormats];
 
+// Native programs, one file per family.
+extern const ProductKernels kProducts[kPrecisions];
+extern const AttentionKernels kAttention[kPrecisions];
+extern const ElementwiseKernels kElementwise[kPrecisions];
+extern const RowKernels kRows[kPrecisions];
+extern const MovementKernels kMovement[kPrecisions];
+
 std::int64_t scratch_floats(std::int64_t columns);
 // The scalar layout is the portable form itself: a copy of the codes.
 std::int64_t prepacked_bytes(const PackedView& weight);

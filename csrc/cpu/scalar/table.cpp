@@ -13,6 +13,14 @@ constinit const KernelTable scalar_table = {
     .dequantize = scalar::kDequantize,
     .qgemm = scalar::kQgemm,
     .prepack = scalar::kPrepack,
+    .program =
+        {
+            .products = scalar::kProducts,
+            .attention = scalar::kAttention,
+            .elementwise = scalar::kElementwise,
+            .rows = scalar::kRows,
+            .movement = scalar::kMovement,
+        },
 };
 
 }  // namespace tqs

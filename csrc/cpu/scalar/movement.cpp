@@ -1,0 +1,7 @@
+#include "cpu/scalar/kernels.h"
+
+namespace tqs::scalar {
+
+constinit const MovementKernels kMovement[kPrecisions] = {};
+
+}  // namespace tqs::scalar

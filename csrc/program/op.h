@@ -1,0 +1,67 @@
+// An op: what a node of a program does to the values of one tile. Each family is one file in ops/, which states shape
+// rule (constructor), forward and tangent rule.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "backend/kernel_table.h"
+#include "program/spec.h"
+
+namespace tqs {
+
+// A packed constant (Op::pack). `lanes` null: `shared` for every lane. Else one entry per lane; in a tangent rollout
+// entry 0 is the weight and the others its tangents, null for zero.
+struct Panels {
+    const void* shared = nullptr;
+    const void* const* lanes = nullptr;
+};
+
+// A node's values during a step. in[i].data is null where an optional input is absent.
+struct Frame {
+    Extent extent;  // lanes is 1 where everything the node reads is shared
+    const ProgramKernels* kernels;
+    std::span<const Operand> in;
+    std::span<const Operand> out;
+    Panels panels;  // of the constant that the op packs, if any
+    void* scratch;  // scratch_bytes(frame), 64-byte aligned
+};
+
+class Op {
+  public:
+    virtual ~Op() = default;
+
+    // Pointers in `frame` are null when this is asked.
+    virtual std::int64_t scratch_bytes(const Frame& frame) const = 0;
+    virtual void run(const Frame& frame) const = 0;
+
+    // Index of the input that is a constant and read through Frame::panels only; -1: none.
+    virtual int packed_input() const { return -1; }
+    virtual std::int64_t packed_bytes(const ProgramKernels&) const { return 0; }
+    // `constant` is contiguous, of the value's sizes and precision.
+    virtual void pack(const ProgramKernels&, const void* constant, void* panels) const;
+};
+
+// What a factory is given: the node and the values it reads and writes (null where absent).
+struct OpContext {
+    const NodeSpec& node;
+    std::span<const ValueSpec* const> inputs;
+    std::span<const ValueSpec* const> outputs;
+    std::span<const Precision> input_precisions;
+    std::span<const Precision> output_precisions;
+
+    // Attributes; throw ArgumentError naming node.origin where missing (or return `otherwise`).
+    std::int64_t integer(const char* name) const;
+    std::int64_t integer(const char* name, std::int64_t otherwise) const;
+    std::span<const std::int64_t> integers(const char* name) const;
+    double number(const char* name, double otherwise) const;
+    // Throws ArgumentError("[kind] origin: text") unless `holds`.
+    void require(bool holds, const char* text) const;
+};
+
+// Throws ArgumentError for an unknown kind or values that do not fit the op's shape rule.
+std::unique_ptr<Op> make_op(const OpContext& context);
+// Names of all ops, sorted.
+std::span<const char* const> list_ops();
+
+}  // namespace tqs

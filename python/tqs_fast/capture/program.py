@@ -1,0 +1,120 @@
+"""The program that a step is lowered to: nodes in order over strided views of buffers, all sizes static.
+
+Everything is per *sample* (one initial condition): the step is captured at batch size one, and an engine runs the same
+program on every sample of every lane. This text is normative for csrc/program/spec.h, which has the same fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+PRECISIONS = ("float32", "float64")
+BUFFER_KINDS = ("arena", "constant", "state", "input")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory.
+
+    Attributes:
+        kind: "arena" (written by one node), "constant", "state" or "input" (a leaf of either, in tree order).
+        precision: "float32" or "float64". Booleans and integers are stored as numbers of the precision they meet.
+        elements: per sample; of a constant, in all.
+    """
+
+    kind: str
+    precision: str
+    elements: int
+
+
+@dataclass(frozen=True)
+class Value:
+    """A view of a buffer: element i of it is at `offset + sum(i * strides)`; a stride of 0 broadcasts.
+
+    Attributes:
+        buffer: index into `Program.buffers`.
+        sizes, strides: at most 8 of each; the batch of size one stays in `sizes`.
+    """
+
+    buffer: int
+    offset: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One op.
+
+    Attributes:
+        kind: a name of the op registry (csrc/program/registry.cpp).
+        inputs: indices into `Program.values`, -1 for an absent optional input.
+        outputs: values that the node writes, each the whole of a fresh arena buffer (for "copy" with `into`: see docs of ops).
+        ints, floats: attributes.
+        origin: "module.path (aten.op)", for messages.
+    """
+
+    kind: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    ints: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    floats: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    origin: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A tensor that does not depend on state or input: a parameter, or what the step derives from parameters.
+
+    Attributes:
+        buffer: index into `Program.buffers`.
+        tensor: contiguous, of the buffer's precision.
+        parameters: qualified names of the module's parameters it is derived from; empty for true constants.
+        derive: `derive({name: tensor})` gives it for other values of those parameters (a quantized weight, say),
+            differentiable by torch. Parameters not in the mapping keep their float value.
+    """
+
+    buffer: int
+    tensor: torch.Tensor
+    parameters: tuple[str, ...]
+    derive: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class NextState:
+    """What the state buffer holds at the next step.
+
+    With `slide` 0 the elements of value `next`. With `slide` > 0 the buffer holds `[outer, pitch, inner]`, of which
+    `length` positions are the state: `slide` positions leave at the front and value `next` [outer, slide, inner] joins at the
+    end (a window of past values, a ring instead of a copy).
+    """
+
+    buffer: int
+    next: int
+    slide: int = 0
+    outer: int = 1
+    length: int = 0
+    inner: int = 0
+    pitch: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """One step of a system.
+
+    Attributes:
+        states: one per leaf of the state tree, in order.
+        inputs: buffers, one per leaf of the input tree.
+        output: value that the step emits, `[1, C]` or `[1, block, C]`.
+    """
+
+    buffers: tuple[Buffer, ...]
+    values: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    constants: tuple[Constant, ...]
+    states: tuple[NextState, ...]
+    inputs: tuple[int, ...]
+    output: int
