@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
@@ -23,6 +24,7 @@ namespace tqs {
 namespace {
 
 constexpr int kMostThreads = 1024;
+constexpr std::chrono::milliseconds kWaitingInterval{10};
 
 struct Job {
     const std::function<void(std::int64_t, std::int64_t)>* body;
@@ -125,7 +127,8 @@ int default_threads() {
     return chosen;
 }
 
-void parallel_for(std::int64_t units, int threads, const std::function<void(std::int64_t, std::int64_t)>& body) {
+void parallel_for(std::int64_t units, int threads, const std::function<void(std::int64_t, std::int64_t)>& body,
+                  const std::function<void()>& waiting) {
     require(threads >= 0 && threads <= kMostThreads, "parallel_for", "expected 0 to ", kMostThreads, " threads, got ",
             threads);
     if (units <= 0) return;
@@ -141,7 +144,15 @@ void parallel_for(std::int64_t units, int threads, const std::function<void(std:
     pool().submit(job);
     work_on(*job);
     std::unique_lock lock(job->mutex);
-    job->done.wait(lock, [&] { return job->finished == job->pieces; });
+    const auto finished = [&] {
+        return job->finished == job->pieces;
+    };
+    while (waiting && !job->done.wait_for(lock, kWaitingInterval, finished)) {
+        lock.unlock();
+        waiting();
+        lock.lock();
+    }
+    job->done.wait(lock, finished);
     if (job->failure) std::rethrow_exception(job->failure);
 }
 

@@ -16,6 +16,8 @@ int default_threads();
 // Cuts [0, units) into at most `threads` contiguous pieces and runs body(begin, end) on each, in any order.
 // The pieces depend on the thread count, so body's result for a unit must not depend on its piece.
 // threads = 0 means default_threads(). The first exception thrown by a piece is rethrown here, after all have ended.
-void parallel_for(std::int64_t units, int threads, const std::function<void(std::int64_t, std::int64_t)>& body);
+// While the caller has nothing left to do but wait for the others, it calls `waiting` every few milliseconds.
+void parallel_for(std::int64_t units, int threads, const std::function<void(std::int64_t, std::int64_t)>& body,
+                  const std::function<void()>& waiting = {});
 
 }  // namespace tqs

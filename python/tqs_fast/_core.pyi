@@ -1,6 +1,7 @@
 """Private native module. Arrays are addresses (0 for none), sizes and strides in elements; see csrc/bindings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 version: str
 compiler: str
@@ -48,3 +49,68 @@ def qgemm_cuda(activations: Activations, packed: PackedView, *, dtype: int, devi
 def fill_uniform(*, out: int, count: int, seed: int, stream: int, offset: int) -> None: ...
 def fill_normal(*, out: int, count: int, seed: int, stream: int, offset: int) -> None: ...
 def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
+def program_ops() -> list[str]: ...
+
+class Program:
+    """`program` is a tqs_fast.capture.program.Program; `constants` its constant buffers -> address of the data."""
+
+    def __init__(self, program: Any, *, constants: Mapping[int, int]) -> None: ...
+    @property
+    def arena_bytes(self) -> int: ...
+    @property
+    def state_bytes(self) -> int: ...
+
+class Variant:
+    @overload
+    def __init__(self, buffer: int, *, data: int) -> None: ...
+    @overload
+    def __init__(self, buffer: int, *, seed: int, stream: int, scale: float, begin: int, count: int) -> None: ...
+
+def run_ensemble(
+    program: Program,
+    *,
+    samples: int,
+    steps: int,
+    states: Sequence[int],
+    inputs: Sequence[int],
+    input_steps: int,
+    variants: Sequence[Variant],
+    lanes: Sequence[Sequence[int]],
+    values: int,
+    reference: int,
+    scale: int,
+    errors: int,
+    outputs: int,
+    final_states: Sequence[int],
+    threads: int,
+    memory_limit: int,
+) -> dict[str, int]: ...
+
+class WeightSeed:
+    def __init__(self, buffer: int, *, tangent: int, data: int) -> None: ...
+
+class TangentTask:
+    def __init__(
+        self,
+        *,
+        samples: int,
+        tangents: int,
+        steps: int,
+        states: Sequence[int],
+        seeds: Sequence[int],
+        weight_seeds: Sequence[WeightSeed],
+        inputs: Sequence[int],
+        input_steps: int,
+        values: int,
+        outputs: int,
+        tangent_outputs: int,
+        scale: int,
+        errors: int,
+        final_states: Sequence[int],
+        final_tangents: Sequence[int],
+        threads: int,
+        memory_limit: int,
+    ) -> None: ...
+
+def run_tangents(program: Program, task: TangentTask) -> dict[str, int]: ...
+def find_non_finite(program: Program, task: TangentTask) -> tuple[int, int, int, int]: ...

@@ -1,0 +1,190 @@
+#include "program/program.h"
+
+#include <algorithm>
+
+#include "backend/backend.h"
+#include "core/check.h"
+
+namespace tqs {
+namespace {
+
+constexpr const char* kName = "Program";
+
+template <class T>
+bool is_index(int index, const std::vector<T>& items) {
+    return index >= 0 && static_cast<std::size_t>(index) < items.size();
+}
+
+std::int64_t elements(const ValueSpec& value) {
+    std::int64_t count = 1;
+    for (const std::int64_t size : value.sizes) count *= size;
+    return count;
+}
+
+}  // namespace
+
+Program::Program(ProgramSpec spec) : spec_(std::move(spec)), kernels_(&active_table().program) {
+    check_indices();
+    check_views();
+    make_ops();
+    plan();
+}
+
+void Program::check_indices() const {
+    for (const BufferSpec& buffer : spec_.buffers) {
+        require(buffer.elements >= 0, kName, "a buffer has ", buffer.elements, " elements");
+        require((buffer.kind == BufferKind::constant) == (buffer.data != nullptr), kName,
+                "constants, and only they, have data");
+    }
+    for (const ValueSpec& value : spec_.values) {
+        require(is_index(value.buffer, spec_.buffers), kName, "a value names no buffer");
+    }
+    for (const NodeSpec& node : spec_.nodes) {
+        for (const int input : node.inputs) {
+            require(input == -1 || is_index(input, spec_.values), kName, node.origin, ": an input names no value");
+        }
+        for (const int output : node.outputs) {
+            require(is_index(output, spec_.values) && buffer_of(output).kind == BufferKind::arena, kName, node.origin,
+                    ": an output is no value of an arena buffer");
+        }
+    }
+    for (const int input : spec_.inputs) {
+        require(
+            is_index(input, spec_.buffers) && spec_.buffers[static_cast<std::size_t>(input)].kind == BufferKind::input,
+            kName, "an input names no input buffer");
+    }
+    require(is_index(spec_.output, spec_.values), kName, "the output names no value");
+    for (const StateSpec& state : spec_.states) {
+        require(is_index(state.buffer, spec_.buffers) &&
+                    spec_.buffers[static_cast<std::size_t>(state.buffer)].kind == BufferKind::state,
+                kName, "a state names no state buffer");
+        require(is_index(state.next, spec_.values), kName, "a state is followed by no value");
+        const BufferSpec& buffer = spec_.buffers[static_cast<std::size_t>(state.buffer)];
+        const std::int64_t next = elements(spec_.values[static_cast<std::size_t>(state.next)]);
+        if (state.slide == 0) {
+            require(next == buffer.elements, kName, "a state has ", buffer.elements, " elements and is followed by ",
+                    next);
+            require(buffer_of(state.next).kind != BufferKind::state, kName,
+                    "a state is followed by a view of a state; copy it first");
+        } else {
+            require(state.slide > 0 && state.slide <= state.length && state.pitch >= state.length + state.slide, kName,
+                    "a sliding state of length ", state.length, " and pitch ", state.pitch, " cannot slide by ",
+                    state.slide);
+            const std::vector<std::int64_t> rows = {state.outer, state.slide, state.inner};
+            require(spec_.values[static_cast<std::size_t>(state.next)].sizes == rows &&
+                        buffer.elements == state.outer * state.pitch * state.inner,
+                    kName, "a sliding state does not fit its buffer or the values that join it");
+        }
+    }
+}
+
+void Program::check_views() const {
+    for (const ValueSpec& value : spec_.values) {
+        require(value.sizes.size() == value.strides.size() && value.sizes.size() <= kMaxRank, kName,
+                "a value has more than ", kMaxRank, " axes");
+        std::int64_t last = value.offset;
+        bool empty = false;
+        for (std::size_t axis = 0; axis < value.sizes.size(); ++axis) {
+            require(value.sizes[axis] >= 0 && value.strides[axis] >= 0, kName, "a value has a negative size or stride");
+            empty = empty || value.sizes[axis] == 0;
+            last += (value.sizes[axis] - 1) * value.strides[axis];
+        }
+        require(!empty, kName, "a value is empty");
+        std::int64_t available = spec_.buffers[static_cast<std::size_t>(value.buffer)].elements;
+        for (const StateSpec& state : spec_.states) {
+            // A sliding state is read at most pitch - length positions further on.
+            if (state.slide > 0 && state.buffer == value.buffer) {
+                available -= (state.pitch - state.length) * state.inner;
+            }
+        }
+        require(value.offset >= 0 && last < available, kName, "a view leaves its buffer");
+    }
+}
+
+void Program::make_ops() {
+    for (const NodeSpec& node : spec_.nodes) {
+        std::vector<const ValueSpec*> inputs, outputs;
+        std::vector<Precision> input_precisions, output_precisions;
+        for (const int input : node.inputs) {
+            inputs.push_back(input < 0 ? nullptr : &spec_.values[static_cast<std::size_t>(input)]);
+            input_precisions.push_back(input < 0 ? Precision::float32 : buffer_of(input).precision);
+        }
+        for (const int output : node.outputs) {
+            outputs.push_back(&spec_.values[static_cast<std::size_t>(output)]);
+            output_precisions.push_back(buffer_of(output).precision);
+        }
+        ops_.push_back(make_op({node, inputs, outputs, input_precisions, output_precisions}));
+        const Op& op = *ops_.back();
+        AlignedBytes packed;
+        if (op.packed_input() >= 0) {
+            const int value = node.inputs[static_cast<std::size_t>(op.packed_input())];
+            require(buffer_of(value).kind == BufferKind::constant, kName, node.origin, ": expected a constant weight");
+            packed = allocate_aligned(op.packed_bytes(*kernels_));
+            op.pack(*kernels_, buffer_of(value).data, packed.get());
+        }
+        panels_.push_back(std::move(packed));
+    }
+}
+
+void Program::plan() {
+    const int nodes = static_cast<int>(spec_.nodes.size());
+    std::vector<Life> lives(spec_.buffers.size(), Life{0, nodes, -1});
+    const auto life_of = [&](int value) -> Life& {
+        return lives[static_cast<std::size_t>(spec_.values[static_cast<std::size_t>(value)].buffer)];
+    };
+    for (int node = 0; node < nodes; ++node) {
+        const NodeSpec& spec = spec_.nodes[static_cast<std::size_t>(node)];
+        for (const int output : spec.outputs) {
+            life_of(output).first = std::min(life_of(output).first, node);
+            life_of(output).last = std::max(life_of(output).last, node);
+        }
+        for (const int input : spec.inputs) {
+            if (input < 0 || buffer_of(input).kind != BufferKind::arena) continue;
+            require(life_of(input).first < node, kName, spec.origin, ": reads a value before it is written");
+            life_of(input).last = node;
+        }
+    }
+    // What leaves the step is read after its last node.
+    life_of(spec_.output).last = nodes;
+    for (const StateSpec& state : spec_.states) life_of(state.next).last = nodes;
+
+    std::vector<int> arena;
+    std::vector<Life> planned;
+    for (std::size_t index = 0; index < spec_.buffers.size(); ++index) {
+        const BufferSpec& buffer = spec_.buffers[index];
+        if (buffer.kind != BufferKind::arena || lives[index].last < 0) continue;
+        lives[index].bytes = buffer.elements * precision_bytes(buffer.precision);
+        arena.push_back(static_cast<int>(index));
+        planned.push_back(lives[index]);
+    }
+    const ArenaPlan result = plan_arena(planned);
+    offsets_.assign(spec_.buffers.size(), 0);
+    for (std::size_t i = 0; i < arena.size(); ++i) offsets_[static_cast<std::size_t>(arena[i])] = result.offsets[i];
+    arena_bytes_ = result.bytes;
+}
+
+std::int64_t Program::state_bytes() const {
+    std::int64_t bytes = 0;
+    for (const StateSpec& state : spec_.states) {
+        const BufferSpec& buffer = spec_.buffers[static_cast<std::size_t>(state.buffer)];
+        bytes += (buffer.elements * precision_bytes(buffer.precision) + 63) / 64 * 64;
+    }
+    return bytes;
+}
+
+std::int64_t Program::product_rows() const {
+    std::int64_t rows = 1, largest = 0;
+    for (std::size_t node = 0; node < ops_.size(); ++node) {
+        if (ops_[node]->packed_input() < 0) continue;
+        const NodeSpec& spec = spec_.nodes[node];
+        const ValueSpec& weight =
+            spec_.values[static_cast<std::size_t>(spec.inputs[static_cast<std::size_t>(ops_[node]->packed_input())])];
+        const ValueSpec& out = spec_.values[static_cast<std::size_t>(spec.outputs[0])];
+        if (elements(weight) <= largest) continue;
+        largest = elements(weight);
+        rows = elements(out) / weight.sizes[0];
+    }
+    return rows;
+}
+
+}  // namespace tqs

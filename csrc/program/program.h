@@ -1,0 +1,51 @@
+// A program: one step of a system, ready to run. Immutable, shared by all tiles of all rollouts.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "backend/kernel_table.h"
+#include "core/aligned.h"
+#include "program/arena.h"
+#include "program/op.h"
+
+namespace tqs {
+
+class Program {
+  public:
+    // Checks every index and every view, makes the ops and packs the constants for the instruction set in use.
+    // Constants stay where they are: the caller keeps them alive. Throws ArgumentError.
+    explicit Program(ProgramSpec spec);
+
+    const ProgramSpec& spec() const { return spec_; }
+    const ProgramKernels& kernels() const { return *kernels_; }
+    const Op& op(std::size_t node) const { return *ops_[node]; }
+    // Of the constant that the node packs; null if it packs none.
+    const void* panels(std::size_t node) const { return panels_[node].get(); }
+    // Byte offset of an arena buffer, per (lane, sample): multiply by their number.
+    std::int64_t arena_offset(int buffer) const { return offsets_[static_cast<std::size_t>(buffer)]; }
+    // Bytes per (lane, sample).
+    std::int64_t arena_bytes() const { return arena_bytes_; }
+    std::int64_t state_bytes() const;
+    // Rows per sample of the largest product with a constant: with few, tiles need many samples to fill a GEMM.
+    std::int64_t product_rows() const;
+
+    const BufferSpec& buffer_of(int value) const {
+        return spec_.buffers[static_cast<std::size_t>(spec_.values[static_cast<std::size_t>(value)].buffer)];
+    }
+
+  private:
+    void check_indices() const;
+    void check_views() const;
+    void make_ops();
+    void plan();
+
+    ProgramSpec spec_;
+    const ProgramKernels* kernels_;
+    std::vector<std::unique_ptr<Op>> ops_;
+    std::vector<AlignedBytes> panels_;
+    std::vector<std::int64_t> offsets_;
+    std::int64_t arena_bytes_ = 0;
+};
+
+}  // namespace tqs

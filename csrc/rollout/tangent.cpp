@@ -1,0 +1,126 @@
+#include "rollout/tangent.h"
+
+#include <algorithm>
+#include <mutex>
+
+#include "core/check.h"
+#include "rollout/collect.h"
+
+namespace tqs {
+namespace {
+
+constexpr const char* kName = "tangent rollout";
+
+void check(const Program& program, const TangentTask& task, const OutputShape& shape) {
+    const ProgramSpec& spec = program.spec();
+    require(task.samples >= 1 && task.tangents >= 1 && task.steps >= 1, kName, "expected samples, tangents and steps");
+    require(task.states.size() == spec.states.size() && task.seeds.size() == spec.states.size(), kName, "expected ",
+            spec.states.size(), " state leaves");
+    require(task.inputs.size() == spec.inputs.size(), kName, "expected ", spec.inputs.size(), " input leaves, got ",
+            task.inputs.size());
+    require(task.inputs.empty() || task.input_steps >= task.steps, kName, "inputs cover ", task.input_steps, " of ",
+            task.steps, " steps");
+    require(task.values >= 1 && task.values <= task.steps * shape.block, kName, "cannot emit ", task.values,
+            " values in ", task.steps, " steps");
+    for (const WeightSeed& seed : task.weight_seeds) {
+        require(seed.buffer >= 0 && static_cast<std::size_t>(seed.buffer) < spec.buffers.size() &&
+                    spec.buffers[static_cast<std::size_t>(seed.buffer)].kind == BufferKind::constant,
+                kName, "a weight tangent names no constant");
+        require(seed.tangent >= 0 && seed.tangent < task.tangents, kName, "a weight tangent names no lane");
+    }
+}
+
+}  // namespace
+
+LaneConstants gather_seeds(const Program& program, const TangentTask& task, std::int64_t first, std::int64_t count) {
+    LaneConstants result;
+    for (const WeightSeed& seed : task.weight_seeds) {
+        if (seed.tangent < first || seed.tangent >= first + count) continue;
+        auto [entry, fresh] = result.try_emplace(seed.buffer);
+        if (fresh) {
+            entry->second.assign(static_cast<std::size_t>(1 + count), nullptr);
+            entry->second[0] = program.spec().buffers[static_cast<std::size_t>(seed.buffer)].data;
+        }
+        entry->second[static_cast<std::size_t>(1 + seed.tangent - first)] = seed.data;
+    }
+    return result;
+}
+
+RolloutUse run_tangents(const Program& program, const TangentTask& task, const Interrupt& interrupt) {
+    const ProgramSpec& spec = program.spec();
+    const OutputShape shape = output_shape(program);
+    check(program, task, shape);
+    const std::int64_t item = precision_bytes(program.buffer_of(spec.output).precision);
+    const std::int64_t N = task.samples, K = task.tangents, T = task.values, C = shape.channels;
+    RolloutUse use{choose_tile(program, K, N, true, task.threads, task.memory_limit), 0};
+    std::vector<bool> seeded;
+    for (const void* seed : task.seeds) seeded.push_back(seed != nullptr);
+    std::mutex mutex;
+
+    for_each_tile(
+        use.tile, K, N, task.threads, interrupt,
+        [&](std::int64_t first, std::int64_t count, std::int64_t sample, std::int64_t samples,
+            const std::function<void()>& stop) {
+            std::vector<InputSeries> inputs;
+            for (std::size_t leaf = 0; leaf < task.inputs.size(); ++leaf) {
+                const BufferSpec& buffer = spec.buffers[static_cast<std::size_t>(spec.inputs[leaf])];
+                const std::int64_t bytes = task.input_steps * buffer.elements * precision_bytes(buffer.precision);
+                inputs.push_back({static_cast<const char*>(task.inputs[leaf]) + sample * bytes, task.input_steps});
+            }
+            Tile tile(program, {1 + count, samples, true}, gather_seeds(program, task, first, count), std::move(inputs),
+                      seeded);
+            const auto leaf_bytes = [&](std::size_t leaf) {
+                const BufferSpec& buffer = spec.buffers[static_cast<std::size_t>(spec.states[leaf].buffer)];
+                return tile.state_elements(leaf) * precision_bytes(buffer.precision);
+            };
+            const auto at = [&](const void* leaves, std::size_t leaf, std::int64_t tangent) {
+                return static_cast<const char*>(leaves) + (tangent * N + sample) * leaf_bytes(leaf);
+            };
+            for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
+                tile.set_state(leaf, 0, at(task.states[leaf], leaf, 0));
+                for (std::int64_t k = 0; seeded[leaf] && k < count; ++k) {
+                    tile.set_state(leaf, 1 + k, at(task.seeds[leaf], leaf, first + k));
+                }
+            }
+            for (std::int64_t t = 0; t < task.steps; ++t) {
+                stop();
+                tile.step(t);
+                const Operand& output = tile.output();
+                const std::int64_t values = std::min(shape.block, T - t * shape.block);
+                for (std::int64_t value = 0; value < values; ++value) {
+                    const std::int64_t time = t * shape.block + value;
+                    for (std::int64_t n = 0; n < samples; ++n) {
+                        if (task.outputs && first == 0) {
+                            copy_channels(output, shape, output_at(output, shape, 0, n, value, true),
+                                          static_cast<char*>(task.outputs) + (time * N + sample + n) * C * item);
+                        }
+                        for (std::int64_t k = 0; k < count; ++k) {
+                            const char* dy = output_at(output, shape, 1 + k, n, value, true);
+                            if (task.tangent_outputs) {
+                                copy_channels(output, shape, dy,
+                                              static_cast<char*>(task.tangent_outputs) +
+                                                  ((time * K + first + k) * N + sample + n) * C * item);
+                            }
+                            if (task.errors) {
+                                task.errors[((first + k) * T + time) * N + sample + n] =
+                                    dy ? squared_error(output, shape, dy, nullptr, task.scale) : 0.0;
+                            }
+                        }
+                    }
+                }
+            }
+            for (std::size_t leaf = 0; leaf < task.final_states.size(); ++leaf) {
+                if (first == 0) tile.get_state(leaf, 0, const_cast<char*>(at(task.final_states[leaf], leaf, 0)));
+            }
+            for (std::size_t leaf = 0; leaf < task.final_tangents.size(); ++leaf) {
+                for (std::int64_t k = 0; k < count; ++k) {
+                    tile.get_state(leaf, 1 + k, const_cast<char*>(at(task.final_tangents[leaf], leaf, first + k)));
+                }
+            }
+            const std::lock_guard lock(mutex);
+            use.tile_bytes = std::max(use.tile_bytes, tile.allocated_bytes());
+        });
+    return use;
+}
+
+}  // namespace tqs

@@ -1,0 +1,413 @@
+#include "rollout/tile.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/check.h"
+
+namespace tqs {
+namespace {
+
+std::int64_t aligned(std::int64_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+std::size_t at(int index) {
+    return static_cast<std::size_t>(index);
+}
+
+double load(const char* element, Precision precision) {
+    if (precision == Precision::float64) {
+        double value;
+        std::memcpy(&value, element, sizeof value);
+        return value;
+    }
+    float value;
+    std::memcpy(&value, element, sizeof value);
+    return static_cast<double>(value);
+}
+
+// Calls body(element pointer) for every element of lane `lane`, sample `sample`.
+template <class Body>
+void for_each_element(const Operand& x, std::int64_t lane, std::int64_t sample, const Body& body) {
+    const std::int64_t item = precision_bytes(x.precision);
+    const char* base = static_cast<const char*>(x.lanes ? x.lanes[lane] : x.data);
+    if (!base) return;
+    base += ((x.lanes ? 0 : lane * x.lane_stride) + sample * x.sample_stride) * item;
+    std::int64_t index[kMaxRank] = {};
+    for (;;) {
+        std::int64_t offset = 0;
+        for (int axis = 0; axis < x.rank; ++axis) offset += index[axis] * x.strides[axis];
+        if (!body(base + offset * item)) return;
+        int axis = x.rank - 1;
+        while (axis >= 0 && ++index[axis] == x.sizes[axis]) index[axis--] = 0;
+        if (axis < 0) return;
+    }
+}
+
+}  // namespace
+
+Tile::Tile(const Program& program, Extent extent, LaneConstants constants, std::vector<InputSeries> inputs,
+           std::vector<bool> seeded)
+    : program_(program), extent_(extent), constants_(std::move(constants)), inputs_(std::move(inputs)) {
+    const ProgramSpec& spec = program.spec();
+    state_of_.assign(spec.buffers.size(), -1);
+    input_of_.assign(spec.buffers.size(), -1);
+    for (std::size_t leaf = 0; leaf < spec.states.size(); ++leaf) {
+        state_of_[at(spec.states[leaf].buffer)] = static_cast<int>(leaf);
+    }
+    for (std::size_t leaf = 0; leaf < spec.inputs.size(); ++leaf) {
+        input_of_[at(spec.inputs[leaf])] = static_cast<int>(leaf);
+    }
+    slid_.assign(spec.states.size(), 0);
+    choose_regimes(seeded);
+    pack_constants();
+    allocate();
+    build(first_);
+    build(later_);
+    last_ = &first_;
+}
+
+// Which buffers are shared when the state leaves in `states` are.
+std::vector<char> Tile::propagate(const std::vector<char>& states) const {
+    const ProgramSpec& spec = program_.spec();
+    std::vector<char> shared(spec.buffers.size(), 1);
+    for (const auto& [buffer, lanes] : constants_) shared[at(buffer)] = 0;
+    for (std::size_t leaf = 0; leaf < spec.states.size(); ++leaf) {
+        shared[at(spec.states[leaf].buffer)] = states[leaf];
+    }
+    for (const NodeSpec& node : spec.nodes) {
+        char all = 1;
+        for (const int input : node.inputs) {
+            if (input >= 0) all = all && shared[at(spec.values[at(input)].buffer)];
+        }
+        for (const int output : node.outputs) {
+            char& buffer = shared[at(spec.values[at(output)].buffer)];
+            buffer = buffer && all;  // several copies may fill one buffer
+        }
+    }
+    return shared;
+}
+
+void Tile::choose_regimes(const std::vector<bool>& seeded) {
+    const ProgramSpec& spec = program_.spec();
+    std::vector<char> states(spec.states.size(), 1);
+    for (std::size_t leaf = 0; leaf < seeded.size(); ++leaf) states[leaf] = !seeded[leaf];
+    first_.shared = propagate(states);
+    // After step t a leaf is shared if what follows it was (and, where it slides, if it was itself). One regime must
+    // serve every later step, so take what is shared at all of them.
+    const auto follow = [&](const std::vector<char>& before, const std::vector<char>& shared) {
+        std::vector<char> after(spec.states.size());
+        for (std::size_t leaf = 0; leaf < after.size(); ++leaf) {
+            const StateSpec& state = spec.states[leaf];
+            after[leaf] = shared[at(spec.values[at(state.next)].buffer)] && (state.slide == 0 || before[leaf]);
+        }
+        return after;
+    };
+    std::vector<char> later = follow(states, first_.shared);
+    for (;;) {
+        later_.shared = propagate(later);
+        std::vector<char> meet = follow(later, later_.shared);
+        for (std::size_t leaf = 0; leaf < meet.size(); ++leaf) meet[leaf] = meet[leaf] && later[leaf];
+        if (meet == later) return;
+        later = std::move(meet);
+    }
+}
+
+void Tile::pack_constants() {
+    const ProgramSpec& spec = program_.spec();
+    panel_lanes_.resize(spec.nodes.size());
+    for (std::size_t node = 0; node < spec.nodes.size(); ++node) {
+        const Op& op = program_.op(node);
+        if (op.packed_input() < 0) continue;
+        const int buffer = spec.values[at(spec.nodes[node].inputs[at(op.packed_input())])].buffer;
+        const auto found = constants_.find(buffer);
+        if (found == constants_.end()) continue;
+        std::map<const void*, const void*> done{{spec.buffers[at(buffer)].data, program_.panels(node)},
+                                                {nullptr, nullptr}};
+        for (const void* data : found->second) {
+            const auto [entry, fresh] = done.try_emplace(data, nullptr);
+            if (fresh) {
+                packed_.push_back(allocate_aligned(op.packed_bytes(program_.kernels())));
+                allocated_ += op.packed_bytes(program_.kernels());
+                op.pack(program_.kernels(), data, packed_.back().get());
+                entry->second = packed_.back().get();
+            }
+            panel_lanes_[node].push_back(entry->second);
+        }
+    }
+}
+
+std::int64_t Tile::bytes(const Program& program, Extent extent) {
+    return extent.lanes * extent.samples * (program.arena_bytes() + program.state_bytes());
+}
+
+void Tile::allocate() {
+    const ProgramSpec& spec = program_.spec();
+    const std::int64_t total = bytes(program_, extent_);
+    memory_ = allocate_aligned(total);
+    allocated_ += total;
+    arena_ = reinterpret_cast<char*>(memory_.get());
+    char* position = arena_ + extent_.lanes * extent_.samples * program_.arena_bytes();
+    for (const StateSpec& state : spec.states) {
+        const BufferSpec& buffer = spec.buffers[at(state.buffer)];
+        states_.push_back(position);
+        position += extent_.lanes * extent_.samples * aligned(buffer.elements * precision_bytes(buffer.precision));
+    }
+}
+
+Operand Tile::operand_of(const Regime& regime, int value) {
+    const ProgramSpec& spec = program_.spec();
+    Operand operand{};
+    if (value < 0) return operand;
+    const ValueSpec& view = spec.values[at(value)];
+    const BufferSpec& buffer = spec.buffers[at(view.buffer)];
+    operand.precision = buffer.precision;
+    operand.rank = static_cast<int>(view.sizes.size());
+    std::copy(view.sizes.begin(), view.sizes.end(), operand.sizes);
+    std::copy(view.strides.begin(), view.strides.end(), operand.strides);
+    const std::int64_t offset = view.offset * precision_bytes(buffer.precision);
+    const bool shared = regime.shared[at(view.buffer)];
+    switch (buffer.kind) {
+        case BufferKind::constant: {
+            operand.data = const_cast<char*>(static_cast<const char*>(buffer.data) + offset);
+            if (const auto found = constants_.find(view.buffer); found != constants_.end()) {
+                auto table = std::make_unique<std::vector<void*>>();
+                for (const void* data : found->second) {
+                    table->push_back(data ? const_cast<char*>(static_cast<const char*>(data) + offset) : nullptr);
+                }
+                operand.lanes = table->data();
+                lane_tables_.push_back(std::move(table));
+            }
+            break;
+        }
+        case BufferKind::arena:
+            operand.sample_stride = buffer.elements;
+            operand.lane_stride = shared ? 0 : buffer.elements * extent_.samples;
+            operand.data = arena_ + program_.arena_offset(view.buffer) * extent_.lanes * extent_.samples + offset;
+            break;
+        case BufferKind::state:
+            operand.sample_stride = buffer.elements;
+            operand.lane_stride = shared ? 0 : buffer.elements * extent_.samples;
+            operand.data = states_[at(state_of_[at(view.buffer)])] + offset;
+            break;
+        case BufferKind::input: {
+            const InputSeries& series = inputs_[at(input_of_[at(view.buffer)])];
+            operand.sample_stride = series.steps * buffer.elements;
+            operand.data = const_cast<char*>(static_cast<const char*>(series.data) + offset);
+            break;
+        }
+    }
+    return operand;
+}
+
+// Notes the operand at `position` of regime.operands where its data move between steps.
+Operand Tile::operand_of(Regime& regime, int value, std::size_t position) {
+    const ProgramSpec& spec = program_.spec();
+    if (value >= 0) {
+        const ValueSpec& view = spec.values[at(value)];
+        const BufferSpec& buffer = spec.buffers[at(view.buffer)];
+        const bool slides = buffer.kind == BufferKind::state && spec.states[at(state_of_[at(view.buffer)])].slide > 0;
+        if (slides || buffer.kind == BufferKind::input) {
+            regime.moving.push_back({position, view.buffer, view.offset * precision_bytes(buffer.precision)});
+        }
+    }
+    return operand_of(static_cast<const Regime&>(regime), value);
+}
+
+void Tile::build(Regime& regime) {
+    const ProgramSpec& spec = program_.spec();
+    const auto add = [&](int value) {
+        regime.operands.push_back({});
+        const std::size_t position = regime.operands.size() - 1;
+        regime.operands[position] = operand_of(regime, value, position);
+        return position;
+    };
+    std::vector<std::size_t> begins;
+    for (const NodeSpec& node : spec.nodes) {
+        begins.push_back(regime.operands.size());
+        for (const int input : node.inputs) add(input);
+        for (const int output : node.outputs) add(output);
+    }
+    regime.output = add(spec.output);
+    for (const StateSpec& state : spec.states) regime.next.push_back(add(state.next));
+
+    std::int64_t scratch = 0;
+    for (std::size_t index = 0; index < spec.nodes.size(); ++index) {
+        const NodeSpec& node = spec.nodes[index];
+        const std::span operands(regime.operands.data() + begins[index], node.inputs.size() + node.outputs.size());
+        Frame frame{};
+        frame.kernels = &program_.kernels();
+        frame.in = operands.first(node.inputs.size());
+        frame.out = operands.subspan(node.inputs.size());
+        const bool once = is_shared(frame.out[0]);
+        frame.extent = {once ? 1 : extent_.lanes, extent_.samples, extent_.tangent && !once};
+        frame.panels.shared = program_.panels(index);
+        if (!panel_lanes_[index].empty()) frame.panels.lanes = panel_lanes_[index].data();
+        scratch = std::max(scratch, program_.op(index).scratch_bytes(frame));
+        regime.frames.push_back(frame);
+    }
+    packed_.push_back(allocate_aligned(scratch));
+    allocated_ += scratch;
+    for (Frame& frame : regime.frames) frame.scratch = packed_.back().get();
+}
+
+std::int64_t Tile::state_elements(std::size_t leaf) const {
+    const StateSpec& state = program_.spec().states[leaf];
+    return state.slide > 0 ? state.outer * state.length * state.inner
+                           : program_.spec().buffers[at(state.buffer)].elements;
+}
+
+void Tile::set_state(std::size_t leaf, std::int64_t lane, const void* data) {
+    const StateSpec& state = program_.spec().states[leaf];
+    const BufferSpec& buffer = program_.spec().buffers[at(state.buffer)];
+    const std::int64_t item = precision_bytes(buffer.precision);
+    const std::int64_t rows = state.slide > 0 ? state.outer : 1;
+    const std::int64_t row = state_elements(leaf) / rows * item;
+    const std::int64_t pitch = buffer.elements / rows * item;
+    const std::int64_t shift = slid_[leaf] * state.inner * item;
+    for (std::int64_t r = 0; r < extent_.samples * rows; ++r) {
+        std::memcpy(states_[leaf] + (lane * extent_.samples * rows + r) * pitch + shift,
+                    static_cast<const char*>(data) + r * row, static_cast<std::size_t>(row));
+    }
+}
+
+void Tile::get_state(std::size_t leaf, std::int64_t lane, void* data) const {
+    const StateSpec& state = program_.spec().states[leaf];
+    const BufferSpec& buffer = program_.spec().buffers[at(state.buffer)];
+    const std::int64_t item = precision_bytes(buffer.precision);
+    const std::int64_t rows = state.slide > 0 ? state.outer : 1;
+    const std::int64_t row = state_elements(leaf) / rows * item;
+    const std::int64_t pitch = buffer.elements / rows * item;
+    const std::int64_t shift = slid_[leaf] * state.inner * item;
+    const bool shared = later_.shared[at(state.buffer)];
+    if (shared && extent_.tangent && lane > 0) {
+        std::memset(data, 0, static_cast<std::size_t>(extent_.samples * rows * row));
+        return;
+    }
+    const std::int64_t source = shared ? 0 : lane;
+    for (std::int64_t r = 0; r < extent_.samples * rows; ++r) {
+        std::memcpy(static_cast<char*>(data) + r * row,
+                    states_[leaf] + (source * extent_.samples * rows + r) * pitch + shift,
+                    static_cast<std::size_t>(row));
+    }
+}
+
+void Tile::move_pointers(Regime& regime, std::int64_t t) {
+    const ProgramSpec& spec = program_.spec();
+    for (const Regime::Moving& moving : regime.moving) {
+        const BufferSpec& buffer = spec.buffers[at(moving.buffer)];
+        const std::int64_t item = precision_bytes(buffer.precision);
+        const char* base;
+        if (buffer.kind == BufferKind::input) {
+            base =
+                static_cast<const char*>(inputs_[at(input_of_[at(moving.buffer)])].data) + t * buffer.elements * item;
+        } else {
+            const int leaf = state_of_[at(moving.buffer)];
+            base = states_[at(leaf)] + slid_[at(leaf)] * spec.states[at(leaf)].inner * item;
+        }
+        regime.operands[moving.operand].data = const_cast<char*>(base) + moving.bytes;
+    }
+}
+
+void Tile::step(std::int64_t t) {
+    Regime& regime = regime_of(t);
+    move_pointers(regime, t);
+    for (std::size_t node = 0; node < regime.frames.size(); ++node) program_.op(node).run(regime.frames[node]);
+    advance_states(regime);
+    last_ = &regime;
+}
+
+const Operand& Tile::output() const {
+    return last_->operands[last_->output];
+}
+
+// The state buffers of the later regime, from what the step just taken left in `next`.
+void Tile::advance_states(const Regime& regime) {
+    const ProgramSpec& spec = program_.spec();
+    for (std::size_t leaf = 0; leaf < spec.states.size(); ++leaf) {
+        const StateSpec& state = spec.states[leaf];
+        const BufferSpec& buffer = spec.buffers[at(state.buffer)];
+        const std::int64_t item = precision_bytes(buffer.precision);
+        const bool was_shared = regime.shared[at(state.buffer)];
+        const bool shared = later_.shared[at(state.buffer)];
+        const std::int64_t lanes = shared ? 1 : extent_.lanes;
+        const std::int64_t rows = extent_.samples * state.outer;
+        Operand next = regime.operands[regime.next[leaf]];
+        Operand target{};
+        target.precision = buffer.precision;
+        target.rank = next.rank;
+        std::copy(next.sizes, next.sizes + next.rank, target.sizes);
+        target.sample_stride = buffer.elements;
+        target.lane_stride = shared ? 0 : buffer.elements * extent_.samples;
+        target.data = states_[leaf];
+        if (state.slide > 0) {
+            const std::int64_t pitch = state.pitch * state.inner * item;
+            if (!shared && was_shared) {  // from now on lanes differ: each gets the window (or, as a tangent, zero)
+                const std::size_t one = static_cast<std::size_t>(rows * pitch);
+                for (std::int64_t lane = 1; lane < lanes; ++lane) {
+                    if (extent_.tangent) {
+                        std::memset(states_[leaf] + lane * rows * pitch, 0, one);
+                    } else {
+                        std::memcpy(states_[leaf] + lane * rows * pitch, states_[leaf], one);
+                    }
+                }
+            }
+            slid_[leaf] += state.slide;
+            if (slid_[leaf] + state.length > state.pitch) {
+                const std::int64_t from = slid_[leaf] * state.inner * item;
+                const auto kept = static_cast<std::size_t>((state.length - state.slide) * state.inner * item);
+                for (std::int64_t row = 0; row < lanes * rows; ++row) {
+                    char* begin = states_[leaf] + row * pitch;
+                    std::memmove(begin, begin + from, kept);
+                }
+                slid_[leaf] = 0;
+            }
+            target.strides[0] = state.pitch * state.inner;
+            target.strides[1] = state.inner;
+            target.strides[2] = 1;
+            target.data = states_[leaf] + (slid_[leaf] + state.length - state.slide) * state.inner * item;
+        } else {
+            std::int64_t stride = 1;
+            for (int axis = next.rank - 1; axis >= 0; --axis) {
+                target.strides[axis] = stride;
+                stride *= next.sizes[axis];
+            }
+        }
+        program_.kernels().movement[static_cast<int>(buffer.precision)].copy(
+            {{lanes, extent_.samples, extent_.tangent && lanes > 1}, next, target});
+    }
+}
+
+std::unique_ptr<NonFinite> Tile::find_non_finite(std::int64_t t) {
+    Regime& regime = regime_of(t);
+    move_pointers(regime, t);
+    // Infinities are legitimate inside a step (a masked score); a NaN hardly ever is. The first NaN counts before any
+    // infinity.
+    std::unique_ptr<NonFinite> infinite, invalid;
+    const auto inspect = [&](const Operand& x, int node, const Extent& extent) {
+        for (std::int64_t lane = 0; !invalid && lane < extent.lanes; ++lane) {
+            for (std::int64_t sample = 0; !invalid && sample < extent.samples; ++sample) {
+                for_each_element(x, lane, sample, [&](const char* element) {
+                    const double value = load(element, x.precision);
+                    if (std::isnan(value)) invalid = std::make_unique<NonFinite>(NonFinite{node, lane, sample});
+                    if (std::isinf(value) && !infinite) {
+                        infinite = std::make_unique<NonFinite>(NonFinite{node, lane, sample});
+                    }
+                    return !invalid;
+                });
+            }
+        }
+    };
+    for (std::size_t node = 0; node < regime.frames.size(); ++node) {
+        const Frame& frame = regime.frames[node];
+        program_.op(node).run(frame);
+        for (const Operand& out : frame.out) inspect(out, static_cast<int>(node), frame.extent);
+    }
+    advance_states(regime);
+    last_ = &regime;
+    return invalid ? std::move(invalid) : std::move(infinite);
+}
+
+}  // namespace tqs
