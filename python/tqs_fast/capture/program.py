@@ -52,7 +52,8 @@ class Node:
     Attributes:
         kind: a name of the op registry (csrc/program/registry.cpp).
         inputs: indices into `Program.values`, -1 for an absent optional input.
-        outputs: values that the node writes, each the whole of a fresh arena buffer (for "copy" with `into`: see docs of ops).
+        outputs: values that the node writes, each the whole of a fresh arena buffer; a "copy" may write a part of one
+            that several copies fill (a concatenation).
         ints, floats: attributes.
         origin: "module.path (aten.op)", for messages.
     """
@@ -87,9 +88,10 @@ class Constant:
 class NextState:
     """What the state buffer holds at the next step.
 
-    With `slide` 0 the elements of value `next`. With `slide` > 0 the buffer holds `[outer, pitch, inner]`, of which
-    `length` positions are the state: `slide` positions leave at the front and value `next` [outer, slide, inner] joins at the
-    end (a window of past values, a ring instead of a copy).
+    With `slide` 0 the elements of value `next`, which is no view of a state (copy it first). With `slide` > 0 the
+    buffer holds `[outer, pitch, inner]`, of which `length` positions are the state: `slide` positions leave at the front
+    and value `next`, of sizes exactly [outer, slide, inner], joins at the end (a window of past values, without copying
+    it every step).
     """
 
     buffer: int

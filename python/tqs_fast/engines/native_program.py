@@ -168,7 +168,8 @@ class NativeProgram:
         starts, series = self._leaves(states, inputs)
         count = starts[0].shape[0]
         tangents = len(weight_seeds) or next(seed.shape[0] for seed in seeds if seed is not None)
-        directions = [None if seed is None else _ready(seed, leaf.dtype) for seed, leaf in zip(seeds, starts, strict=True)]
+        pairs = zip(seeds, starts, strict=True)
+        directions = [None if seed is None else _ready(seed, leaf.dtype) for seed, leaf in pairs]
         kept = [{b: _ready(t, self._dtype(b)) for b, t in lane.items()} for lane in weight_seeds]
         channels = self.program.values[self.program.output].sizes[-1]
         outputs = torch.empty(values, count, channels, dtype=self.output_dtype)
@@ -227,7 +228,8 @@ class NativeProgram:
             buffer = program.buffers[number]
             if leaf[0, 0].numel() != buffer.elements:
                 raise ArgumentError(
-                    f"[rollout] an input has {leaf[0, 0].numel()} elements per step, the captured step {buffer.elements}"
+                    f"[rollout] an input has {leaf[0, 0].numel()} elements per step, "
+                    f"the captured step {buffer.elements}"
                 )
             series.append(_ready(leaf, PRECISIONS[buffer.precision]))
         return starts, series
