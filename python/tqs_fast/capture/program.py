@@ -89,9 +89,9 @@ class NextState:
     """What the state buffer holds at the next step.
 
     With `slide` 0 the elements of value `next`, which is no view of a state (copy it first). With `slide` > 0 the
-    buffer holds `[outer, pitch, inner]`, of which `length` positions are the state: `slide` positions leave at the front
-    and value `next`, of sizes exactly [outer, slide, inner], joins at the end (a window of past values, without copying
-    it every step).
+    buffer holds `[outer, pitch, inner]`, of which `length` positions are the state: `slide` positions leave at the
+    front and value `next`, of sizes exactly [outer, slide, inner], joins at the end (a window of past values, without
+    copying it every step).
     """
 
     buffer: int
