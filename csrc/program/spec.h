@@ -28,6 +28,15 @@ struct ValueSpec {
     std::vector<std::int64_t> strides;
 };
 
+// Whether the elements lie in row-major order without gaps.
+inline bool is_contiguous(const ValueSpec& value) {
+    std::int64_t stride = 1;
+    for (std::size_t axis = value.sizes.size(); axis-- > 0; stride *= value.sizes[axis]) {
+        if (value.sizes[axis] > 1 && value.strides[axis] != stride) return false;
+    }
+    return true;
+}
+
 struct NodeSpec {
     std::string kind;          // a name of the op registry
     std::vector<int> inputs;   // values; -1 where an optional input is absent

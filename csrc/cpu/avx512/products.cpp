@@ -3,6 +3,8 @@
 #include <immintrin.h>
 
 #include "cpu/avx512/kernels.h"
+#include "cpu/panel/depthwise.h"
+#include "cpu/panel/matmul.h"
 
 namespace tqs::avx512 {
 namespace {
@@ -30,6 +32,7 @@ struct ProductVector<float> {
     }
     static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
     static Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+    static float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 };
 
 template <>
@@ -51,18 +54,22 @@ struct ProductVector<double> {
     }
     static Float add(Float a, Float b) { return _mm512_add_pd(a, b); }
     static Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_pd(a, b, c); }
+    static double multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
 };
+
+template <class T>
+using Products = panel::Products<ProductVector<T>>;
 
 template <class T>
 constexpr ProductKernels kernels = {
     .panel_columns = ProductVector<T>::kPanel,
-    .packed_elements = panel::packed_elements<ProductVector<T>>,
-    .pack = panel::pack<ProductVector<T>>,
-    .gemm = panel::gemm<ProductVector<T>>,
-    .matmul_scratch = nullptr,
-    .matmul = nullptr,
-    .depthwise_scratch = nullptr,
-    .depthwise = nullptr,
+    .packed_elements = Products<T>::packed_elements,
+    .pack = Products<T>::pack,
+    .gemm = Products<T>::gemm,
+    .matmul_scratch = panel::matmul_scratch<Products<T>>,
+    .matmul = panel::matmul<Products<T>>,
+    .depthwise_scratch = panel::depthwise_scratch<Products<T>>,
+    .depthwise = panel::depthwise<Products<T>>,
 };
 
 }  // namespace

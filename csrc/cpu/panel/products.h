@@ -25,33 +25,14 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
-#include <utility>
 
 #include "backend/program_kernels.h"
+#include "cpu/panel/unroll.h"
 
 namespace tqs::panel {
 
 inline constexpr std::int64_t kChunkBytes = 256 * 1024;
 inline constexpr int kChunkBlocks = 8;
-
-// body(std::integral_constant<int, 0>), ... , unrolled, so that arrays of registers are indexed by constants.
-template <int count, class Body>
-static inline __attribute__((always_inline)) void unroll(const Body& body) {
-    [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
-        (body(std::integral_constant<int, i>{}), ...);
-    }
-    (std::make_integer_sequence<int, count>{});
-}
-
-// Calls body(std::integral_constant<int, rows>) for rows in [1, most].
-template <int most, class Body>
-static inline void with_rows(std::int64_t rows, const Body& body) {
-    if constexpr (most > 1) {
-        if (rows < most) return with_rows<most - 1>(rows, body);
-    }
-    body(std::integral_constant<int, most>{});
-}
 
 template <class V>
 static std::int64_t packed_elements(std::int64_t n, std::int64_t k) {
@@ -112,16 +93,14 @@ static inline void multiply(const Block<typename V::Element>& block, const typen
     if (block.accumulate) {
         unroll<width>([&](auto v) {
             const std::int64_t left = block.columns - v * V::kLanes;
-            unroll<rows>([&](auto r) {
-                sums[r][v] = V::add(sums[r][v], V::load_first(block.y[r] + v * V::kLanes, left));
-            });
+            unroll<rows>(
+                [&](auto r) { sums[r][v] = V::add(sums[r][v], V::load_first(block.y[r] + v * V::kLanes, left)); });
         });
     }
     for (std::int64_t k = 0; k < block.k; ++k, w += V::kPanel) {
         typename V::Float weights[width];
-        unroll<width>([&](auto v) {
-            weights[v] = V::load(w + v / vectors * block.panel_elements + v % vectors * V::kLanes);
-        });
+        unroll<width>(
+            [&](auto v) { weights[v] = V::load(w + v / vectors * block.panel_elements + v % vectors * V::kLanes); });
         unroll<rows>([&](auto r) {
             const auto value = V::broadcast(a[r][k]);
             unroll<width>([&](auto v) { sums[r][v] = V::multiply_add(value, weights[v], sums[r][v]); });
@@ -174,7 +153,7 @@ static void gemm(const GemmTask& task) {
                 Element* out[most];
                 for (std::int64_t r = 0; r < count; ++r) out[r] = y[at + r] + n;
                 const Block<Element> block{a + at, out, bias, task.accumulate, task.k, panel_elements, columns};
-                with_rows<most>(count, [&](auto fixed) {
+                dispatch_rows<most>(count, [&](auto fixed) {
                     constexpr int rows_fixed = fixed.value;
                     constexpr int side_by_side = panels_together<V>(rows_fixed);
                     if (taken > V::kPanel) {
@@ -190,5 +169,15 @@ static void gemm(const GemmTask& task) {
         }
     }
 }
+
+// What matmul.h and depthwise.h are written over.
+template <class V>
+struct Products {
+    using Element = typename V::Element;
+    static constexpr auto packed_elements = panel::packed_elements<V>;
+    static constexpr auto pack = panel::pack<V>;
+    static constexpr auto gemm = panel::gemm<V>;
+    static Element multiply_add(Element a, Element b, Element c) { return V::multiply_add(a, b, c); }
+};
 
 }  // namespace tqs::panel

@@ -13,10 +13,10 @@
 #pragma once
 
 #include <cstring>
-#include <type_traits>
 
 #include "backend/kernel_table.h"
 #include "cpu/panel/decode.h"
+#include "cpu/panel/unroll.h"
 
 namespace tqs::panel {
 
@@ -52,15 +52,6 @@ static inline void multiply(const char* x, std::int64_t x_bytes, std::int64_t co
         out[r][0] = sums[r][0];
         out[r][1] = sums[r][1];
     }
-}
-
-// Calls body(std::integral_constant<int, rows>) for rows in [1, most].
-template <int most, class Body>
-static inline void dispatch_rows(std::int64_t rows, const Body& body) {
-    if constexpr (most > 1) {
-        if (rows < most) return dispatch_rows<most - 1>(rows, body);
-    }
-    body(std::integral_constant<int, most>{});
 }
 
 template <class V>

@@ -1,10 +1,115 @@
+// linear: x [..., K], weight [N, K] (packed), bias [N] or absent -> [..., N].
+// Tangent: dx W^T + x dW^T + dbias (weight_products.h).
+#include <algorithm>
+
+#include "program/ops/weight_products.h"
 #include "program/registry.h"
 
 namespace tqs::ops {
+namespace {
+
+class Linear : public Op {
+  public:
+    Linear(std::int64_t n, std::int64_t k, Precision precision) : n_(n), k_(k), precision_(precision) {}
+
+    int packed_input() const override { return 1; }
+
+    std::int64_t packed_bytes(const ProgramKernels& kernels) const override {
+        return kernels.products[static_cast<int>(precision_)].packed_elements(n_, k_) * precision_bytes(precision_);
+    }
+
+    void pack(const ProgramKernels& kernels, const void* constant, void* panels) const override {
+        kernels.products[static_cast<int>(precision_)].pack(constant, n_, k_, k_, 1, panels);
+    }
+
+    std::int64_t scratch_bytes(const Frame& frame) const override {
+        const Operand& x = frame.in[0];
+        // A constant may turn out to have variants, which lie anywhere.
+        const bool constant = x.sample_stride == 0 && x.lane_stride == 0;
+        if (adjacent(x) && !constant) return 0;
+        return frame.extent.lanes * samples(x, frame.extent) * elements(x) * precision_bytes(precision_);
+    }
+
+    void run(const Frame& frame) const override {
+        Operand x = frame.in[0];
+        if (!adjacent(x) || x.lanes) x = copied(frame);
+        const Operand& y = frame.out[0];
+        for_each_product(frame, x, frame.in[2], n_, [&](const LaneProduct& product) {
+            RowAxis axes[kMaxRank + 1];
+            std::fill(std::begin(axes), std::end(axes), RowAxis{1, 0, 0});
+            axes[0] = {product.lanes, x.lane_stride, y.lane_stride};
+            axes[1] = {frame.extent.samples, x.sample_stride, y.sample_stride};
+            for (int i = 0; i + 1 < x.rank; ++i) axes[i + 2] = {x.sizes[i], x.strides[i], y.strides[i]};
+            GemmTask task{};
+            task.a = lane_bytes(x, product.x_lane);
+            task.panels = product.panels;
+            task.n = n_;
+            task.k = k_;
+            task.bias = product.bias;
+            task.y = lane_bytes(y, product.y_lane);
+            task.accumulate = product.accumulate;
+            multiply_rows(product_kernels(frame), precision_, axes, task);
+        });
+    }
+
+  private:
+    bool adjacent(const Operand& x) const { return k_ == 1 || x.strides[x.rank - 1] == 1; }
+
+    static std::int64_t elements(const Operand& x) {
+        std::int64_t count = 1;
+        for (int i = 0; i < x.rank; ++i) count *= x.sizes[i];
+        return count;
+    }
+
+    static std::int64_t samples(const Operand& x, const Extent& extent) {
+        return x.sample_stride == 0 ? 1 : extent.samples;
+    }
+
+    // x, contiguous in scratch.
+    Operand copied(const Frame& frame) const {
+        const Operand& x = frame.in[0];
+        const Extent extent{is_shared(x) ? 1 : frame.extent.lanes, samples(x, frame.extent),
+                            frame.extent.tangent && !is_shared(x)};
+        Operand copy = x;
+        copy.data = frame.scratch;
+        copy.lanes = nullptr;
+        std::int64_t stride = 1;
+        for (int i = x.rank - 1; i >= 0; --i) {
+            copy.strides[i] = stride;
+            stride *= x.sizes[i];
+        }
+        copy.sample_stride = x.sample_stride == 0 ? 0 : stride;
+        copy.lane_stride = is_shared(x) ? 0 : stride * extent.samples;
+        frame.kernels->movement[static_cast<int>(precision_)].copy({extent, x, copy});
+        return copy;
+    }
+
+    std::int64_t n_, k_;
+    Precision precision_;
+};
+
+}  // namespace
 
 std::unique_ptr<Op> make_linear(const OpContext& context) {
-    context.require(false, "not built yet");
-    return nullptr;
+    const auto& inputs = context.inputs;
+    context.require(inputs.size() == 3 && inputs[0] && inputs[1] && context.outputs.size() == 1,
+                    "expected inputs x, weight, bias (or -1) and one output");
+    const ValueSpec& x = *inputs[0];
+    const ValueSpec& weight = *inputs[1];
+    const ValueSpec& out = *context.outputs[0];
+    context.require(weight.sizes.size() == 2 && !x.sizes.empty() && x.sizes.back() == weight.sizes[1],
+                    "expected x [..., K] and weight [N, K]");
+    std::vector<std::int64_t> sizes = x.sizes;
+    sizes.back() = weight.sizes[0];
+    context.require(out.sizes == sizes && is_contiguous(out), "expected a contiguous output [..., N]");
+    context.require(is_contiguous(weight), "expected a contiguous weight");
+    context.require(!inputs[2] || (inputs[2]->sizes == std::vector{sizes.back()} && is_contiguous(*inputs[2])),
+                    "expected a contiguous bias [N]");
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+        context.require(!inputs[i] || context.input_precisions[i] == context.output_precisions[0],
+                        "expected x, weight, bias and output of one precision");
+    }
+    return std::make_unique<Linear>(weight.sizes[0], weight.sizes[1], context.output_precisions[0]);
 }
 
 }  // namespace tqs::ops
