@@ -51,7 +51,8 @@ def convolution(
         )
         channels = padded[(slice(None), slice(group * inputs, (group + 1) * inputs), *window)]
         own = slice(group * outputs, (group + 1) * outputs)
-        y[:, own] += np.einsum("bc...,oc->bo...", channels, weight[(own, slice(None), *tap)])
+        here: Array = np.moveaxis(weight[own], (0, 1), (-2, -1))[tap]
+        y[:, own] += np.einsum("bc...,oc->bo...", channels, here)
     if bias is not None:
         y += np.asarray(bias, np.float64).reshape(1, -1, *([1] * len(taps)))
     return y
