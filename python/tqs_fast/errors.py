@@ -29,3 +29,7 @@ class OutOfMemoryError(TqsError, MemoryError):
 
 class CheckpointError(TqsError):
     """A checkpoint belongs to another run or is damaged."""
+
+
+class CaptureError(TqsError):
+    """A step cannot be lowered to a native program; the message names the op and the module, and the way out."""

@@ -1,0 +1,54 @@
+"""`capture`: a step of a system as a program."""
+
+from __future__ import annotations
+
+import torch
+
+from tqs_fast.capture.emit import emit
+from tqs_fast.capture.export import export_step
+from tqs_fast.capture.fuse import fuse, needed
+from tqs_fast.capture.lower import lower
+from tqs_fast.capture.program import Program
+from tqs_fast.capture.wiring import Wired, users_of, wire
+from tqs_fast.systems.system import System
+from tqs_fast.systems.tree import Tree, tree_map
+
+
+def capture(
+    system: System,
+    *,
+    module: torch.nn.Module | None = None,
+    dtype: torch.dtype | None = None,
+) -> Program:
+    """One step of `system`, for one sample.
+
+    Args:
+        module: captured in place of `system.module` (a copy in float64, say).
+        dtype: of the floating leaves of state and input; by default what the system draws.
+
+    Raises:
+        CaptureError: the step has an op that a program cannot express, branches on values, draws random numbers or
+            changes its module; the message names the op and the module it is in.
+    """
+    state, step_input = example(system, dtype)
+    lowered = lower(export_step(system, system.module if module is None else module, state, step_input), system.name)
+    slides, carried = wire(lowered)
+    results = [*carried, lowered.output]
+    operations = needed(lowered.graph, results)
+    users = users_of(operations, results)
+    wired = Wired(lowered.states, lowered.inputs, slides, carried, lowered.output, users)
+    return emit(fuse(operations, results), wired)
+
+
+def example(system: System, dtype: torch.dtype | None = None) -> tuple[Tree, Tree | None]:
+    """A state and an input `[1, ...]`, on the device of the module."""
+    generator = torch.Generator().manual_seed(0)
+    device = next((parameter.device for parameter in system.module.parameters()), torch.device("cpu"))
+
+    def prepared(leaf: torch.Tensor) -> torch.Tensor:
+        return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
+
+    state = tree_map(prepared, system.initial_state(1, generator))
+    if system.inputs is None:
+        return state, None
+    return state, tree_map(lambda leaf: prepared(leaf[:, 0]), system.inputs(1, 1, generator))

@@ -1,0 +1,161 @@
+"""From a step to a flat torch graph at batch size one: torch.export, and what to say where it fails."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tqs_fast.errors import CaptureError, TqsError
+from tqs_fast.systems.system import System
+from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
+
+# Kept whole, beside what core ATen keeps: each has a kernel or a shorter lowering of its own.
+WHOLE = (
+    "_fused_rms_norm",
+    "layer_norm",
+    "linear",
+    "log_sigmoid_forward",
+    "logsumexp",
+    "matmul",
+    "rms_norm",
+    "scaled_dot_product_attention",
+    "silu",
+    "softplus",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """One step as a torch.fx graph in core ATen.
+
+    Attributes:
+        graph: placeholders of parameters and buffers first, then state and input leaves in tree order.
+        constants: placeholder name -> (parameter name or None, tensor).
+        states, inputs: placeholder names of the leaves.
+        results: per state leaf, then the output, what the graph returns for it.
+    """
+
+    graph: torch.fx.Graph
+    constants: dict[str, tuple[str | None, torch.Tensor]]
+    states: list[str]
+    inputs: list[str]
+    results: list[torch.fx.Node]
+
+
+class _Step(torch.nn.Module):
+    """The step over flat leaves."""
+
+    def __init__(self, system: System, module: torch.nn.Module, state: Tree, step_input: Tree | None) -> None:
+        super().__init__()
+        self.module = module
+        self._step = system.step
+        self._trees = [state] if step_input is None else [state, step_input]
+
+    def forward(self, *leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = iter(leaves)
+        trees = [tree_map(lambda _: next(given), tree) for tree in self._trees]
+        state, output = self._step(self.module, *trees)
+        return (*tree_leaves(state), output)
+
+
+def export_step(system: System, module: torch.nn.Module, state: Tree, step_input: Tree | None) -> Exported:
+    """Export one step.
+
+    Args:
+        module: stepped in place of `system.module`.
+        state, step_input: trees of `[1, ...]`; None for a free-running system.
+
+    Raises:
+        CaptureError: torch.export cannot trace the step, or the step changes a buffer of the module.
+    """
+    leaves = [*tree_leaves(state), *([] if step_input is None else tree_leaves(step_input))]
+    wrapper = _Step(system, module, state, step_input).eval()
+    try:
+        with _tracing():
+            program = torch.export.export(wrapper, tuple(leaves), strict=False)
+            table = torch.export.default_decompositions()
+            for operator in [key for key in table if str(key).split(".")[1] in WHOLE]:
+                table.pop(operator)  # type: ignore[no-untyped-call]
+            program = program.run_decompositions(table)
+    except TqsError:
+        raise
+    except Exception as error:  # torch raises many kinds, RuntimeError and its own
+        raise CaptureError(f'[capture] {system.name}: {_explain(error)}; use engine="torch"') from error
+    return _flatten(system, module, program, len(tree_leaves(state)))
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    # the fast path of attention modules is one opaque op
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # torch's own internals
+            warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch|copyreg")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _flatten(
+    system: System, module: torch.nn.Module, program: torch.export.ExportedProgram, state_leaves: int
+) -> Exported:
+    signature = program.graph_signature
+    mutated = signature.buffers_to_mutate
+    if mutated:
+        name = next(iter(mutated.values())).removeprefix("module.")
+        raise CaptureError(
+            f"[capture] {system.name}: a step changes the buffer {name!r} of its module; "
+            'keep it in the state, or use engine="torch"'
+        )
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    constants = {}
+    for targets in (
+        signature.inputs_to_parameters,
+        signature.inputs_to_buffers,
+        signature.inputs_to_lifted_tensor_constants,
+    ):
+        for placeholder, target in targets.items():
+            tensor: Any = program.state_dict[target] if target in program.state_dict else program.constants[target]
+            constants[placeholder] = (names.get(id(tensor)), tensor)
+    leaves = list(signature.user_inputs)
+    nodes = {node.name: node for node in program.graph.nodes}
+    kinds = torch.export.graph_signature.OutputKind
+    results = [
+        nodes[spec.arg.name]
+        for spec in signature.output_specs
+        if spec.kind == kinds.USER_OUTPUT and isinstance(spec.arg, torch.export.graph_signature.TensorArgument)
+    ]
+    return Exported(program.graph, constants, leaves[:state_leaves], leaves[state_leaves:], results)
+
+
+def _explain(error: Exception) -> str:
+    """One sentence of a long message, and the user's line."""
+    text = str(error)
+    place = _user_line(error)
+    where = f" at {place}" if place else ""
+    if "data-dependent" in text or "DataDependent" in type(error).__name__:
+        return f"a step branches on a value that it computes, or takes a size from one{where}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = lines[0].rstrip(".") if lines else ""
+    return f"torch.export failed{where}: {type(error).__name__}: {first[:200]}"
+
+
+def _user_line(error: Exception) -> str:
+    """The innermost line outside torch and this file."""
+    own = (str(Path(torch.__file__).parent), __file__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(own) and "/tqs_fast/systems/" not in frame.filename
+    ]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

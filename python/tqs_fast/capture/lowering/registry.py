@@ -1,0 +1,118 @@
+"""The table of lowerings: aten op -> function that adds its operations to the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from tqs_fast.capture.graph import Graph, Operand, Tensor
+from tqs_fast.errors import CaptureError
+
+Lowering = Callable[..., Any]
+OneLowering = TypeVar("OneLowering", bound=Lowering)
+LOWERINGS: dict[str, Lowering] = {}
+COMPLEX_LOWERINGS: dict[str, Lowering] = {}  # ops that are given or return complex tensors: a last axis of size 2
+
+
+def lowers(*names: str, complex: bool = False) -> Callable[[OneLowering], OneLowering]:
+    """Registers a function for aten ops: `function(context, *arguments, **keywords)`, tensors as `Tensor`."""
+
+    def register(function: OneLowering) -> OneLowering:
+        table = COMPLEX_LOWERINGS if complex else LOWERINGS
+        for name in names:
+            assert name not in table, name
+            table[name] = function
+        return function
+
+    return register
+
+
+@dataclass
+class Context:
+    """What a lowering is given beside its arguments.
+
+    Attributes:
+        graph: where operations are added.
+        node: the node being lowered; its meta holds what torch returns.
+        precision: of integers and booleans.
+    """
+
+    graph: Graph
+    node: torch.fx.Node
+    precision: str
+
+    @property
+    def returned(self) -> Any:
+        """Fake tensors of the op's results."""
+        return self.node.meta["val"]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(int(size) for size in self.returned.shape)
+
+    def dtype(self, position: int) -> torch.dtype:
+        """Of the tensor argument at `position`."""
+        dtype: torch.dtype = self.node.args[position].meta["val"].dtype  # type: ignore[union-attr]
+        return dtype
+
+    def precision_of(self, dtype: torch.dtype) -> str:
+        if dtype in (torch.float64, torch.complex128):
+            return "float64"
+        if dtype in (torch.float32, torch.complex64):
+            return "float32"
+        if dtype.is_floating_point or dtype.is_complex:
+            raise self.error(
+                f"{str(dtype).removeprefix('torch.')} tensors are not supported; convert the module to float32"
+            )
+        return self.precision
+
+    def error(self, reason: str) -> CaptureError:
+        return CaptureError(reason)
+
+    def elementwise(self, opcode: str, *operands: Operand, precision: str | None = None) -> Tensor:
+        """One opcode over operands that broadcast; they are converted to the precision that the op is computed in."""
+        tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+        if precision is None:
+            precision = "float64" if any(x.precision == "float64" for x in tensors) else "float32"
+        sizes = broadcast(*(x.sizes for x in tensors))
+        given = [self.simple(self.convert(x, precision)) if isinstance(x, Tensor) else float(x) for x in operands]
+        return self.graph.add("elementwise", given, tuple(sizes), precision=precision, opcode=opcode)[0]
+
+    def convert(self, x: Tensor, precision: str) -> Tensor:
+        if x.precision == precision:
+            return x
+        if x.is_constant:
+            return self.graph.constant(x.source, precision)  # type: ignore[arg-type]
+        return self.graph.add("elementwise", [x], x.sizes, precision=precision, opcode="cast")[0]
+
+    def simple(self, x: Tensor) -> Operand:
+        """A constant that is one number everywhere, and no parameter, as a number."""
+        if not x.is_constant or x.source.parameters or x.elements == 0:  # type: ignore[union-attr]
+            return x
+        value: torch.Tensor = x.source.value  # type: ignore[union-attr]
+        first = value[(0,) * value.dim()]
+        if x.elements > 1 and not bool((value == first).all()):
+            return x
+        return float(
+            first.to(torch.float32 if x.precision == "float32" and value.is_floating_point() else torch.float64)
+        )
+
+    def number(self, value: float) -> Tensor:
+        """A constant of rank 0."""
+        return self.graph.fold(_number, float(value), precision=self.precision)
+
+    def full(self, sizes: Sequence[int], value: float, precision: str) -> Tensor:
+        """A constant with one value everywhere."""
+        return self.graph.expand(self.graph.fold(_number, float(value), precision=precision), sizes)
+
+
+def _number(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def broadcast(*sizes: Sequence[int]) -> tuple[int, ...]:
+    """Sizes of an elementwise result."""
+    return tuple(torch.broadcast_shapes(*sizes))  # type: ignore[no-untyped-call]

@@ -1,0 +1,326 @@
+"""Reductions, softmax, normalisation, scans and order statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tqs_fast.capture.graph import Tensor
+from tqs_fast.capture.lowering.registry import LOWERINGS, Context, Lowering, lowers
+
+Axes = Sequence[int] | int | None
+
+
+def reduce(context: Context, x: Tensor, kind: str, axes: Axes, keepdim: bool) -> Tensor:
+    """One reduction; no axes means all of them."""
+    if axes is None or axes == [] or axes == ():
+        chosen = tuple(range(x.rank))
+    else:
+        chosen = tuple(sorted({axis % max(x.rank, 1) for axis in ([axes] if isinstance(axes, int) else axes)}))
+    if x.rank == 0:
+        return x if kind not in ("argmax", "argmin") else context.full((), 0.0, x.precision)
+    kept = tuple(1 if axis in chosen else size for axis, size in enumerate(x.sizes))
+    y = context.graph.add("reduce", [x], kept, reduction=kind, axes=chosen)[0]
+    return y if keepdim else context.graph.reshape(y, [size for axis, size in enumerate(kept) if axis not in chosen])
+
+
+def _reduction(kind: str) -> Lowering:
+    def lower(context: Context, x: Tensor, axes: Axes = None, keepdim: bool = False, **_: Any) -> Tensor:
+        dtype: torch.dtype = context.returned.dtype
+        if dtype.is_floating_point:
+            x = context.convert(x, context.precision_of(dtype))
+        return reduce(context, x, kind, axes, keepdim)
+
+    return lower
+
+
+for _kind, _names in {
+    "sum": ("sum.default", "sum.dim_IntList"),
+    "mean": ("mean.default", "mean.dim"),
+    "maximum": ("amax.default", "max.default"),
+    "minimum": ("amin.default", "min.default"),
+    "product": ("prod.default", "prod.dim_int"),
+    "any": ("any.default", "any.dim", "any.dims"),
+    "all": ("all.default", "all.dim", "all.dims"),
+    "argmax": ("argmax.default",),
+    "argmin": ("argmin.default",),
+}.items():
+    for _name in _names:
+        LOWERINGS[f"aten.{_name}"] = _reduction(_kind)
+
+
+@lowers("aten.max.dim", "aten.min.dim")
+def extreme(context: Context, x: Tensor, axis: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    kinds = ("maximum", "argmax") if "max" in str(context.node.target) else ("minimum", "argmin")
+    value, position = (reduce(context, x, kind, axis, keepdim) for kind in kinds)
+    return value, position
+
+
+@lowers("aten.var.correction", "aten.std.correction", "aten.var.dim", "aten.std.dim")
+def variance(
+    context: Context, x: Tensor, axes: Axes = None, correction: float | bool | None = 1, keepdim: bool = False
+) -> Tensor:
+    y, _ = _variance(context, x, axes, correction, keepdim)
+    return context.elementwise("square_root", y) if ".std." in f".{context.node.target}" else y
+
+
+@lowers("aten.var_mean.correction", "aten.std_mean.correction")
+def variance_and_mean(
+    context: Context, x: Tensor, axes: Axes = None, correction: float | None = 1, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    y, mean = _variance(context, x, axes, correction, keepdim)
+    return (context.elementwise("square_root", y) if "std_mean" in str(context.node.target) else y), mean
+
+
+def _variance(
+    context: Context, x: Tensor, axes: Axes, correction: float | bool | None, keepdim: bool
+) -> tuple[Tensor, Tensor]:
+    mean = reduce(context, x, "mean", axes, True)
+    centred = context.elementwise("subtract", x, mean)
+    y = reduce(context, context.elementwise("multiply", centred, centred), "mean", axes, keepdim)
+    count = x.elements // max(mean.elements, 1)
+    lost = 1.0 if correction is None else float(correction)
+    if lost:
+        y = context.elementwise("multiply", y, count / (count - lost) if count > lost else float("nan"))
+    return y, mean if keepdim else context.graph.reshape(mean, y.sizes)
+
+
+@lowers("aten.linalg_vector_norm.default")
+def vector_norm(
+    context: Context, x: Tensor, order: float = 2, axes: Axes = None, keepdim: bool = False, **_: Any
+) -> Tensor:
+    size = context.elementwise("absolute", x)
+    if order in (float("inf"), -float("inf")):
+        return reduce(context, size, "maximum" if order > 0 else "minimum", axes, keepdim)
+    if order == 1:
+        return reduce(context, size, "sum", axes, keepdim)
+    if order == 2:
+        return context.elementwise(
+            "square_root", reduce(context, context.elementwise("multiply", x, x), "sum", axes, keepdim)
+        )
+    total = reduce(context, context.elementwise("power", size, float(order)), "sum", axes, keepdim)
+    return context.elementwise("power", total, 1 / order)
+
+
+@lowers("aten.logsumexp.default")
+def logsumexp(context: Context, x: Tensor, axes: Axes, keepdim: bool = False) -> Tensor:
+    top = reduce(context, x, "maximum", axes, True)
+    # a row of -inf stays -inf
+    shift = context.elementwise("where", context.elementwise("is_finite", top), top, 0.0)
+    total = reduce(context, context.elementwise("exp", context.elementwise("subtract", x, shift)), "sum", axes, True)
+    y = context.elementwise("add", context.elementwise("log", total), shift)
+    return y if keepdim else context.graph.reshape(y, context.sizes)
+
+
+@lowers("aten._softmax.default", "aten.softmax.int", "aten._safe_softmax.default")
+def softmax(context: Context, x: Tensor, axis: int, *_: Any, **__: Any) -> Tensor:
+    y = _softmax(context, x, axis, False)
+    if "_safe_softmax" not in str(context.node.target):
+        return y
+    hidden = context.elementwise("equal", reduce(context, x, "maximum", axis, True), -torch.inf)
+    return context.elementwise("where", hidden, 0.0, y)
+
+
+@lowers("aten._log_softmax.default", "aten.log_softmax.int")
+def log_softmax(context: Context, x: Tensor, axis: int, *_: Any, **__: Any) -> Tensor:
+    return _softmax(context, x, axis, True)
+
+
+def _softmax(context: Context, x: Tensor, axis: int, logarithm: bool) -> Tensor:
+    x = context.convert(x, context.precision_of(context.returned.dtype))
+    order, back = to_last(x.rank, axis)
+    x = context.graph.permute(x, order)
+    return context.graph.permute(context.graph.add("softmax", [x], x.sizes, logarithm=logarithm)[0], back)
+
+
+def to_last(rank: int, axis: int) -> tuple[list[int], list[int]]:
+    """The order of axes that puts `axis` last, and the one that undoes it."""
+    axis %= max(rank, 1)
+    order = [i for i in range(rank) if i != axis] + [axis] * (rank > 0)
+    return order, [order.index(i) for i in range(rank)]
+
+
+@lowers("aten.native_layer_norm.default", "aten.layer_norm.default")
+def layer_norm(
+    context: Context,
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    epsilon: float = 1e-5,
+    *_: Any,
+) -> Any:
+    y = _affine(context, normalize(context, x, len(shape), epsilon, True), weight, bias)
+    # the saved mean and rstd are there for the backward pass only
+    return (y, None, None) if "native" in str(context.node.target) else y
+
+
+@lowers("aten.rms_norm.default", "aten._fused_rms_norm.default")
+def rms_norm(
+    context: Context, x: Tensor, shape: Sequence[int], weight: Tensor | None = None, epsilon: float | None = None
+) -> Any:
+    meta = context.returned
+    dtype = (meta[0] if isinstance(meta, (tuple, list)) else meta).dtype
+    epsilon = torch.finfo(dtype).eps if epsilon is None else epsilon
+    y = _affine(context, normalize(context, x, len(shape), epsilon, False), weight, None)
+    return (y, None) if isinstance(meta, (tuple, list)) else y
+
+
+def normalize(context: Context, x: Tensor, axes: int, epsilon: float, center: bool) -> Tensor:
+    return context.graph.add("normalize", [x], x.sizes, axes=axes, epsilon=float(epsilon), center=center)[0]
+
+
+def _affine(context: Context, y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if weight is not None:
+        y = context.elementwise("multiply", y, weight)
+    return y if bias is None else context.elementwise("add", y, bias)
+
+
+@lowers("aten.native_group_norm.default")
+def group_norm(
+    context: Context,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    count: int,
+    channels: int,
+    spatial: int,
+    groups: int,
+    epsilon: float,
+) -> tuple[Tensor, None, None]:
+    graph = context.graph
+    y = normalize(context, graph.reshape(x, (count, groups, channels // groups * spatial)), 1, epsilon, True)
+    y = graph.reshape(y, x.sizes)
+    return _affine(context, y, _per_channel(context, x, weight), _per_channel(context, x, bias)), None, None
+
+
+def _per_channel(context: Context, x: Tensor, part: Tensor | None) -> Tensor | None:
+    return None if part is None else context.graph.reshape(part, (x.sizes[1], *(1,) * (x.rank - 2)))
+
+
+@lowers("aten._native_batch_norm_legit_no_training.default")
+def batch_norm(
+    context: Context,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+    epsilon: float,
+) -> tuple[Tensor, None, None]:
+    """(x - mean) / sqrt(var + epsilon) * weight + bias as x * scale + shift."""
+    scale = context.graph.fold(_batch_scale, var, weight, float(epsilon), precision=x.precision)
+    shift = context.graph.fold(_batch_shift, scale, mean, bias, precision=x.precision)
+    return _affine(context, x, _per_channel(context, x, scale), _per_channel(context, x, shift)), None, None
+
+
+def _batch_scale(var: torch.Tensor, weight: torch.Tensor | None, epsilon: float) -> torch.Tensor:
+    scale = torch.rsqrt(var + epsilon)
+    return scale if weight is None else scale * weight
+
+
+def _batch_shift(scale: torch.Tensor, mean: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return -mean * scale if bias is None else bias - mean * scale
+
+
+@lowers("aten.cumsum.default", "aten.cumprod.default")
+def scan(context: Context, x: Tensor, axis: int, **_: Any) -> Tensor:
+    if x.rank == 0:
+        return x
+    dtype: torch.dtype = context.returned.dtype
+    x = context.convert(x, context.precision_of(dtype)) if dtype.is_floating_point else x
+    return context.graph.add("scan", [x], x.sizes, axis=axis % x.rank, product="cumprod" in str(context.node.target))[0]
+
+
+@lowers("aten.logcumsumexp.default")
+def log_scan(context: Context, x: Tensor, axis: int) -> Tensor:
+    top = reduce(context, x, "maximum", axis, True)
+    powers = context.elementwise("exp", context.elementwise("subtract", x, top))
+    total = context.graph.add("scan", [powers], x.sizes, axis=axis % x.rank, product=False)[0]
+    return context.elementwise("add", context.elementwise("log", total), top)
+
+
+@lowers("aten.topk.default")
+def top_k(context: Context, x: Tensor, count: int, axis: int = -1, largest: bool = True, _: bool = True) -> Any:
+    order, back = to_last(x.rank, axis)
+    rows = context.graph.permute(x, order)
+    sizes = (*rows.sizes[:-1], count)
+    found = context.graph.add("top_k", [rows], sizes, outputs=2, count=count, largest=largest)
+    return tuple(context.graph.permute(part, back) for part in found)
+
+
+@lowers("aten.sort.default", "aten.sort.stable")
+def sort(context: Context, x: Tensor, axis: int = -1, descending: bool = False, **keywords: Any) -> Any:
+    return top_k(context, x, x.sizes[axis], keywords.get("dim", axis), keywords.get("descending", descending))
+
+
+@lowers("aten.median.dim")
+def median(context: Context, x: Tensor, axis: int, keepdim: bool = False) -> Any:
+    """torch's median: the lower of the two middle values."""
+    middle = (x.sizes[axis] - 1) // 2
+    values, positions = top_k(context, x, middle + 1, axis, False)
+    parts = (context.graph.slice(part, axis, middle, 1) for part in (values, positions))
+    return tuple(context.graph.reshape(part, context.returned[0].shape) for part in parts)
+
+
+@lowers("aten.avg_pool1d.default", "aten.avg_pool2d.default")
+def average_pool(
+    context: Context,
+    x: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Tensor:
+    padded = any(padding)
+    if ceil_mode or divisor is not None or (padded and not count_include_pad):
+        raise context.error(
+            "average pooling with ceil_mode, divisor_override or count_include_pad=False is not supported"
+        )
+    return _pool(context, x, "mean", size, stride, padding, (1,), 0.0)
+
+
+@lowers("aten.max_pool2d_with_indices.default", "aten.max_pool1d.default", "aten.max_pool2d.default")
+def max_pool(
+    context: Context,
+    x: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Any:
+    if ceil_mode:
+        raise context.error("max pooling with ceil_mode is not supported")
+    y = _pool(context, x, "maximum", size, stride, padding, dilation, -torch.inf)
+    return (y, None) if "indices" in str(context.node.target) else y
+
+
+def _pool(
+    context: Context,
+    x: Tensor,
+    kind: str,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    fill: float,
+) -> Tensor:
+    graph = context.graph
+    spatial = 2 if "2d" in str(context.node.target) else 1
+    rank = x.rank
+    for i in range(spatial):
+        axis = rank - spatial + i
+        window, pad, apart = (given[i % len(given)] for given in (size, padding, dilation))
+        step = stride[i % len(stride)] if stride else window
+        if pad:
+            edge = context.full([pad if a == axis else n for a, n in enumerate(x.sizes)], fill, x.precision)
+            x = graph.concatenate([edge, x, edge], axis)
+        x = graph.windows(x, axis, (window - 1) * apart + 1, step)
+        x = graph.slice(x, -1, 0, window, apart) if apart > 1 else x
+    return reduce(context, x, kind, range(rank, rank + spatial), False)

@@ -1,0 +1,92 @@
+"""How the state is carried to the next step: by a copy, or as a window that slides."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from tqs_fast.capture.graph import Operation, Tensor
+from tqs_fast.capture.lower import Lowered
+
+
+@dataclass(frozen=True)
+class Slide:
+    """A window `[outer, length, inner]` along `axis` that moves on by `length_in` positions."""
+
+    axis: int
+    outer: int
+    length: int
+    inner: int
+    length_in: int
+
+    @property
+    def pitch(self) -> int:
+        """Room for twice the window: it is moved back to the front once in `length / length_in` steps."""
+        return self.length + max(self.length, self.length_in)
+
+
+@dataclass(frozen=True, eq=False)
+class Wired:
+    """What an emitter needs to know of the ends of a step.
+
+    Attributes:
+        slides: per state leaf, or None where it is copied.
+        next_states: per leaf, what it is next; of a slide, the values that join.
+    """
+
+    states: list[Tensor]
+    inputs: list[Tensor]
+    slides: list[Slide | None]
+    next_states: list[Tensor]
+    output: Tensor
+    users: dict[int, set[int]]
+
+    @property
+    def results(self) -> list[Tensor]:
+        return [*self.next_states, self.output]
+
+    def leaves(self, tensor: Tensor, made: set[int]) -> bool:
+        """Whether `tensor` is read by others than the operations in `made`."""
+        return bool(self.users[id(tensor)] - made)
+
+
+def find_slide(leaf: Tensor, after: Tensor, lowered: Lowered) -> tuple[Slide, Tensor] | None:
+    """`cat([leaf[b:], new], axis)` as a slide and `new`."""
+    source = after.source
+    if not isinstance(source, Operation) or source.kind != "concatenate":
+        return None
+    axis = source.attributes["axis"]
+    kept = source.tensors[0].source
+    if not isinstance(kept, Operation) or kept.kind != "slice" or kept.tensors[0] is not leaf:
+        return None
+    given, length = kept.attributes, leaf.sizes[axis]
+    joining = length - source.tensors[0].sizes[axis]
+    if given["axis"] != axis or given["step"] != 1 or given["start"] != joining:
+        return None
+    lowered.graph.origin = source.origin
+    slide = Slide(axis, prod(leaf.sizes[:axis]), length, prod(leaf.sizes[axis + 1 :]), joining)
+    return slide, lowered.graph.concatenate(source.tensors[1:], axis)
+
+
+def wire(lowered: Lowered) -> tuple[list[Slide | None], list[Tensor]]:
+    """Per state leaf its slide and what is carried over."""
+    slides: list[Slide | None] = []
+    carried: list[Tensor] = []
+    for leaf, after in zip(lowered.states, lowered.next_states, strict=True):
+        found = find_slide(leaf, after, lowered)
+        slides.append(found[0] if found else None)
+        carried.append(found[1] if found else after)
+    return slides, carried
+
+
+def users_of(operations: Sequence[Operation], results: Sequence[Tensor]) -> dict[int, set[int]]:
+    """id of a tensor -> ids of the operations that read it; -1 where it leaves the step."""
+    users: dict[int, set[int]] = defaultdict(set)
+    for operation in operations:
+        for tensor in operation.tensors:
+            users[id(tensor)].add(id(operation))
+    for tensor in results:
+        users[id(tensor)].add(-1)
+    return users
