@@ -3,6 +3,7 @@
 from tqs_fast import kernels, ops
 from tqs_fast._version import __version__
 from tqs_fast.allocation import Plan, allocate, frontier
+from tqs_fast.engines import Rollout, rollout
 from tqs_fast.errors import (
     ArgumentError,
     CheckpointError,
@@ -15,7 +16,7 @@ from tqs_fast.errors import (
 from tqs_fast.quantization import Quantizer
 from tqs_fast.rewriting import load, quantize, save
 from tqs_fast.scoring import Layer, Noise, Residual, RolloutError, Sensitivity, evaluate, score
-from tqs_fast.systems import Attractor, Contexts, Forecaster, Recurrent, Synthetic, System, load_system
+from tqs_fast.systems import Attractor, Contexts, Forecaster, Recurrent, Synthetic, System, in_float64, load_system
 
 __all__ = [
     "ArgumentError",
@@ -33,6 +34,7 @@ __all__ = [
     "Quantizer",
     "Recurrent",
     "Residual",
+    "Rollout",
     "RolloutError",
     "Sensitivity",
     "Synthetic",
@@ -42,11 +44,13 @@ __all__ = [
     "allocate",
     "evaluate",
     "frontier",
+    "in_float64",
     "kernels",
     "load",
     "load_system",
     "ops",
     "quantize",
+    "rollout",
     "save",
     "score",
 ]

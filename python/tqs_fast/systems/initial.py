@@ -156,14 +156,14 @@ def _draw_family(
     if isinstance(method, Attractor):
         spin = default_spin_up(system) if method.spin_up is None else method.spin_up
         if system.inputs is not None:
-            state = _to_device(system, system.initial_state(method.count, generator))
-            inputs = _to_device(system, system.inputs(method.count, spin + steps, generator))
+            state = to_device(system, system.initial_state(method.count, generator))
+            inputs = to_device(system, system.inputs(method.count, spin + steps, generator))
             state, _ = spin_up(system, state, inputs, spin)
             inputs = tree_map(lambda leaf: leaf[:, spin:], inputs)
             set_aside = 0
         else:
             spares = method.count // SPARE
-            candidates = _to_device(system, system.initial_state(method.count + spares, generator))
+            candidates = to_device(system, system.initial_state(method.count + spares, generator))
             reached, moving = spin_up(system, candidates, None, spin, spares=spares)
             kept = moving.nonzero().flatten()[: method.count]
             set_aside = int(kept[-1]) + 1 - method.count
@@ -173,7 +173,7 @@ def _draw_family(
     if isinstance(method, Synthetic):
         if system.inputs is not None:
             state = system.initial_state(method.count, generator)
-            inputs = _to_device(system, system.inputs(method.count, steps, generator))
+            inputs = to_device(system, system.inputs(method.count, steps, generator))
         elif isinstance(system, Forecaster):
             state = synthetic_windows(
                 method.count, system.context_length, system.channels, kinds=method.kinds, generator=generator
@@ -187,19 +187,20 @@ def _draw_family(
             )
         kinds = list(method.kinds) if system.inputs is None else []
         description = {"method": "synthetic", "count": method.count, "kinds": kinds, "spin_up": 0, "seed": seed}
-        return _to_device(system, state), inputs, description
+        return to_device(system, state), inputs, description
     if isinstance(method, Contexts):
         state = conform_state(system, method.windows, allow_nan=method.allow_nan)
         inputs = conform_inputs(system, method.inputs, state, steps)
         count = tree_leaves(state)[0].shape[0]
         description = {"method": "contexts", "name": method.name, "count": count, "spin_up": 0, "seed": None}
-        return _to_device(system, state), None if inputs is None else _to_device(system, inputs), description
+        return to_device(system, state), None if inputs is None else to_device(system, inputs), description
     raise ArgumentError(
         f"[draw] expected Attractor, Contexts or Synthetic, or a sequence of them, got {type(method).__name__}"
     )
 
 
-def _to_device(system: System, tree: Tree) -> Tree:
+def to_device(system: System, tree: Tree) -> Tree:
+    """`tree` where the module's parameters are."""
     parameter = next(system.module.parameters(), None)
     return tree if parameter is None else tree_map(lambda leaf: leaf.to(parameter.device), tree)
 

@@ -36,6 +36,16 @@ def tree_leaves(tree: Tree) -> list[torch.Tensor]:
     return leaves
 
 
+def tree_like(template: Tree, tree: Tree) -> Tree:
+    """`tree` with its dicts in the key order of `template`, so that leaves of the two line up."""
+    if isinstance(template, dict):
+        return {key: tree_like(value, tree[key]) for key, value in template.items()}
+    if isinstance(template, (tuple, list)):
+        items = [tree_like(value, item) for value, item in zip(template, tree, strict=True)]
+        return type(template)(*items) if hasattr(template, "_fields") else type(template)(items)
+    return tree
+
+
 def tree_cat(trees: list[Tree]) -> Tree:
     """Concatenate trees of one structure along the batch."""
     columns = [tree_leaves(tree) for tree in trees]
