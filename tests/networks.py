@@ -73,12 +73,13 @@ def looped(module: nn.Module, inputs: tuple[torch.Tensor, ...], call=None) -> tu
         result = call(module, *state["inputs"])
         leaf = result[0] if isinstance(result, tuple) else result
         features = leaf.flatten(1)
-        memory = 0.5 * state["memory"] + features.float().mean(dim=1, keepdim=True).tanh()
+        features = features.to(state["memory"].dtype)
+        memory = 0.5 * state["memory"] + features.mean(dim=1, keepdim=True).tanh()
         nudged = tuple(
             x + 0.1 * memory.reshape(-1, *[1] * (x.dim() - 1)).to(x.dtype) if x.is_floating_point() else x
             for x in state["inputs"]
         )
-        return {"inputs": nudged, "memory": memory}, torch.cat([features.float(), memory], dim=1)
+        return {"inputs": nudged, "memory": memory}, torch.cat([features, memory], dim=1)
 
     state = {"inputs": inputs, "memory": torch.zeros(len(inputs[0]), 1)}
     return tqs.System(module, step=step, initial_state=lambda count, g: state), state

@@ -7,6 +7,7 @@ they go one by one. Which of these a rollout needed is recorded. Finite differen
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -86,7 +87,10 @@ class TorchTangents:
         points = (floating(state), tuple(parameter.detach() for parameter in self._parameters))
         if self._way is None:
             advance(self._system, state, step_input)  # an error of the step itself is raised as it is
-            self._way, result = self._first(primal, points, seeds)
+            with warnings.catch_warnings():
+                # torch's own, when it loads its forward-mode rules
+                warnings.filterwarnings("ignore", r".*torch\.jit\.script.* is ", DeprecationWarning)
+                self._way, result = self._first(primal, points, seeds)
         else:
             result = self._way.run(primal, points, seeds)
         (leaves, output), (moved, output_tangents), rest = result
