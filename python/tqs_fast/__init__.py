@@ -13,6 +13,7 @@ from tqs_fast.errors import (
     OutOfMemoryError,
     TqsError,
 )
+from tqs_fast.growth import GrowthRates, Outcome, growth_rates
 from tqs_fast.quantization import Quantizer
 from tqs_fast.rewriting import load, quantize, save
 from tqs_fast.scoring import Layer, Noise, Residual, RolloutError, Sensitivity, evaluate, score
@@ -26,10 +27,12 @@ __all__ = [
     "DivergenceError",
     "FileFormatError",
     "Forecaster",
+    "GrowthRates",
     "InfeasibleError",
     "Layer",
     "Noise",
     "OutOfMemoryError",
+    "Outcome",
     "Plan",
     "Quantizer",
     "Recurrent",
@@ -44,6 +47,7 @@ __all__ = [
     "allocate",
     "evaluate",
     "frontier",
+    "growth_rates",
     "in_float64",
     "kernels",
     "load",

@@ -1,0 +1,129 @@
+"""The tangent map of a whole rollout, M = J_{T-1} ... J_0, as a linear operator per sample: products with M and Mᵀ.
+
+M itself is never formed. So that neither overflows nor underflows over long horizons, every Jacobian is divided by a
+power of two s_t chosen on the first product; operator and adjoint share these, and `log_scale` = Σ_t log s_t gives the
+size back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tqs_fast.engines.torch_tangents import Leaves, TorchAdjoints, TorchTangents, floating
+from tqs_fast.growth.vector import StateVector
+from tqs_fast.systems import System, iterate
+from tqs_fast.systems.system import input_at
+from tqs_fast.systems.tree import Tree, tree_map
+
+
+class Linearisation:
+    """M and Mᵀ of N samples, on the torch engine.
+
+    The states of the rollout are kept, T + 1 of them per sample; a sample whose rollout is not finite is left out.
+
+    Args:
+        system: whose steps are differentiated.
+        state: tree of `[N, ...]` to start from.
+        inputs: tree of `[N, >= steps, ...]` for a driven system, else None.
+        steps: T.
+
+    Attributes:
+        diverged: step after which a trajectory was not finite, -1: never, `[N]`.
+        samples: indices of those that stayed finite, `[A]`; products are over these.
+        products: tangent rollouts and adjoint rollouts so far, each counted per direction.
+    """
+
+    def __init__(self, system: System, state: Tree, inputs: Tree | None, *, steps: int) -> None:
+        states = [state]
+        for moved, _ in iterate(system, state, inputs, steps):
+            states.append(moved)
+        self.diverged = _first_failure(states)
+        self.samples = torch.from_numpy(np.flatnonzero(self.diverged < 0))
+        rows = self.samples.to(floating(state)[0].device)
+        self._states = [tree_map(lambda leaf: leaf[rows], each) for each in states]
+        self._inputs = None if inputs is None else tree_map(lambda leaf: leaf[rows], inputs)
+        self._steps = steps
+        self._vector = StateVector(state)
+        self._pusher, self._puller = TorchTangents(system), TorchAdjoints(system)
+        self._scales: torch.Tensor | None = None
+        self.products = {"tangent": 0, "adjoint": 0}
+
+    @property
+    def size(self) -> int:
+        """D."""
+        return self._vector.size
+
+    @property
+    def final(self) -> Tree:
+        """State of `[A, ...]` after the last step."""
+        return self._states[-1]
+
+    @property
+    def how(self) -> dict[str, str]:
+        """How products are computed."""
+        return {
+            "tangents": self._pusher.how,
+            "adjoints": f"{self._puller.how} (through torch: the native programs have no transposed rules)",
+        }
+
+    @property
+    def log_scale(self) -> torch.Tensor:
+        """Σ_t log s_t, `[A]` float64; M is exp of it times the operator. Known after the first product."""
+        if self._scales is None:
+            return torch.zeros(len(self.samples), dtype=torch.float64)
+        return self._scales.log().sum(dim=0)
+
+    def forward(self, block: torch.Tensor) -> torch.Tensor:
+        """The scaled M times `block` `[A, D, K]`."""
+        self.products["tangent"] += block.shape[2]
+        scales = self._scales
+        chosen = []
+        size = _magnitude(block)
+        leaves = self._vector.leaves(block)
+        for t in range(self._steps):
+            leaves = self._pusher.step(self._states[t], leaves, input_at(self._inputs, t)).tangents
+            if scales is None:
+                grown = _magnitude(self._vector.frame(leaves))
+                growth = torch.where((grown > 0) & (size > 0), grown / size, 1.0)
+                chosen.append(torch.exp2(growth.log2().round()))
+                size = grown / chosen[-1]
+            leaves = _divide(leaves, chosen[t] if scales is None else scales[t])
+        if scales is None:
+            self._scales = torch.stack(chosen)
+        return self._vector.frame(leaves)
+
+    def adjoint(self, block: torch.Tensor) -> torch.Tensor:
+        """The scaled Mᵀ times `block` `[A, D, K]`; after a first product with M."""
+        assert self._scales is not None
+        self.products["adjoint"] += block.shape[2]
+        leaves = self._vector.leaves(block)
+        for t in reversed(range(self._steps)):
+            leaves = self._puller.step(self._states[t], leaves, input_at(self._inputs, t))
+            leaves = _divide(leaves, self._scales[t])
+        return self._vector.frame(leaves)
+
+    def directions(self, block: torch.Tensor) -> Leaves:
+        """`[A, D, K]` as `[K, A, ...]` of every floating leaf."""
+        return self._vector.leaves(block)
+
+
+def _magnitude(block: torch.Tensor) -> torch.Tensor:
+    """Frobenius norm of every sample, `[A]`."""
+    norm: torch.Tensor = torch.linalg.matrix_norm(block)
+    return norm
+
+
+def _divide(leaves: Leaves, scale: torch.Tensor) -> Leaves:
+    """`[K, A, ...]` over a power of two per sample `[A]`, which is exact."""
+    return tuple(leaf / scale.to(leaf.device, leaf.dtype).reshape(1, -1, *[1] * (leaf.dim() - 2)) for leaf in leaves)
+
+
+def _first_failure(states: list[Tree]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """First step after which a sample is not finite, -1: never; `[N]`."""
+    count = floating(states[0])[0].shape[0]
+    failed = np.full(count, -1, dtype=np.int64)
+    for t, state in enumerate(states[1:]):
+        finite = torch.stack([torch.isfinite(leaf).flatten(1).all(dim=1) for leaf in floating(state)]).all(dim=0)
+        failed[(failed < 0) & ~finite.cpu().numpy()] = t
+    return failed
