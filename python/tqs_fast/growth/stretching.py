@@ -152,7 +152,8 @@ def orthonormalise(frame: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
     and at least κ₂(R S) / K. Lengths do not count because Householder's errors are relative to each column; what costs
     digits, as many as this number has, is columns that have turned towards each other.
     """
-    q, r = torch.linalg.qr(frame)
+    # NumPy's: torch hands every small factorisation to all threads, which costs more than the factorisation
+    q, r = (torch.from_numpy(part) for part in np.linalg.qr(frame.numpy()))
     diagonal = r.diagonal(dim1=1, dim2=2).abs()
     scaled = r / torch.linalg.vector_norm(r, dim=1, keepdim=True)
     identity = torch.eye(r.shape[1], dtype=r.dtype).expand_as(r)
