@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from tqs_fast.cli import allocate, demo, evaluate, info, quantize, score
+from tqs_fast.cli import allocate, demo, evaluate, growth, info, quantize, score
 from tqs_fast.errors import TqsError
 
 EXIT_ERROR = 1
@@ -24,6 +24,7 @@ app.command("score")(score.score)
 app.command("allocate")(allocate.allocate)
 app.command("quantize")(quantize.quantize)
 app.command("evaluate")(evaluate.evaluate)
+app.command("growth")(growth.growth)
 app.command("info")(info.info)
 
 

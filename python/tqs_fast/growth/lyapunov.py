@@ -48,6 +48,7 @@ def lyapunov(
     state, chosen = states.state, interval or 1
     alive = np.arange(states.count)
     runs = []
+    report(0, transient + horizon)
     if transient:
         warm = engine.run(
             state,
@@ -80,7 +81,7 @@ def lyapunov(
     else:
         main = replace(runs[0], logs=np.full_like(runs[0].logs, np.nan))
     found = estimate(main)
-    condition = np.max([run.condition for run in runs], axis=0)
+    condition = main.condition  # that of the transient cannot touch the rates: any frame is as good to start from
     diverged = np.max([run.diverged for run in runs], axis=0)
     resting = _resting(system, main) if system.inputs is None else []
     limit = epsilon**-0.5
