@@ -20,7 +20,12 @@ foreach(isa IN LISTS TQS_ISAS)
     endif()
     foreach(name IN ITEMS dequantize prepack qgemm products attention elementwise rows movement table)
         list(APPEND TQS_CPU_SOURCES csrc/cpu/${isa}/${name}.cpp)
-        set_source_files_properties(csrc/cpu/${isa}/${name}.cpp PROPERTIES COMPILE_FLAGS "${flags}")
+        set(own_flags "${flags}")
+        if(name MATCHES "^(elementwise|rows)$" AND NOT MSVC)
+            # Fused multiply-adds are written out there: the same bits wherever a function is inlined.
+            string(APPEND own_flags " -ffp-contract=off")
+        endif()
+        set_source_files_properties(csrc/cpu/${isa}/${name}.cpp PROPERTIES COMPILE_FLAGS "${own_flags}")
     endforeach()
 endforeach()
 

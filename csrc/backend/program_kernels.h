@@ -117,8 +117,14 @@ enum class Opcode : std::int16_t {
 };  // clang-format on
 inline constexpr int kOpcodes = static_cast<int>(Opcode::where) + 1;
 
-// Register `out` = op(a, b, c). Registers 0 ... inputs - 1 are the inputs; every instruction writes a new one.
-// Booleans are 0 and 1. `remainder` has the sign of the divisor, `round` goes to even, as in torch.
+static constexpr int arity(Opcode op) {
+    if (op == Opcode::constant) return 0;
+    return op < Opcode::add ? 1 : op < Opcode::where ? 2 : 3;
+}
+
+// Register `out` = op(a, b, c). Registers 0 ... inputs - 1 are the inputs and are not written. What a `constant` writes
+// nothing else does; other registers are reused, but never as an argument of the instruction that writes them. Booleans
+// are 0 and 1. `remainder` has the sign of the divisor, `round` goes to even, as in torch.
 struct Instruction {
     Opcode op;
     std::int16_t out, a, b, c;
@@ -127,6 +133,12 @@ struct Instruction {
 
 inline constexpr int kMaxElementwiseInputs = 16;
 inline constexpr int kMaxElementwiseOutputs = 4;
+inline constexpr int kMaxRegisters = 1024;
+inline constexpr int kMaxInstructions = 16384;
+
+// d output / d input that is the same everywhere, in place of a register.
+inline constexpr std::int16_t kZeroCoefficient = -1;
+inline constexpr std::int16_t kUnitCoefficient = -2;
 
 struct ElementwiseTask {
     Extent extent;
@@ -134,10 +146,13 @@ struct ElementwiseTask {
     const Operand* in;  // sizes broadcast to the output's: equal rank, stride 0 where a size is 1
     int outputs;        // <= kMaxElementwiseOutputs, equal sizes; precision of the kernel or converted
     const Operand* out;
-    const int* output_registers;
-    int instructions;
+    const std::int16_t* output_registers;
+    // In a tangent rollout [outputs][inputs]: the register that holds d output / d input, or k...Coefficient. The code
+    // computes these too (csrc/program/chain.h), so that a tangent is a sum of products and nothing else.
+    const std::int16_t* jacobian;
+    int instructions;  // <= kMaxInstructions
     const Instruction* code;
-    int registers;  // inputs + instructions
+    int registers;  // <= kMaxRegisters
     void* scratch;
 };
 

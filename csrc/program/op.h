@@ -54,6 +54,7 @@ struct OpContext {
     std::int64_t integer(const char* name) const;
     std::int64_t integer(const char* name, std::int64_t otherwise) const;
     std::span<const std::int64_t> integers(const char* name) const;
+    std::span<const double> numbers(const char* name) const;
     double number(const char* name, double otherwise) const;
     // Throws ArgumentError("[kind] origin: text") unless `holds`.
     void require(bool holds, const char* text) const;

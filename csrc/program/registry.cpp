@@ -51,6 +51,12 @@ std::span<const std::int64_t> OpContext::integers(const char* name) const {
     return *found;
 }
 
+std::span<const double> OpContext::numbers(const char* name) const {
+    const auto* found = find(node.floats, name);
+    tqs::require(found, node.kind, node.origin, ": attribute '", name, "' is missing");
+    return *found;
+}
+
 std::int64_t OpContext::integer(const char* name) const {
     const auto values = integers(name);
     tqs::require(values.size() == 1, node.kind, node.origin, ": attribute '", name, "' must be one number");
