@@ -6,6 +6,7 @@ from tqs_fast.allocation import Plan, allocate, frontier
 from tqs_fast.engines import Rollout, rollout
 from tqs_fast.errors import (
     ArgumentError,
+    CaptureError,
     CheckpointError,
     DivergenceError,
     FileFormatError,
@@ -22,6 +23,7 @@ from tqs_fast.systems import Attractor, Contexts, Forecaster, Recurrent, Synthet
 __all__ = [
     "ArgumentError",
     "Attractor",
+    "CaptureError",
     "CheckpointError",
     "Contexts",
     "DivergenceError",

@@ -1,6 +1,19 @@
 """From a System's step to a program for the native engine."""
 
 from tqs_fast.capture.capture import capture
+from tqs_fast.capture.describe import describe, sizes
 from tqs_fast.capture.program import Buffer, Constant, NextState, Node, Program, Value
+from tqs_fast.capture.verify import verify
 
-__all__ = ["Buffer", "Constant", "NextState", "Node", "Program", "Value", "capture"]
+__all__ = [
+    "Buffer",
+    "Constant",
+    "NextState",
+    "Node",
+    "Program",
+    "Value",
+    "capture",
+    "describe",
+    "sizes",
+    "verify",
+]

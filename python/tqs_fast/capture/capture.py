@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tqs_fast.capture.demand import narrow
 from tqs_fast.capture.emit import emit
 from tqs_fast.capture.export import export_step
 from tqs_fast.capture.fuse import fuse, needed
@@ -34,9 +35,10 @@ def capture(
     lowered = lower(export_step(system, system.module if module is None else module, state, step_input), system.name)
     slides, carried = wire(lowered)
     results = [*carried, lowered.output]
-    operations = needed(lowered.graph, results)
+    graph, results = narrow(needed(lowered.graph, results), results)
+    operations = needed(graph, results)
     users = users_of(operations, results)
-    wired = Wired(lowered.states, lowered.inputs, slides, carried, lowered.output, users)
+    wired = Wired(lowered.states, lowered.inputs, slides, results[:-1], results[-1], users)
     return emit(fuse(operations, results), wired)
 
 

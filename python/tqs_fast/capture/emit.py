@@ -111,7 +111,9 @@ class _Emitter:
         return out
 
     def _copy(self, x: Layout, out: Layout) -> None:
-        sizes, (read, written) = coalesce(x.sizes, [x.strides, out.strides])
+        order = memory_order(out.sizes, [out])
+        turned = [tuple(items[axis] for axis in order) for items in (out.sizes, x.strides, out.strides)]
+        sizes, (read, written) = coalesce(turned[0], turned[1:])
         self.node("copy", [Layout(x.buffer, x.offset, sizes, read)], [Layout(out.buffer, out.offset, sizes, written)])
 
     def _fresh(self, sizes: Sizes, precision: str, order: Sequence[int] | None = None) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def export_step(system: System, module: torch.nn.Module, state: Tree, step_input
     leaves = [*tree_leaves(state), *([] if step_input is None else tree_leaves(step_input))]
     wrapper = _Step(system, module, state, step_input).eval()
     try:
-        with _tracing():
+        with _tracing() as caught:
             program = torch.export.export(wrapper, tuple(leaves), strict=False)
             table = torch.export.default_decompositions()
             for operator in [key for key in table if str(key).split(".")[1] in WHOLE]:
@@ -88,22 +89,35 @@ def export_step(system: System, module: torch.nn.Module, state: Tree, step_input
         raise
     except Exception as error:  # torch raises many kinds, RuntimeError and its own
         raise CaptureError(f'[capture] {system.name}: {_explain(error)}; use engine="torch"') from error
+    _refuse_attributes(system, caught)
     return _flatten(system, module, program, len(tree_leaves(state)))
 
 
 @contextmanager
-def _tracing() -> Iterator[None]:
+def _tracing() -> Iterator[list[warnings.WarningMessage]]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     # the fast path of attention modules is one opaque op
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # torch's own internals
-            warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec.*")
-            warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch|copyreg")
-            yield
+        # torch warns of its own internals
+        with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield caught
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _refuse_attributes(system: System, caught: list[warnings.WarningMessage]) -> None:
+    """A tensor that a step stores in its module would be frozen; recurrent modules only renew their list of weights."""
+    for warning in caught:
+        message = str(warning.message)
+        if "were assigned during export" in message:
+            names = [name for name in re.findall(r"self\.module\.([\w.\[\]]+)", message) if "_flat_weights" not in name]
+            if names:
+                raise CaptureError(
+                    f"[capture] {system.name}: a step stores a tensor in the attribute {names[0]!r} of its module; "
+                    'keep it in the state, or use engine="torch"'
+                )
 
 
 def _flatten(

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 Array = npt.NDArray[Any]
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
+_erf = scipy.special.erf
 
 
 def _sigmoid(x: Array) -> Array:

@@ -58,6 +58,12 @@ def conjugate(context: Context, x: Tensor) -> Tensor:
     return context.elementwise("multiply", x, context.graph.fold(_conjugation, precision=x.precision))
 
 
+@lowers("aten._to_copy.default", complex=True)
+def convert(context: Context, x: Tensor, **_: Any) -> Tensor:
+    x = context.convert(x, context.precision_of(context.returned.dtype))
+    return x if _is_complex(context, 0) else pair(context, x, context.full(x.sizes, 0.0, x.precision))
+
+
 @lowers("aten._resolve_conj.default", "aten.resolve_conj.default", "aten._neg_view.default", complex=True)
 def resolve(context: Context, x: Tensor) -> Tensor:
     return context.elementwise("negate", x) if "neg" in str(context.node.target) else x

@@ -10,6 +10,7 @@ import torch
 
 from tqs_fast.capture.graph import Tensor
 from tqs_fast.capture.lowering.registry import Context, lowers
+from tqs_fast.capture.positions import Positions
 
 
 @lowers("aten.cat.default", "aten.concat.default")
@@ -126,20 +127,6 @@ def write(context: Context, x: Tensor, part: Tensor, places: npt.NDArray[np.int6
     source[places.reshape(-1)] = x.elements + np.arange(places.size, dtype=np.int64)
     both = join(context, flat, 0)
     return context.graph.reshape(rearrange(context, both, source), x.sizes)
-
-
-class Positions:
-    """An array of row-major positions that hashes by content."""
-
-    def __init__(self, array: npt.NDArray[np.int64]) -> None:
-        self.array = array
-        self._key = (array.shape, array.tobytes())
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Positions) and self._key == other._key
 
 
 def _take(x: torch.Tensor, source: Positions) -> torch.Tensor:

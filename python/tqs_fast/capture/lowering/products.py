@@ -129,6 +129,8 @@ def attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     graph = context.graph
+    if dropout:
+        raise context.error("attention with dropout draws random numbers")
     if mask is not None:
         if context.dtype(3) == torch.bool:
             mask = additive_mask(context, mask, q.precision)
