@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 import tqs_fast as tqs
+from cases.networks import NetworkCase
 from tqs_fast.capture import Program, capture
 from tqs_fast.reference.program import run_program
 from tqs_fast.systems.system import advance, input_at
@@ -52,3 +53,17 @@ def close(got: np.ndarray, want: torch.Tensor, tolerance: float, place: str) -> 
     bound = tolerance * max(1.0, np.abs(np.nan_to_num(right)).max())
     worst = int(error.argmax())
     assert error[worst] <= bound, f"{place}: element {worst}: got {left[worst]}, expected {right[worst]}"
+
+
+# float64: the oracle sums in another order, over at most some hundred terms a step. float32: the same with 2^-24 in
+# place of 2^-53, and torch rounds after every op where the oracle rounds once a node; errors grow along three steps.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 3e-5}
+
+
+def check_case(case: NetworkCase, dtype: torch.dtype) -> Program:
+    """A row of tests/cases/networks.py: values, and the kinds of node that its program must and must not have."""
+    program = check_program(case.make(), dtype, TOLERANCE[dtype])
+    kinds = {node.kind for node in program.nodes}
+    assert kinds >= set(case.kinds), f"expected {case.kinds} among {sorted(kinds)}"
+    assert not kinds & set(case.absent), f"expected none of {case.absent} among {sorted(kinds)}"
+    return program

@@ -1,6 +1,6 @@
-"""Networks as systems, small and with random weights: a row here is checked by the capture tests (and may be by others).
+"""Networks as systems, small and with random weights: a row here is checked by the capture tests, and may be by others.
 
-`make()` gives the same system at every call; its state is float32, and `double(system)` is the same in float64.
+`make()` gives the same system at every call, in float32.
 """
 
 from __future__ import annotations
@@ -451,7 +451,7 @@ class Fourier(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Values become tokens of a small vocabulary; the tokens' embeddings forecast logits, and the mean token is next."""
+    """Values become tokens of a small vocabulary; their embeddings forecast logits, and likely tokens are next."""
 
     def __init__(self, words: int = 11) -> None:
         super().__init__()

@@ -66,7 +66,7 @@ def _convolution(operation: Operation, box: Box) -> tuple[Box, list[Box | None]]
         stride, padding, dilation = (given[name][i] for name in ("stride", "padding", "dilation"))
         first = start * stride - padding
         last = (stop - 1) * stride + (weight.sizes[2 + i] - 1) * dilation + 1 - padding
-        inside = 0 <= first and last <= x.sizes[2 + i]
+        inside = first >= 0 and last <= x.sizes[2 + i]
         made.append((start, stop) if inside else (0, operation.outputs[0].sizes[2 + i]))
         seen.append((first, last) if inside else (0, x.sizes[2 + i]))
     return tuple(made), [tuple(seen), None, None]

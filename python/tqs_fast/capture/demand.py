@@ -1,7 +1,7 @@
 """Only what is needed: every operation computes the box of its result that some other one reads.
 
-A forecaster that uses the last position of its last layer then computes that position only (its keys and values still come
-from all of them), and a stack of causal convolutions the part of each layer that the forecast can see.
+A forecaster that uses the last position of its last layer then computes that position only (its keys and values still
+come from all of them), and a stack of causal convolutions the part of each layer that the forecast can see.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class _Narrowing:
             case "linear":
                 inputs = [x, *(self._rows(part, made[-1]) for part in inputs[1:])]
             case "convolution":
-                spatial = zip(given["padding"], needed[0][2:] if needed[0] else (), operation.tensors[0].sizes[2:], strict=True)
+                spatial = zip(
+                    given["padding"], needed[0][2:] if needed[0] else (), operation.tensors[0].sizes[2:], strict=True
+                )
                 given["padding"] = tuple(0 if part != (0, size) else padding for padding, part, size in spatial)
             case "attention":
                 given["causal_offset"] += made[-2][0]

@@ -88,7 +88,9 @@ def describe(program: Program) -> str:
         reads = ", ".join("-" if value < 0 else value_text(program, value) for value in node.inputs)
         writes = ", ".join(value_text(program, value) for value in node.outputs)
         details = _details(node, len(node.inputs))
-        lines.append(f"{number:4} {node.kind:<11} {writes} <- {reads}{'  ' + details if details else ''}  {node.origin}")
+        lines.append(
+            f"{number:4} {node.kind:<11} {writes} <- {reads}{'  ' + details if details else ''}  {node.origin}"
+        )
     lines.append(f"output {value_text(program, program.output)}")
     return "\n".join(lines)
 

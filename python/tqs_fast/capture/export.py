@@ -26,8 +26,11 @@ WHOLE = (
     "logsumexp",
     "matmul",
     "rms_norm",
+    "roll",
     "scaled_dot_product_attention",
+    "select_scatter",
     "silu",
+    "slice_scatter",
     "softplus",
 )
 
@@ -111,7 +114,7 @@ def _refuse_attributes(system: System, caught: list[warnings.WarningMessage]) ->
     """A tensor that a step stores in its module would be frozen; recurrent modules only renew their list of weights."""
     for warning in caught:
         message = str(warning.message)
-        if "were assigned during export" in message:
+        if "assigned during export" in message:
             names = [name for name in re.findall(r"self\.module\.([\w.\[\]]+)", message) if "_flat_weights" not in name]
             if names:
                 raise CaptureError(

@@ -22,9 +22,7 @@ class Positions:
         return isinstance(other, Positions) and self._key == other._key
 
     @staticmethod
-    def within(
-        array: npt.NDArray[np.int64], sizes: Sequence[int], box: Sequence[tuple[int, int]]
-    ) -> Positions:
+    def within(array: npt.NDArray[np.int64], sizes: Sequence[int], box: Sequence[tuple[int, int]]) -> Positions:
         """The same elements, counted in a box of the tensor."""
         indices = np.unravel_index(array.clip(min=0), tuple(sizes))
         moved = [index - start for index, (start, _) in zip(indices, box, strict=True)]

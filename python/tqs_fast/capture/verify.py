@@ -1,4 +1,4 @@
-"""Whether a program computes what the step does for a batch: catches steps that mix samples, or know their batch is one."""
+"""Whether a program computes what the step does for a batch: catches steps that mix samples or expect one alone."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def verify(
                     if mixed
                     else "its program computes something else than the step"
                 )
-                raise CaptureError(f"[verify] {system.name}: {place} of sample {row} differs by {error}: {reason}; {WAY_OUT}")
+                raise CaptureError(
+                    f"[verify] {system.name}: {place} of sample {row} differs by {error}: {reason}; {WAY_OUT}"
+                )
 
 
 def _results(state: Any, output: torch.Tensor) -> list[torch.Tensor]:

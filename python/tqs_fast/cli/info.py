@@ -19,7 +19,9 @@ from tqs_fast.systems import load_system
 def info(
     capture: Annotated[
         str | None,
-        typer.Option(metavar="SYSTEM", help="Print the native program of a step: a built-in name or pkg.module:factory."),
+        typer.Option(
+            metavar="SYSTEM", help="Print the native program of a step: a built-in name or pkg.module:factory."
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
+import scipy.special  # type: ignore[import-untyped]
 
 Array = npt.NDArray[Any]
 

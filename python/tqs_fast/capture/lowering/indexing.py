@@ -15,6 +15,8 @@ from tqs_fast.capture.lowering.elementwise import result
 from tqs_fast.capture.lowering.movement import positions, rearrange, write
 from tqs_fast.capture.lowering.registry import Context, lowers
 
+MOST_STRETCHES = 3  # a copy each; more are one remap
+
 
 @lowers("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def index(context: Context, x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
@@ -23,6 +25,8 @@ def index(context: Context, x: Tensor, indices: Sequence[Tensor | None]) -> Tens
     if any(_dtype_of(context, axis) == torch.bool for axis, _ in given):
         raise context.error("a selection by a mask has a size that depends on values")
     if all(tensor.is_constant for _, tensor in given):
+        if len(given) == 1 and given[0][1].rank == 1:
+            return rows(context, x, given[0][0], _numbers(given[0][1]))
         key = tuple(slice(None) if tensor is None else _numbers(tensor) for tensor in indices)
         return rearrange(context, x, positions(x)[key])
     graph = context.graph
@@ -47,6 +51,16 @@ def _numbers(tensor: Tensor) -> npt.NDArray[Any]:
     assert isinstance(tensor.source, Expression)
     array: npt.NDArray[Any] = tensor.source.value.cpu().numpy()
     return array
+
+
+def rows(context: Context, x: Tensor, axis: int, numbers: npt.NDArray[Any]) -> Tensor:
+    """Constant rows along one axis: slices where they are a few stretches of neighbours."""
+    numbers = np.where(numbers < 0, numbers + x.sizes[axis], numbers)
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    if len(breaks) >= MOST_STRETCHES or not len(numbers):
+        return rearrange(context, x, np.take(positions(x), numbers, axis))
+    stretches = np.split(numbers, breaks)
+    return context.graph.concatenate([context.graph.slice(x, axis, int(s[0]), len(s)) for s in stretches], axis)
 
 
 def _row_major(context: Context, x: Tensor, axes: Sequence[int], indices: Sequence[Tensor]) -> Tensor:
@@ -89,9 +103,9 @@ def gather(context: Context, x: Tensor, axis: int, index: Tensor, sparse_grad: b
 
 @lowers("aten.index_select.default")
 def index_select(context: Context, x: Tensor, axis: int, index: Tensor) -> Tensor:
-    if index.is_constant:
-        return rearrange(context, x, np.take(positions(x), _numbers(index).reshape(-1), axis))
     axis %= x.rank
+    if index.is_constant:
+        return rows(context, x, axis, _numbers(index).reshape(-1))
     shape = [index.elements if i == axis else 1 for i in range(x.rank)]
     sizes = [index.elements if i == axis else n for i, n in enumerate(x.sizes)]
     return take(context, x, axis, context.graph.expand(context.graph.reshape(index, shape), sizes))

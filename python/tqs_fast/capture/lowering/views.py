@@ -16,7 +16,6 @@ from tqs_fast.capture.lowering.registry import Context, lowers
     "aten.contiguous.default",
     "aten.detach.default",
     "aten.detach_.default",
-    
     "aten.lift_fresh.default",
     "aten.lift_fresh_copy.default",
     "aten.positive.default",

@@ -1,0 +1,38 @@
+"""`tqs-fast info --capture`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from test_cli import run
+
+FACTORY = """
+import torch
+import tqs_fast as tqs
+
+def odd():
+    def step(module, state):
+        state = torch.special.i0(module(state))
+        return state, state
+
+    start = lambda count, generator: torch.randn(count, 3, generator=generator)
+    return tqs.System(torch.nn.Linear(3, 3), step=step, initial_state=start, name="odd")
+"""
+
+
+def test_info_prints_a_program():
+    document = json.loads(run("info", "--capture", "lorenz-gru", "--json").stdout)
+    assert document["nodes"] == sum(document["kinds"].values())
+    assert document["arena_bytes"] > 0
+    assert any(line.endswith("out (aten.linear.default)") for line in document["program"])
+
+
+def test_info_says_why_a_step_is_refused(tmp_path: Path):
+    (tmp_path / "factories.py").write_text(FACTORY)
+    failed = run("info", "--capture", "factories:odd", status=1, cwd=tmp_path)
+    assert failed.stdout == ""
+    message = failed.stderr.strip()
+    assert message.count("\n") == 0
+    for part in ("odd", "i0", "factories.py:7", 'use engine="torch"'):
+        assert part in message
