@@ -213,8 +213,8 @@ def module_path(node: torch.fx.Node) -> str:
 
 
 def source_line(node: torch.fx.Node) -> str:
-    """`file.py:12` of the innermost line outside torch, as far as torch knows it."""
+    """`file.py:12` of the innermost line outside torch; it keeps those of `forward` methods only."""
     lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = str(Path(torch.__file__).parent)
+    own = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
     outside = [(file, line) for file, line in lines if not file.startswith(own)]
     return f"{Path(outside[-1][0]).name}:{outside[-1][1]}" if outside else ""
