@@ -17,17 +17,17 @@ from tqs_fast.systems import load_system
 def score(
     system: options.SystemName,
     horizon: options.Horizon = 64,
-    method: Annotated[str, typer.Option(help="residual or noise.")] = "residual",
+    method: Annotated[str, typer.Option(help="residual, noise or tangent.")] = "residual",
     bits: Annotated[str, typer.Option(help="Bit-widths to score.")] = "2,3,4,8",
     group_size: options.GroupSize = 128,
     asymmetric: options.Asymmetric = False,
-    probes: Annotated[int, typer.Option(help="Draws per layer (noise).")] = 8,
+    probes: Annotated[int, typer.Option(help="Draws per layer (noise, tangent).")] = 8,
     epsilon: Annotated[float, typer.Option(help="Relative size of the noise.")] = 0.02,
     initial: options.Initial = None,
     count: options.Count = 16,
     layers: Annotated[list[str] | None, typer.Option(help="Names or patterns; repeat. [default: all]")] = None,
     row_blocks: Annotated[int, typer.Option(help="Blocks of output rows per weight, each with bits of its own.")] = 1,
-    engine: Annotated[str, typer.Option(help="auto, torch or serial.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, native, torch or serial.")] = "auto",
     seed: options.Seed = 0,
     memory_limit: Annotated[str | None, typer.Option(help="Most memory for a chunk of lanes, e.g. 2GiB.")] = None,
     checkpoint: Annotated[
@@ -39,13 +39,15 @@ def score(
     """Score every layer: damage at each bit-width, gain and growth rate."""
     quantizer = options.parse_quantizer(group_size, asymmetric)
     menu = options.parse_bits(bits)
-    chosen: scoring.Residual | scoring.Noise
+    chosen: scoring.Residual | scoring.Noise | scoring.Tangent
     if method == "residual":
         chosen = scoring.Residual(bits=menu, quantizer=quantizer)
     elif method == "noise":
         chosen = scoring.Noise(probes=probes, epsilon=epsilon, bits=menu, quantizer=quantizer)
+    elif method == "tangent":
+        chosen = scoring.Tangent(probes=probes, bits=menu, quantizer=quantizer)
     else:
-        raise ArgumentError(f"[--method] expected residual or noise, got {method!r}")
+        raise ArgumentError(f"[--method] expected residual, noise or tangent, got {method!r}")
     loaded = load_system(system)
     table = scoring.score(
         loaded,

@@ -1,16 +1,25 @@
 """Engines roll systems out, in lanes: many variants of the weights from the same initial conditions."""
 
+from tqs_fast.engines.choose import ENGINES, Engine, choose_engine
+from tqs_fast.engines.lane import Change, Drawn, Lane, materialise
 from tqs_fast.engines.reference import Reference, roll_outputs, roll_reference
 from tqs_fast.engines.rollout import Rollout, rollout
 from tqs_fast.engines.statistics import LaneErrors
-from tqs_fast.engines.torch_engine import Lane, fold, run_lanes, run_serial
+from tqs_fast.engines.torch_engine import TorchEngine, fold, run_lanes, run_serial
 
 __all__ = [
+    "ENGINES",
+    "Change",
+    "Drawn",
+    "Engine",
     "Lane",
     "LaneErrors",
     "Reference",
     "Rollout",
+    "TorchEngine",
+    "choose_engine",
     "fold",
+    "materialise",
     "roll_outputs",
     "roll_reference",
     "rollout",

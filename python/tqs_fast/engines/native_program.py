@@ -47,6 +47,75 @@ class Tangents:
     use: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """The first NaN or infinity of a rollout.
+
+    Attributes:
+        step: from 0.
+        origin: module path and operation.
+        tangent: which tangent; None for the rollout itself.
+        sample: which initial condition.
+    """
+
+    step: int
+    origin: str
+    tangent: int | None
+    sample: int
+
+
+@dataclass(frozen=True, eq=False)
+class _TangentCall:
+    """Tensors of one call, held while the runtime reads them by address."""
+
+    starts: list[torch.Tensor]
+    series: list[torch.Tensor]
+    steps: int
+    values: int
+    directions: list[torch.Tensor | None]
+    weight_seeds: list[dict[int, torch.Tensor]]
+    tangents: int
+    memory_limit: int
+
+    @property
+    def count(self) -> int:
+        return self.starts[0].shape[0]
+
+    def task(
+        self,
+        *,
+        outputs: int = 0,
+        tangent_outputs: int = 0,
+        scale: int = 0,
+        errors: int = 0,
+        final_states: Sequence[int] = (),
+        final_tangents: Sequence[int] = (),
+    ) -> core.TangentTask:
+        return core.TangentTask(
+            samples=self.count,
+            tangents=self.tangents,
+            steps=self.steps,
+            states=[leaf.data_ptr() for leaf in self.starts],
+            seeds=[_address(seed) for seed in self.directions],
+            weight_seeds=[
+                core.WeightSeed(buffer, tangent=number, data=tensor.data_ptr())
+                for number, lane in enumerate(self.weight_seeds)
+                for buffer, tensor in lane.items()
+            ],
+            inputs=[leaf.data_ptr() for leaf in self.series],
+            input_steps=self.series[0].shape[1] if self.series else 0,
+            values=self.values,
+            outputs=outputs,
+            tangent_outputs=tangent_outputs,
+            scale=scale,
+            errors=errors,
+            final_states=final_states,
+            final_tangents=final_tangents,
+            threads=torch.get_num_threads(),
+            memory_limit=self.memory_limit,
+        )
+
+
 class NativeProgram:
     """A program bound to the kernels of the instruction set in use. Threads: those of torch (`torch.set_num_threads`).
 
@@ -165,42 +234,72 @@ class NativeProgram:
             seeds: per state leaf `[K, N, ...]`, or None for zero.
             weight_seeds: per tangent, constant buffer -> tangent of the constant.
         """
+        call = self._tangent_call(states, inputs, steps, values, seeds, weight_seeds, memory_limit)
+        channels = self.program.values[self.program.output].sizes[-1]
+        outputs = torch.empty(values, call.count, channels, dtype=self.output_dtype)
+        tangent_outputs = torch.empty(values, call.tangents, call.count, channels, dtype=self.output_dtype)
+        final = [torch.empty_like(leaf) for leaf in call.starts]
+        final_tangents = [torch.empty(call.tangents, *leaf.shape, dtype=leaf.dtype) for leaf in call.starts]
+        use = core.run_tangents(
+            self.core,
+            call.task(
+                outputs=outputs.data_ptr(),
+                tangent_outputs=tangent_outputs.data_ptr(),
+                final_states=[leaf.data_ptr() for leaf in final],
+                final_tangents=[leaf.data_ptr() for leaf in final_tangents],
+            ),
+        )
+        return Tangents(outputs, tangent_outputs, final, final_tangents, use)
+
+    def tangent_errors(
+        self,
+        states: Sequence[torch.Tensor],
+        inputs: Sequence[torch.Tensor],
+        *,
+        steps: int,
+        values: int,
+        weight_seeds: Sequence[Mapping[int, torch.Tensor]],
+        scale: torch.Tensor,
+        memory_limit: int = 0,
+    ) -> torch.Tensor:
+        """Squares of the output tangents over `scale` `[C]`, mean over channels: `[K, T, N]` in float64."""
+        call = self._tangent_call(states, inputs, steps, values, [None] * len(states), weight_seeds, memory_limit)
+        errors = torch.empty(call.tangents, values, call.count, dtype=torch.float64)
+        scale = _ready(scale, torch.float64)
+        core.run_tangents(self.core, call.task(scale=scale.data_ptr(), errors=errors.data_ptr()))
+        return errors
+
+    def first_non_finite(
+        self,
+        states: Sequence[torch.Tensor],
+        inputs: Sequence[torch.Tensor],
+        *,
+        steps: int,
+        seeds: Sequence[torch.Tensor | None] | None = None,
+    ) -> Failure | None:
+        """Where a rollout, or its tangents, first stops being finite; None if it does not. Repeats the rollout."""
+        call = self._tangent_call(states, inputs, steps, 1, seeds or [None] * len(states), (), 0)
+        step, node, tangent, sample = core.find_non_finite(self.core, call.task())
+        if step < 0:
+            return None
+        return Failure(step, self.program.nodes[node].origin, None if tangent < 0 else tangent, sample)
+
+    def _tangent_call(
+        self,
+        states: Sequence[torch.Tensor],
+        inputs: Sequence[torch.Tensor],
+        steps: int,
+        values: int,
+        seeds: Sequence[torch.Tensor | None],
+        weight_seeds: Sequence[Mapping[int, torch.Tensor]],
+        memory_limit: int,
+    ) -> _TangentCall:
         starts, series = self._leaves(states, inputs)
-        count = starts[0].shape[0]
-        tangents = len(weight_seeds) or next(seed.shape[0] for seed in seeds if seed is not None)
         pairs = zip(seeds, starts, strict=True)
         directions = [None if seed is None else _ready(seed, leaf.dtype) for seed, leaf in pairs]
         kept = [{b: _ready(t, self._dtype(b)) for b, t in lane.items()} for lane in weight_seeds]
-        channels = self.program.values[self.program.output].sizes[-1]
-        outputs = torch.empty(values, count, channels, dtype=self.output_dtype)
-        tangent_outputs = torch.empty(values, tangents, count, channels, dtype=self.output_dtype)
-        final = [torch.empty_like(leaf) for leaf in starts]
-        final_tangents = [torch.empty(tangents, *leaf.shape, dtype=leaf.dtype) for leaf in starts]
-        task = core.TangentTask(
-            samples=count,
-            tangents=tangents,
-            steps=steps,
-            states=[leaf.data_ptr() for leaf in starts],
-            seeds=[_address(seed) for seed in directions],
-            weight_seeds=[
-                core.WeightSeed(buffer, tangent=number, data=tensor.data_ptr())
-                for number, lane in enumerate(kept)
-                for buffer, tensor in lane.items()
-            ],
-            inputs=[leaf.data_ptr() for leaf in series],
-            input_steps=series[0].shape[1] if series else 0,
-            values=values,
-            outputs=outputs.data_ptr(),
-            tangent_outputs=tangent_outputs.data_ptr(),
-            scale=0,
-            errors=0,
-            final_states=[leaf.data_ptr() for leaf in final],
-            final_tangents=[leaf.data_ptr() for leaf in final_tangents],
-            threads=torch.get_num_threads(),
-            memory_limit=memory_limit,
-        )
-        use = core.run_tangents(self.core, task)
-        return Tangents(outputs, tangent_outputs, final, final_tangents, use)
+        tangents = len(kept) or next((seed.shape[0] for seed in directions if seed is not None), 0)
+        return _TangentCall(starts, series, steps, values, directions, kept, tangents, memory_limit)
 
     def _dtype(self, buffer: int) -> torch.dtype:
         return PRECISIONS[self.program.buffers[buffer].precision]

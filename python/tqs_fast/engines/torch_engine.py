@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 
 from tqs_fast.engines.folding import Folding, Recorder, compare_records
+from tqs_fast.engines.lane import Change, Lane, materialise
 from tqs_fast.engines.lane_product import WeightVariants
 from tqs_fast.engines.lanes import FoldingError, LaneMode
 from tqs_fast.engines.reference import Reference, family_weights
 from tqs_fast.engines.statistics import ErrorStatistics, LaneErrors
 from tqs_fast.engines.substitution import Substitution
+from tqs_fast.engines.weight_tangents import run_weight_tangents
 from tqs_fast.errors import ArgumentError
 from tqs_fast.systems import States, System
 from tqs_fast.systems.system import advance, input_at
@@ -24,11 +25,71 @@ PROBE_CHANGE = 0.25  # relative change of a weight when lanes are checked: far a
 PROBE_TOLERANCE = 1e-3  # of the largest change: lanes that read the wrong weight differ by about 1
 
 
-@dataclass(frozen=True, eq=False)
-class Lane:
-    """One copy of the rollout: weight index -> the tensor it uses there; other weights stay float."""
+# Bytes per chunk where no limit is given. More lanes at once stop paying when their activations leave the caches:
+# fracast took 3.1 s in chunks of 128 MiB and 5.5 s in chunks of 1 GiB (Zen 4, 32 MiB of L3, one thread).
+DEFAULT_CHUNK = 2**27
+ACTIVATION_MARGIN = 2  # tensors inside fused torch functions are not seen when a step is recorded
 
-    changes: dict[int, torch.Tensor]
+
+class TorchEngine:
+    """Ensembles of one system in torch.
+
+    Args:
+        system: any module and any step.
+        states: where rollouts start.
+        parameters: the scored parameters of `system.module`; lanes name them by their index.
+        folded: whether lanes fold into the batch where a step allows it; else every lane runs on its own.
+
+    Attributes:
+        serial: weight index -> why its lanes run one after the other.
+
+    Raises:
+        ArgumentError: a weight is given to no torch function during a step.
+    """
+
+    def __init__(
+        self, system: System, states: States, parameters: Sequence[torch.nn.Parameter], *, folded: bool = True
+    ) -> None:
+        self.name = "torch" if folded else "serial"
+        self._system = system
+        self._states = states
+        self._parameters = parameters
+        self._folding = fold(system, states, parameters)
+        self.serial = dict(self._folding.serial) if folded else dict.fromkeys(range(len(parameters)), "asked for")
+
+    def lanes_per_chunk(self, reference: Reference, memory_limit: int | None) -> int:
+        """As many lanes as fit: activations of all initial conditions, and the variant with its copy in the stack.
+
+        Raises:
+            ArgumentError: not even one lane fits.
+        """
+        largest = max(p.numel() * p.element_size() for p in self._parameters)
+        count = self._states.count
+        per_lane = ACTIVATION_MARGIN * self._folding.bytes_per_state * count + 2 * largest
+        if memory_limit is None:
+            return max(1, DEFAULT_CHUNK // per_lane)
+        if per_lane > memory_limit:
+            raise ArgumentError(
+                f"[score] memory_limit of {memory_limit} bytes is too small for one lane of {count} initial "
+                f"conditions (about {per_lane} bytes); raise it or use fewer initial conditions"
+            )
+        return memory_limit // per_lane
+
+    def run(self, lanes: Sequence[Lane], reference: Reference, memory_limit: int | None = None) -> LaneErrors:
+        """Roll all `lanes` over the reference's horizon; lanes of weights in `serial` one after the other."""
+        weights = {index for lane in lanes for index in lane.changes}
+        if not weights & self.serial.keys():
+            try:
+                return run_lanes(self._system, self._states, reference, self._parameters, lanes, self._folding)
+            except FoldingError:  # control flow that depends on values: only seen once the rollout gets there
+                self.serial |= dict.fromkeys(weights, "a later step makes other calls than the first")
+        return run_serial(self._system, self._states, reference, self._parameters, lanes)
+
+    def run_tangents(
+        self, lanes: Sequence[Mapping[int, torch.Tensor]], reference: Reference, memory_limit: int | None = None
+    ) -> LaneErrors:
+        """Squared scaled tangents of the outputs along weight directions, one lane after the other."""
+        return run_weight_tangents(self._system, self._states, reference, self._parameters, lanes)
 
 
 def fold(system: System, states: States, parameters: Sequence[torch.nn.Parameter]) -> Folding:
@@ -71,7 +132,7 @@ def run_lanes(
         FoldingError: a step makes other calls than the recorded one (control flow that depends on values).
     """
     count = states.count
-    mode = LaneMode(parameters, _stack(lanes), folding, len(lanes), count)
+    mode = LaneMode(parameters, _stack(parameters, lanes), folding, len(lanes), count)
     statistics = ErrorStatistics(reference, family_weights(states), len(lanes))
     state = _tile(states.state, len(lanes))
     for t in range(system.steps(len(reference.outputs))):
@@ -91,7 +152,7 @@ def run_serial(
     """The same, one lane after the other: the reference for `run_lanes`, and the path of weights that cannot fold."""
     results = []
     for lane in lanes:
-        mode = Substitution({parameters[index]: tensor for index, tensor in lane.changes.items()})
+        mode = Substitution(_replacements(parameters, lane))
         statistics = ErrorStatistics(reference, family_weights(states), 1)
         state = states.state
         for t in range(system.steps(len(reference.outputs))):
@@ -111,7 +172,7 @@ def _verify(system: System, states: States, parameters: Sequence[torch.nn.Parame
     size = RECORD_SIZES[0]
     state, step_input = _first_rows(states, size)
     lanes = [Lane({})] + [Lane({index: _changed(parameters[index])}) for index in foldable]
-    mode = LaneMode(parameters, _stack(lanes), folding, len(lanes), size)
+    mode = LaneMode(parameters, _stack(parameters, lanes), folding, len(lanes), size)
     everywhere = (_tile(state, len(lanes)), _tile(step_input, len(lanes)))
     try:
         together = _leaves(*mode.run(partial(advance, system, *everywhere)))
@@ -128,7 +189,7 @@ def _verify(system: System, states: States, parameters: Sequence[torch.nn.Parame
 def _substituted(
     system: System, parameters: Sequence[torch.nn.Parameter], lane: Lane, state: Tree, step_input: Tree | None
 ) -> tuple[Tree, torch.Tensor]:
-    with Substitution({parameters[index]: tensor for index, tensor in lane.changes.items()}):
+    with Substitution(_replacements(parameters, lane)):
         return advance(system, state, step_input)
 
 
@@ -152,18 +213,27 @@ def _changed(parameter: torch.Tensor) -> torch.Tensor:
     return weight + PROBE_CHANGE * torch.where(size > 0, size, 1) * pattern
 
 
-def _stack(lanes: Sequence[Lane]) -> dict[int, WeightVariants]:
-    """Per weight, its distinct variants (by identity of the tensor) and the one each lane uses."""
-    found: dict[int, list[torch.Tensor]] = {}
+def _replacements(parameters: Sequence[torch.nn.Parameter], lane: Lane) -> dict[torch.nn.Parameter, torch.Tensor]:
+    return {parameters[index]: materialise(change, parameters[index]) for index, change in lane.changes.items()}
+
+
+def _stack(parameters: Sequence[torch.nn.Parameter], lanes: Sequence[Lane]) -> dict[int, WeightVariants]:
+    """Per weight, its distinct variants (by identity of the change) and the one each lane uses."""
+    found: dict[int, list[Change]] = {}
     users: dict[int, list[int | None]] = {}
     for number, lane in enumerate(lanes):
-        for index, tensor in lane.changes.items():
+        for index, change in lane.changes.items():
             known = found.setdefault(index, [])
-            position = next((i for i, other in enumerate(known) if other is tensor), len(known))
+            position = next((i for i, other in enumerate(known) if other is change), len(known))
             if position == len(known):
-                known.append(tensor)
+                known.append(change)
             users.setdefault(index, [None] * len(lanes))[number] = position
-    return {index: WeightVariants(torch.stack(found[index]), tuple(users[index])) for index in found}
+    return {
+        index: WeightVariants(
+            torch.stack([materialise(c, parameters[index]) for c in found[index]]), tuple(users[index])
+        )
+        for index in found
+    }
 
 
 def _tile(tree: Tree | None, lanes: int) -> Tree | None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from tqs_fast import kernels
+from tqs_fast.engines import Change, Drawn, materialise
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization import BITS, Quantizer
 
@@ -32,8 +33,18 @@ class Method(Protocol):
     def variants(self) -> int:
         """Lanes per weight, V."""
 
-    def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> torch.Tensor:
-        """The weight as lane `number` uses it: same shape and dtype."""
+    @property
+    def infinitesimal(self) -> bool:
+        """Whether lanes are tangents (exact derivatives) rather than errors of finite size."""
+
+    def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> Change:
+        """The weight as lane `number` uses it, same shape and dtype; of an infinitesimal method, its direction."""
+
+    def energy(self, weight: torch.Tensor, change: Change) -> float:
+        """Squared norm of the change over that of the weight."""
+
+    def growth_curves(self, lanes: FloatArray) -> FloatArray:
+        """The error curve `[L, T]` that growth rates are read off, from those of the lanes `[L, V, T]`."""
 
     def relative_error(self, weight: torch.Tensor, energies: FloatArray) -> FloatArray:
         """‖Q_b(θ) - θ‖² / ‖θ‖² for every bit-width, `[B]`; `energies [V]` are those of the lanes."""
@@ -74,8 +85,18 @@ class Residual:
     def variants(self) -> int:
         return len(self.bits)
 
+    @property
+    def infinitesimal(self) -> bool:
+        return False
+
     def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> torch.Tensor:
         return self.quantizer.dequantized(weight, self.bits[number]).to(weight)
+
+    def energy(self, weight: torch.Tensor, change: Change) -> float:
+        return relative_energy(weight, materialise(change, weight))
+
+    def growth_curves(self, lanes: FloatArray) -> FloatArray:
+        return lanes[:, -1]
 
     def relative_error(self, weight: torch.Tensor, energies: FloatArray) -> FloatArray:
         return energies
@@ -120,21 +141,95 @@ class Noise:
     def variants(self) -> int:
         return self.probes
 
-    def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> torch.Tensor:
-        stream = (zlib.crc32(name.encode()) << 32) | number
+    @property
+    def infinitesimal(self) -> bool:
+        return False
+
+    def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> Drawn:
+        stream = _stream(name, number)
         noise = torch.from_numpy(kernels.normal(weight.numel(), seed=seed, stream=stream)).double()
-        scale = self.epsilon * weight.double().norm() / noise.norm()
-        noisy: torch.Tensor = weight.double().cpu() + scale.cpu() * noise.reshape(weight.shape)
-        return noisy.to(weight)
+        scale = float(self.epsilon * weight.double().norm().cpu() / noise.norm())
+        return Drawn(seed, stream, scale, 0, weight.numel())
+
+    def energy(self, weight: torch.Tensor, change: Change) -> float:
+        return relative_energy(weight, materialise(change, weight))
+
+    def growth_curves(self, lanes: FloatArray) -> FloatArray:
+        return np.asarray(lanes.mean(axis=1))
 
     def relative_error(self, weight: torch.Tensor, energies: FloatArray) -> FloatArray:
-        return np.array([relative_energy(weight, self.quantizer.dequantized(weight, b)) for b in self.bits])
+        return _rounding_energies(weight, self.quantizer, self.bits)
 
     def damages(self, lanes: FloatArray, energies: FloatArray, relative_error: FloatArray) -> FloatArray:
         return np.asarray(np.multiply.outer(relative_error, self.gains(lanes, energies).mean(axis=0)))
 
     def gains(self, lanes: FloatArray, energies: FloatArray) -> FloatArray:
         return lanes / energies.reshape(-1, *[1] * (lanes.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """The limit of `Noise` as its size goes to zero: exact derivatives of the rollout along ‖θ‖ ξ/‖ξ‖.
+
+    Nothing saturates and nothing is rounded away, so that gains and growth rates are those of infinitesimal errors.
+    The damage at b bits is predicted to first order: gain · ‖Q_b(θ) - θ‖²/‖θ‖².
+
+    Attributes:
+        probes: directions ξ per layer, the same as those of `Noise` with this seed.
+        bits: the menu that damages are predicted for.
+        quantizer: whose rounding error they are predicted for.
+
+    Source: e_t = (∂y_t/∂θ) δ, the first-order term of the perturbation of arXiv:2606.13300.
+    """
+
+    probes: int = 8
+    bits: tuple[int, ...] = BITS
+    quantizer: Quantizer = field(default_factory=Quantizer)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", tuple(self.bits))
+        _check_bits("Tangent", self.bits)
+        if self.probes < 1:
+            raise ArgumentError(f"[Tangent] probes must be at least 1, got {self.probes}")
+
+    @property
+    def variants(self) -> int:
+        return self.probes
+
+    @property
+    def infinitesimal(self) -> bool:
+        return True
+
+    def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> torch.Tensor:
+        noise = torch.from_numpy(kernels.normal(weight.numel(), seed=seed, stream=_stream(name, number))).double()
+        direction: torch.Tensor = (weight.double().norm().cpu() / noise.norm() * noise).reshape(weight.shape)
+        return direction.to(weight)
+
+    def energy(self, weight: torch.Tensor, change: Change) -> float:
+        assert isinstance(change, torch.Tensor)
+        norm = float(weight.double().square().sum())
+        return float(change.double().square().sum()) / norm if norm else 0.0
+
+    def growth_curves(self, lanes: FloatArray) -> FloatArray:
+        return np.asarray(lanes.mean(axis=1))
+
+    def relative_error(self, weight: torch.Tensor, energies: FloatArray) -> FloatArray:
+        return _rounding_energies(weight, self.quantizer, self.bits)
+
+    def damages(self, lanes: FloatArray, energies: FloatArray, relative_error: FloatArray) -> FloatArray:
+        return np.asarray(np.multiply.outer(relative_error, self.gains(lanes, energies).mean(axis=0)))
+
+    def gains(self, lanes: FloatArray, energies: FloatArray) -> FloatArray:
+        return lanes / energies.reshape(-1, *[1] * (lanes.ndim - 1))
+
+
+def _stream(name: str, number: int) -> int:
+    """The random stream of probe `number` of a layer."""
+    return (zlib.crc32(name.encode()) << 32) | number
+
+
+def _rounding_energies(weight: torch.Tensor, quantizer: Quantizer, bits: tuple[int, ...]) -> FloatArray:
+    return np.array([relative_energy(weight, quantizer.dequantized(weight, b)) for b in bits])
 
 
 def relative_energy(weight: torch.Tensor, changed: torch.Tensor) -> float:

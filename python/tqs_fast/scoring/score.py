@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,23 +16,15 @@ import torch
 from tqs_fast import kernels
 from tqs_fast._progress import Report, tracking
 from tqs_fast._version import __version__
-from tqs_fast.engines import Lane, LaneErrors, Reference, fold, roll_reference, run_lanes, run_serial
-from tqs_fast.engines.folding import Folding
-from tqs_fast.engines.lanes import FoldingError
+from tqs_fast.engines import Change, Drawn, Engine, Lane, Reference, choose_engine, roll_reference
 from tqs_fast.errors import ArgumentError, OutOfMemoryError
 from tqs_fast.quantization.blocks import Block, split
 from tqs_fast.quantization.weights import Weight, find_weights, parameter_of
 from tqs_fast.scoring.checkpoint import Checkpoint, fingerprint
 from tqs_fast.scoring.growth import growth_rate
-from tqs_fast.scoring.methods import Method, Residual, describe, relative_energy
+from tqs_fast.scoring.methods import Method, Residual, describe
 from tqs_fast.scoring.sensitivity import Layer, Sensitivity
 from tqs_fast.systems import InitialConditions, States, System, default_initial, draw
-
-ENGINES = ("auto", "torch", "serial")
-# Bytes per chunk where no limit is given. More lanes at once stop paying when their activations leave the caches:
-# fracast took 3.1 s in chunks of 128 MiB and 5.5 s in chunks of 1 GiB (Zen 4, 32 MiB of L3, one thread).
-DEFAULT_CHUNK = 2**27
-ACTIVATION_MARGIN = 2  # tensors inside fused torch functions are not seen when a step is recorded
 
 
 @dataclass(frozen=True)
@@ -63,12 +55,13 @@ def score(
     Args:
         system: what is rolled out; its module is not modified.
         horizon: output values per rollout, T.
-        method: `Residual()` (default) or `Noise()`.
+        method: `Residual()` (default), `Noise()` or `Tangent()`.
         initial: where rollouts start; 16 of `system.default_initial` by default. A sequence of methods gives families
             that count equally.
-        engine: "torch" folds lanes into the batch and takes the serial path for layers that cannot fold (named in
-            `provenance["engine"]["serial"]`, with the reason); "serial" rolls out one variant at a time; "auto" is
-            "torch" today.
+        engine: "native" captures the step and rolls all lanes out in C++; "torch" folds lanes into the batch and takes
+            the serial path for layers that cannot fold (named in `provenance["engine"]["serial"]`, with the reason);
+            "serial" rolls out one variant at a time; "auto" is "native" where the step can be captured, else "torch",
+            with the reason in `provenance["engine"]["reason"]`.
         layers: names or patterns of the weights to score; None for all that can be quantized.
         row_blocks: split every weight into so many blocks of output rows (the gates of a recurrent cell, say), each
             scored, and later planned and packed, as a layer of its own named `weight[first:end]`.
@@ -81,13 +74,12 @@ def score(
     Raises:
         ArgumentError: arguments that do not fit the system, a layer pattern that matches nothing, NaN or infinite
             weights.
+        CaptureError: the native engine was asked for and cannot run the step.
         DivergenceError: the float rollout diverges or is constant.
         CheckpointError: the checkpoint belongs to another run.
         OutOfMemoryError: a chunk does not fit into memory.
     """
     method = Residual() if method is None else method
-    if engine not in ENGINES:
-        raise ArgumentError(f"[score] engine must be one of {ENGINES}, got {engine!r}")
     if memory_limit is not None and memory_limit <= 0:
         raise ArgumentError(f"[score] memory_limit must be a positive number of bytes, got {memory_limit}")
     weights = find_weights(system.module, layers)
@@ -96,15 +88,15 @@ def score(
     blocks = [block for _, block in owned]
     states = draw(default_initial(system) if initial is None else initial, system, horizon=horizon, seed=seed)
     reference = roll_reference(system, states, horizon)
-    folding = fold(system, states, parameters)
-    serial = dict.fromkeys(range(len(weights)), "asked for") if engine == "serial" else dict(folding.serial)
+    runner, reason = choose_engine(engine, system, states, parameters)
     jobs = [_Job(number, index, v) for number, (index, _) in enumerate(owned) for v in range(method.variants)]
-    chunks = _chunks(jobs, set(serial), _lanes_per_chunk(folding, parameters, states, memory_limit))
+    chunks = _chunks(jobs, set(runner.serial), runner.lanes_per_chunk(reference, memory_limit))
     description = {
         "system": {"name": system.name, "module": type(system.module).__qualname__, "block": system.block},
         "method": describe(method),
         "horizon": horizon,
         "seed": seed,
+        "engine": runner.name,
         "layers": [block.name for block in blocks],
         "chunks": [[(job.block, job.number) for job in chunk] for chunk in chunks],
     }
@@ -122,11 +114,11 @@ def score(
             expected = {"samples": (rows, states.count), "curve": (rows, horizon), "energy": (rows,), "fell_back": ()}
             arrays = store.load(number, expected) if store else None
             if arrays is None:
-                arrays = _run(system, states, reference, folding, method, blocks, parameters, chunk, set(serial), seed)
+                arrays = _run(runner, states, reference, method, blocks, parameters, chunk, seed, memory_limit)
                 if store:
                     store.save(number, arrays)
             if arrays["fell_back"]:
-                serial |= {job.weight: "a later step makes other calls than the first" for job in chunk}
+                runner.serial.update({job.weight: "a later step makes other calls than the first" for job in chunk})
             for row, job in enumerate(chunk):
                 samples[job.block, job.number] = arrays["samples"][row]
                 curves[job.block, job.number] = arrays["curve"][row]
@@ -141,8 +133,9 @@ def score(
         "seed": seed,
         "method": describe(method),
         "engine": {
-            "name": "serial" if engine == "serial" else "torch",
-            "serial": {weights[index].name: reason for index, reason in sorted(serial.items())},
+            "name": runner.name,
+            "reason": reason,
+            "serial": {weights[index].name: why for index, why in sorted(runner.serial.items())},
             "isa": kernels.isa(),
         },
         "scale": reference.scale.tolist(),
@@ -163,23 +156,6 @@ def _parameter(system: System, weight: Weight) -> torch.nn.Parameter:
     return parameter
 
 
-def _lanes_per_chunk(
-    folding: Folding, parameters: Sequence[torch.nn.Parameter], states: States, memory_limit: int | None
-) -> int:
-    """As many lanes as fit: activations of all initial conditions, and the variant with its copy in the stack."""
-    largest = max(p.numel() * p.element_size() for p in parameters)
-    per_lane = ACTIVATION_MARGIN * folding.bytes_per_state * states.count + 2 * largest
-    if memory_limit is None:
-        return max(1, DEFAULT_CHUNK // per_lane)
-    if per_lane > memory_limit:
-        raise ArgumentError(
-            f"[score] memory_limit of {memory_limit} bytes is too small for one lane of {states.count} initial "
-            f"conditions "
-            f"(about {per_lane} bytes); raise it or use fewer initial conditions"
-        )
-    return memory_limit // per_lane
-
-
 def _chunks(jobs: Sequence[_Job], serial: set[int], lanes_per_chunk: int) -> list[list[_Job]]:
     """Foldable jobs in chunks of at most `lanes_per_chunk`, evenly filled; serial jobs one weight at a time."""
     folded = [job for job in jobs if job.weight not in serial]
@@ -189,39 +165,39 @@ def _chunks(jobs: Sequence[_Job], serial: set[int], lanes_per_chunk: int) -> lis
 
 
 def _run(
-    system: System,
+    engine: Engine,
     states: States,
     reference: Reference,
-    folding: Folding,
     method: Method,
     blocks: Sequence[Block],
     parameters: Sequence[torch.nn.Parameter],
     chunk: Sequence[_Job],
-    serial: set[int],
     seed: int,
+    memory_limit: int | None,
 ) -> dict[str, np.ndarray[Any, Any]]:
-    lanes, energies = [], []
+    energies = []
+    changes: list[dict[int, Change]] = []
     for job in chunk:
         block, parameter = blocks[job.block], parameters[job.weight].detach()
         rows = block.of(parameter)
-        changed = method.variant(block.name, rows, job.number, seed)
-        energies.append(relative_energy(rows, changed))
-        lanes.append(Lane({job.weight: block.replaced(parameter, changed)}))
-    errors: LaneErrors | None = None
-    with _explaining_memory(len(lanes), states.count):
-        if chunk[0].weight not in serial:
-            try:
-                errors = run_lanes(system, states, reference, parameters, lanes, folding)
-            except FoldingError:  # control flow that depends on values: only seen once the rollout gets there
-                errors = None
-        fell_back = errors is None and chunk[0].weight not in serial
-        if errors is None:
-            errors = run_serial(system, states, reference, parameters, lanes)
+        change = method.variant(block.name, rows, job.number, seed)
+        energies.append(method.energy(rows, change))
+        if isinstance(change, Drawn):
+            change = replace(change, begin=block.first * rows[0].numel())
+        else:
+            change = block.replaced(torch.zeros_like(parameter) if method.infinitesimal else parameter, change)
+        changes.append({job.weight: change})
+    expected = chunk[0].weight in engine.serial
+    with _explaining_memory(len(chunk), states.count):
+        if method.infinitesimal:
+            errors = engine.run_tangents(changes, reference, memory_limit)
+        else:
+            errors = engine.run([Lane(change) for change in changes], reference, memory_limit)
     return {
         "samples": errors.samples.numpy(),
         "curve": errors.curve.numpy(),
         "energy": np.array(energies),
-        "fell_back": np.array(fell_back),
+        "fell_back": np.array(not expected and chunk[0].weight in engine.serial),
     }
 
 
@@ -261,7 +237,7 @@ def _summarise(
     # Probes of one layer share their initial conditions: their spread is an error of its own.
     with np.errstate(invalid="ignore"):  # a probe that diverged has no spread: NaN
         spread = np.array([gain.std(ddof=1) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0 for gain in gains])
-    fits = [growth_rate(curve) for curve in (curves[:, -1] if isinstance(method, Residual) else curves.mean(axis=1))]
+    fits = [growth_rate(curve, saturates=not method.infinitesimal) for curve in method.growth_curves(curves)]
     return Sensitivity(
         layers=tuple(Layer(b.name, b.weight.kind, b.shape, math.prod(b.shape)) for b in blocks),
         bits=method.bits,

@@ -1,0 +1,65 @@
+"""Which engine runs a system."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+
+from tqs_fast.engines.lane import Lane
+from tqs_fast.engines.native_engine import NativeEngine
+from tqs_fast.engines.reference import Reference
+from tqs_fast.engines.statistics import LaneErrors
+from tqs_fast.engines.torch_engine import TorchEngine
+from tqs_fast.errors import ArgumentError, CaptureError
+from tqs_fast.systems import States, System
+
+ENGINES = ("auto", "native", "torch", "serial")
+
+
+class Engine(Protocol):
+    """Rolls lanes of one system out from one set of states."""
+
+    @property
+    def name(self) -> str:
+        """As in `ENGINES`."""
+
+    @property
+    def serial(self) -> dict[int, str]:
+        """Weight index -> why its lanes run one after the other."""
+
+    def lanes_per_chunk(self, reference: Reference, memory_limit: int | None) -> int:
+        """Lanes that one call of `run` should be given."""
+
+    def run(self, lanes: Sequence[Lane], reference: Reference, memory_limit: int | None = None) -> LaneErrors:
+        """Squared scaled errors of `lanes` over the reference's horizon."""
+
+    def run_tangents(
+        self, lanes: Sequence[Mapping[int, torch.Tensor]], reference: Reference, memory_limit: int | None = None
+    ) -> LaneErrors:
+        """Squared scaled tangents of the outputs along weight directions: per lane, weight index -> direction."""
+
+
+def choose_engine(
+    name: str, system: System, states: States, parameters: Sequence[torch.nn.Parameter]
+) -> tuple[Engine, str]:
+    """The engine called `name`, and why it was chosen.
+
+    "auto" is the native engine wherever it can capture the step and its first step agrees with torch, else the torch
+    engine.
+
+    Raises:
+        ArgumentError: no engine has that name, or a weight is not used by a step.
+        CaptureError: `name` is "native" and the step cannot be captured.
+    """
+    if name not in ENGINES:
+        raise ArgumentError(f"[score] engine must be one of {ENGINES}, got {name!r}")
+    if name in ("torch", "serial"):
+        return TorchEngine(system, states, parameters, folded=name == "torch"), "asked for"
+    try:
+        return NativeEngine(system, states, parameters), "asked for" if name == "native" else "the step was captured"
+    except CaptureError as error:
+        if name == "native":
+            raise
+        return TorchEngine(system, states, parameters), f"the native engine cannot run it: {error}"
