@@ -48,6 +48,7 @@ ProgramSpec convert(const py::object& program, const std::map<int, Address>& con
         spec.values.push_back({
             .buffer = field<int>(value, "buffer"),
             .offset = field<std::int64_t>(value, "offset"),
+            .step = field<std::int64_t>(value, "step"),
             .sizes = field<std::vector<std::int64_t>>(value, "sizes"),
             .strides = field<std::vector<std::int64_t>>(value, "strides"),
         });
@@ -75,6 +76,7 @@ ProgramSpec convert(const py::object& program, const std::map<int, Address>& con
     }
     spec.inputs = field<std::vector<int>>(program, "inputs");
     spec.output = field<int>(program, "output");
+    spec.longest = field<std::int64_t>(program, "longest");
     return spec;
 }
 

@@ -23,8 +23,9 @@ struct Frame {
     const ProgramKernels* kernels;
     std::span<const Operand> in;
     std::span<const Operand> out;
-    Panels panels;  // of the constant that the op packs, if any
-    void* scratch;  // scratch_bytes(frame), 64-byte aligned
+    Panels panels;      // of the constant that the op packs, if any
+    void* scratch;      // scratch_bytes(frame), 64-byte aligned
+    std::int64_t step;  // of the rollout, from 0
 };
 
 class Op {

@@ -30,6 +30,11 @@ Program::Program(ProgramSpec spec) : spec_(std::move(spec)), kernels_(&active_ta
     plan();
 }
 
+bool Program::is_kept(int buffer) const {
+    return std::any_of(spec_.states.begin(), spec_.states.end(),
+                       [&](const StateSpec& state) { return state.buffer == buffer && state.next == -1; });
+}
+
 void Program::check_indices() const {
     for (const BufferSpec& buffer : spec_.buffers) {
         require(buffer.elements >= 0, kName, "a buffer has ", buffer.elements, " elements");
@@ -44,8 +49,10 @@ void Program::check_indices() const {
             require(input == -1 || is_index(input, spec_.values), kName, node.origin, ": an input names no value");
         }
         for (const int output : node.outputs) {
-            require(is_index(output, spec_.values) && buffer_of(output).kind == BufferKind::arena, kName, node.origin,
-                    ": an output is no value of an arena buffer");
+            require(is_index(output, spec_.values), kName, node.origin, ": an output names no value");
+            const bool arena = buffer_of(output).kind == BufferKind::arena;
+            require(arena || is_kept(spec_.values[static_cast<std::size_t>(output)].buffer), kName, node.origin,
+                    ": an output is neither in the arena nor in a state that nodes write");
         }
     }
     for (const int input : spec_.inputs) {
@@ -58,7 +65,8 @@ void Program::check_indices() const {
         require(is_index(state.buffer, spec_.buffers) &&
                     spec_.buffers[static_cast<std::size_t>(state.buffer)].kind == BufferKind::state,
                 kName, "a state names no state buffer");
-        require(is_index(state.next, spec_.values), kName, "a state is followed by no value");
+        require(state.next == -1 || is_index(state.next, spec_.values), kName, "a state is followed by no value");
+        if (state.next == -1) continue;
         const BufferSpec& buffer = spec_.buffers[static_cast<std::size_t>(state.buffer)];
         const std::int64_t next = elements(spec_.values[static_cast<std::size_t>(state.next)]);
         if (state.slide == 0) {
@@ -89,6 +97,9 @@ void Program::check_views() const {
             empty = empty || value.sizes[axis] == 0;
             last += (value.sizes[axis] - 1) * value.strides[axis];
         }
+        require(value.step == 0 || (value.step > 0 && spec_.longest > 0), kName,
+                "a view moves on in a program without a longest rollout");
+        last += value.step * (spec_.longest - 1) * (value.step > 0);
         require(!empty, kName, "a value is empty");
         std::int64_t available = spec_.buffers[static_cast<std::size_t>(value.buffer)].elements;
         for (const StateSpec& state : spec_.states) {
@@ -146,7 +157,9 @@ void Program::plan() {
     }
     // What leaves the step is read after its last node.
     life_of(spec_.output).last = nodes;
-    for (const StateSpec& state : spec_.states) life_of(state.next).last = nodes;
+    for (const StateSpec& state : spec_.states) {
+        if (state.next >= 0) life_of(state.next).last = nodes;
+    }
 
     std::vector<int> arena;
     std::vector<Life> planned;

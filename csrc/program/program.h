@@ -35,6 +35,7 @@ class Program {
     }
 
   private:
+    bool is_kept(int buffer) const;
     void check_indices() const;
     void check_views() const;
     void make_ops();

@@ -20,10 +20,12 @@ struct BufferSpec {
     const void* data;       // of a constant, contiguous; else null
 };
 
-// A strided view of a buffer. Negative strides do not occur.
+// A strided view of a buffer, which may move on by `step` elements at every step of a rollout. Negative strides do not
+// occur.
 struct ValueSpec {
     int buffer;
     std::int64_t offset;
+    std::int64_t step;
     std::vector<std::int64_t> sizes;
     std::vector<std::int64_t> strides;
 };
@@ -46,10 +48,10 @@ struct NodeSpec {
     std::string origin;  // module path and op, for messages
 };
 
-// What a state buffer holds at the next step: the value `next`, or, where `slide` > 0, itself moved on:
-// rows [outer, length, inner] of which `slide` positions leave at the front and `next` [outer, slide, inner] joins at
-// the end. Such a buffer has room for `pitch` >= length positions per outer row, and is only moved back when it is
-// full.
+// What a state buffer holds at the next step: the value `next`; with `next` -1 what nodes have written into it; or,
+// where `slide` > 0, itself moved on: rows [outer, length, inner] of which `slide` positions leave at the front and
+// `next` [outer, slide, inner] joins at the end. Such a buffer has room for `pitch` >= length positions per outer row,
+// and is only moved back when it is full.
 struct StateSpec {
     int buffer;
     int next;
@@ -63,6 +65,7 @@ struct ProgramSpec {
     std::vector<StateSpec> states;  // one per leaf of the state, in order
     std::vector<int> inputs;        // buffers, one per leaf of a driven system's input
     int output;                     // value [block, C] (or [C]) that a step emits
+    std::int64_t longest;           // steps that moving views allow; 0: no limit
 };
 
 }  // namespace tqs

@@ -101,7 +101,8 @@ void Tile::choose_regimes(const std::vector<bool>& seeded) {
         std::vector<char> after(spec.states.size());
         for (std::size_t leaf = 0; leaf < after.size(); ++leaf) {
             const StateSpec& state = spec.states[leaf];
-            after[leaf] = shared[at(spec.values[at(state.next)].buffer)] && (state.slide == 0 || before[leaf]);
+            const int source = state.next < 0 ? state.buffer : spec.values[at(state.next)].buffer;
+            after[leaf] = shared[at(source)] && (state.slide == 0 || before[leaf]);
         }
         return after;
     };
@@ -209,9 +210,7 @@ Operand Tile::operand_of(Regime& regime, int value, std::size_t position) {
         const ValueSpec& view = spec.values[at(value)];
         const BufferSpec& buffer = spec.buffers[at(view.buffer)];
         const bool slides = buffer.kind == BufferKind::state && spec.states[at(state_of_[at(view.buffer)])].slide > 0;
-        if (slides || buffer.kind == BufferKind::input) {
-            regime.moving.push_back({position, view.buffer, view.offset * precision_bytes(buffer.precision)});
-        }
+        if (slides || view.step > 0 || buffer.kind == BufferKind::input) regime.moving.push_back({position, value});
     }
     return operand_of(static_cast<const Regime&>(regime), value);
 }
@@ -297,24 +296,47 @@ void Tile::get_state(std::size_t leaf, std::int64_t lane, void* data) const {
 void Tile::move_pointers(Regime& regime, std::int64_t t) {
     const ProgramSpec& spec = program_.spec();
     for (const Regime::Moving& moving : regime.moving) {
-        const BufferSpec& buffer = spec.buffers[at(moving.buffer)];
+        const ValueSpec& view = spec.values[at(moving.value)];
+        const BufferSpec& buffer = spec.buffers[at(view.buffer)];
+        Operand& operand = regime.operands[moving.operand];
         const std::int64_t item = precision_bytes(buffer.precision);
-        const char* base;
-        if (buffer.kind == BufferKind::input) {
-            base =
-                static_cast<const char*>(inputs_[at(input_of_[at(moving.buffer)])].data) + t * buffer.elements * item;
-        } else {
-            const int leaf = state_of_[at(moving.buffer)];
-            base = states_[at(leaf)] + slid_[at(leaf)] * spec.states[at(leaf)].inner * item;
+        const std::int64_t bytes = (view.offset + t * view.step) * item;
+        const char* base = nullptr;
+        switch (buffer.kind) {
+            case BufferKind::arena:
+                base = arena_ + program_.arena_offset(view.buffer) * extent_.lanes * extent_.samples;
+                break;
+            case BufferKind::constant:
+                base = static_cast<const char*>(buffer.data);
+                if (operand.lanes) {
+                    const std::vector<const void*>& lanes = constants_.at(view.buffer);
+                    for (std::size_t lane = 0; lane < lanes.size(); ++lane) {
+                        const char* data = static_cast<const char*>(lanes[lane]);
+                        const_cast<void**>(operand.lanes)[lane] = data ? const_cast<char*>(data + bytes) : nullptr;
+                    }
+                }
+                break;
+            case BufferKind::state: {
+                const int leaf = state_of_[at(view.buffer)];
+                base = states_[at(leaf)] + slid_[at(leaf)] * spec.states[at(leaf)].inner * item;
+                break;
+            }
+            case BufferKind::input:
+                base =
+                    static_cast<const char*>(inputs_[at(input_of_[at(view.buffer)])].data) + t * buffer.elements * item;
+                break;
         }
-        regime.operands[moving.operand].data = const_cast<char*>(base) + moving.bytes;
+        operand.data = const_cast<char*>(base + bytes);
     }
 }
 
 void Tile::step(std::int64_t t) {
     Regime& regime = regime_of(t);
     move_pointers(regime, t);
-    for (std::size_t node = 0; node < regime.frames.size(); ++node) program_.op(node).run(regime.frames[node]);
+    for (std::size_t node = 0; node < regime.frames.size(); ++node) {
+        regime.frames[node].step = t;
+        program_.op(node).run(regime.frames[node]);
+    }
     advance_states(regime);
     last_ = &regime;
 }
@@ -328,6 +350,7 @@ void Tile::advance_states(const Regime& regime) {
     const ProgramSpec& spec = program_.spec();
     for (std::size_t leaf = 0; leaf < spec.states.size(); ++leaf) {
         const StateSpec& state = spec.states[leaf];
+        if (state.next < 0) continue;
         const BufferSpec& buffer = spec.buffers[at(state.buffer)];
         const std::int64_t item = precision_bytes(buffer.precision);
         const bool was_shared = regime.shared[at(state.buffer)];
@@ -401,7 +424,8 @@ std::unique_ptr<NonFinite> Tile::find_non_finite(std::int64_t t) {
         }
     };
     for (std::size_t node = 0; node < regime.frames.size(); ++node) {
-        const Frame& frame = regime.frames[node];
+        Frame& frame = regime.frames[node];
+        frame.step = t;
         program_.op(node).run(frame);
         for (const Operand& out : frame.out) inspect(out, static_cast<int>(node), frame.extent);
     }

@@ -67,11 +67,10 @@ class Tile {
         std::vector<Frame> frames;
         std::size_t output = 0;         // into operands
         std::vector<std::size_t> next;  // into operands, per state leaf
-        // Operands whose data move between steps: index, buffer, bytes from the buffer's own position.
+        // Operands whose data move between steps: index, value.
         struct Moving {
             std::size_t operand;
-            int buffer;
-            std::int64_t bytes;
+            int value;
         };
         std::vector<Moving> moving;
     };

@@ -32,17 +32,19 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Value:
-    """A view of a buffer: element i of it is at `offset + sum(i * strides)`; a stride of 0 broadcasts.
+    """A view of a buffer: element i of it is at `offset + t * step + sum(i * strides)`; a stride of 0 broadcasts.
 
     Attributes:
         buffer: index into `Program.buffers`.
         sizes, strides: at most 8 of each; the batch of size one stays in `sizes`.
+        step: elements that the view moves on by at every step t of a rollout (a row of a table of positions).
     """
 
     buffer: int
     offset: int
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Constant:
 class NextState:
     """What the state buffer holds at the next step.
 
-    With `slide` 0 the elements of value `next`, which is no view of a state (copy it first). With `slide` > 0 the
+    With `slide` 0 the elements of value `next`, which is no view of a state (copy it first); with `next` -1 what nodes
+    have written into it (a cache). With `slide` > 0 the
     buffer holds `[outer, pitch, inner]`, of which `length` positions are the state: `slide` positions leave at the
     front and value `next`, of sizes exactly [outer, slide, inner], joins at the end (a window of past values, without
     copying it every step).
@@ -111,6 +114,7 @@ class Program:
         states: one per leaf of the state tree, in order.
         inputs: buffers, one per leaf of the input tree.
         output: value that the step emits, `[1, C]` or `[1, block, C]`.
+        longest: steps that the moving views allow; 0 for no limit.
     """
 
     buffers: tuple[Buffer, ...]
@@ -120,3 +124,4 @@ class Program:
     states: tuple[NextState, ...]
     inputs: tuple[int, ...]
     output: int
+    longest: int = 0
