@@ -136,10 +136,11 @@ void bind_program(py::module_& m) {
              py::arg("count"));
     m.def(
         "run_ensemble",
-        [](const Program& program, std::int64_t samples, std::int64_t steps, const Addresses& states,
-           const Addresses& inputs, std::int64_t input_steps, const std::vector<Variant>& variants,
-           const std::vector<std::vector<int>>& lanes, std::int64_t values, Address reference, Address scale,
-           Address errors, Address outputs, const Addresses& final_states, int threads, std::int64_t memory_limit) {
+        [](const Program& program, const Program* prologue, std::int64_t samples, std::int64_t steps,
+           const Addresses& states, const Addresses& inputs, std::int64_t input_steps,
+           const std::vector<Variant>& variants, const std::vector<std::vector<int>>& lanes, std::int64_t values,
+           Address reference, Address scale, Address errors, Address outputs, const Addresses& final_states,
+           int threads, std::int64_t memory_limit) {
             const EnsembleTask task{.samples = samples,
                                     .steps = steps,
                                     .states = pointers<const void*>(states),
@@ -155,12 +156,12 @@ void bind_program(py::module_& m) {
                                     .final_states = pointers<void*>(final_states),
                                     .threads = threads,
                                     .memory_limit = memory_limit};
-            return describe(interruptible([&] { return run_ensemble(program, task, python_interrupts); }));
+            return describe(interruptible([&] { return run_ensemble({&program, prologue}, task, python_interrupts); }));
         },
-        py::arg("program"), py::kw_only(), py::arg("samples"), py::arg("steps"), py::arg("states"), py::arg("inputs"),
-        py::arg("input_steps"), py::arg("variants"), py::arg("lanes"), py::arg("values"), py::arg("reference"),
-        py::arg("scale"), py::arg("errors"), py::arg("outputs"), py::arg("final_states"), py::arg("threads"),
-        py::arg("memory_limit"));
+        py::arg("program"), py::arg("prologue"), py::kw_only(), py::arg("samples"), py::arg("steps"), py::arg("states"),
+        py::arg("inputs"), py::arg("input_steps"), py::arg("variants"), py::arg("lanes"), py::arg("values"),
+        py::arg("reference"), py::arg("scale"), py::arg("errors"), py::arg("outputs"), py::arg("final_states"),
+        py::arg("threads"), py::arg("memory_limit"));
 
     py::class_<WeightSeed>(m, "WeightSeed")
         .def(py::init([](int buffer, std::int64_t tangent, Address data) {
@@ -197,17 +198,18 @@ void bind_program(py::module_& m) {
              py::arg("final_states"), py::arg("final_tangents"), py::arg("threads"), py::arg("memory_limit"));
     m.def(
         "run_tangents",
-        [](const Program& program, const TangentTask& task) {
-            return describe(interruptible([&] { return run_tangents(program, task, python_interrupts); }));
+        [](const Program& program, const Program* prologue, const TangentTask& task) {
+            return describe(interruptible([&] { return run_tangents({&program, prologue}, task, python_interrupts); }));
         },
-        py::arg("program"), py::arg("task"));
+        py::arg("program"), py::arg("prologue"), py::arg("task"));
     m.def(
         "find_non_finite",
-        [](const Program& program, const TangentTask& task) {
-            const Failure found = interruptible([&] { return find_non_finite(program, task, python_interrupts); });
+        [](const Program& program, const Program* prologue, const TangentTask& task) {
+            const Failure found =
+                interruptible([&] { return find_non_finite({&program, prologue}, task, python_interrupts); });
             return std::make_tuple(found.step, found.node, found.tangent, found.sample);
         },
-        py::arg("program"), py::arg("task"));
+        py::arg("program"), py::arg("prologue"), py::arg("task"));
 }
 
 }  // namespace tqs

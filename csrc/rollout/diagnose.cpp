@@ -2,23 +2,16 @@
 
 namespace tqs {
 
-Failure find_non_finite(const Program& program, const TangentTask& task, const Interrupt& interrupt) {
-    const ProgramSpec& spec = program.spec();
+Failure find_non_finite(Stages stages, const TangentTask& task, const Interrupt& interrupt) {
     const std::int64_t N = task.samples, K = task.tangents;
     Failure earliest{-1, -1, -1, -1};
     for (std::int64_t sample = 0; sample < N; ++sample) {
-        std::vector<InputSeries> inputs;
-        for (std::size_t leaf = 0; leaf < task.inputs.size(); ++leaf) {
-            const BufferSpec& buffer = spec.buffers[static_cast<std::size_t>(spec.inputs[leaf])];
-            const std::int64_t bytes = task.input_steps * buffer.elements * precision_bytes(buffer.precision);
-            inputs.push_back({static_cast<const char*>(task.inputs[leaf]) + sample * bytes, task.input_steps});
-        }
         std::vector<bool> seeded;
         for (const void* seed : task.seeds) seeded.push_back(seed != nullptr);
-        Tile tile(program, {1 + K, 1, K > 0}, gather_seeds(program, task, 0, K), std::move(inputs), seeded);
+        TileRun tile(stages, {1 + K, 1, K > 0}, gather_seeds(*stages.program, task, 0, K), task.inputs,
+                     task.input_steps, sample, seeded);
         for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
-            const BufferSpec& buffer = spec.buffers[static_cast<std::size_t>(spec.states[leaf].buffer)];
-            const std::int64_t bytes = tile.state_elements(leaf) * precision_bytes(buffer.precision);
+            const std::int64_t bytes = tile.leaf_bytes(leaf);
             tile.set_state(leaf, 0, static_cast<const char*>(task.states[leaf]) + sample * bytes);
             for (std::int64_t k = 0; seeded[leaf] && k < K; ++k) {
                 tile.set_state(leaf, 1 + k, static_cast<const char*>(task.seeds[leaf]) + (k * N + sample) * bytes);

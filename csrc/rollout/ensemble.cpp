@@ -94,14 +94,15 @@ TileVariants gather_variants(const Program& program, const EnsembleTask& task, s
 
 }  // namespace
 
-RolloutUse run_ensemble(const Program& program, const EnsembleTask& task, const Interrupt& interrupt) {
+RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt& interrupt) {
+    const Program& program = *stages.program;
     const ProgramSpec& spec = program.spec();
     const OutputShape shape = output_shape(program);
     check(program, task, shape);
     const auto lanes = static_cast<std::int64_t>(task.lanes.size());
     const std::int64_t item = precision_bytes(program.buffer_of(spec.output).precision);
     const std::int64_t N = task.samples, T = task.values, C = shape.channels;
-    RolloutUse use{choose_tile(program, lanes, N, false, task.threads, task.memory_limit), 0};
+    RolloutUse use{choose_tile(stages, lanes, N, false, task.threads, task.memory_limit), 0};
     std::mutex mutex;
 
     for_each_tile(
@@ -109,19 +110,10 @@ RolloutUse run_ensemble(const Program& program, const EnsembleTask& task, const 
         [&](std::int64_t lane, std::int64_t tile_lanes, std::int64_t sample, std::int64_t samples,
             const std::function<void()>& stop) {
             TileVariants variants = gather_variants(program, task, lane, tile_lanes);
-            std::vector<InputSeries> inputs;
-            for (std::size_t leaf = 0; leaf < task.inputs.size(); ++leaf) {
-                const BufferSpec& buffer = spec.buffers[static_cast<std::size_t>(spec.inputs[leaf])];
-                const std::int64_t bytes = task.input_steps * buffer.elements * precision_bytes(buffer.precision);
-                inputs.push_back({static_cast<const char*>(task.inputs[leaf]) + sample * bytes, task.input_steps});
-            }
-            Tile tile(program, {tile_lanes, samples, false}, variants.constants, std::move(inputs), {});
-            const auto leaf_bytes = [&](std::size_t leaf) {
-                const BufferSpec& buffer = spec.buffers[static_cast<std::size_t>(spec.states[leaf].buffer)];
-                return tile.state_elements(leaf) * precision_bytes(buffer.precision);
-            };
+            TileRun tile(stages, {tile_lanes, samples, false}, variants.constants, task.inputs, task.input_steps,
+                         sample, {});
             for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
-                tile.set_state(leaf, 0, static_cast<const char*>(task.states[leaf]) + sample * leaf_bytes(leaf));
+                tile.set_state(leaf, 0, static_cast<const char*>(task.states[leaf]) + sample * tile.leaf_bytes(leaf));
             }
             for (std::int64_t t = 0; t < task.steps; ++t) {
                 stop();
@@ -149,9 +141,9 @@ RolloutUse run_ensemble(const Program& program, const EnsembleTask& task, const 
             }
             for (std::size_t leaf = 0; leaf < task.final_states.size(); ++leaf) {
                 for (std::int64_t l = 0; l < tile_lanes; ++l) {
-                    tile.get_state(
-                        leaf, l,
-                        static_cast<char*>(task.final_states[leaf]) + ((lane + l) * N + sample) * leaf_bytes(leaf));
+                    tile.get_state(leaf, l,
+                                   static_cast<char*>(task.final_states[leaf]) +
+                                       ((lane + l) * N + sample) * tile.leaf_bytes(leaf));
                 }
             }
             const std::lock_guard lock(mutex);

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "rollout/schedule.h"
-#include "rollout/tile.h"
+#include "rollout/tile_run.h"
 
 namespace tqs {
 
@@ -46,6 +46,6 @@ struct RolloutUse {
 };
 
 // Throws ArgumentError, Interrupted. Results do not depend on threads or memory limit.
-RolloutUse run_ensemble(const Program& program, const EnsembleTask& task, const Interrupt& interrupt);
+RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt& interrupt);
 
 }  // namespace tqs

@@ -7,7 +7,6 @@
 
 #include "core/check.h"
 #include "core/parallel.h"
-#include "rollout/tile.h"
 
 namespace tqs {
 namespace {
@@ -25,11 +24,14 @@ std::int64_t ceil_divide(std::int64_t a, std::int64_t b) {
 
 }  // namespace
 
-TileSize choose_tile(const Program& program, std::int64_t lanes, std::int64_t samples, bool tangent, int threads,
+TileSize choose_tile(const Stages& stages, std::int64_t lanes, std::int64_t samples, bool tangent, int threads,
                      std::int64_t memory_limit) {
     const std::int64_t workers = threads == 0 ? default_threads() : threads;
     const std::int64_t own = tangent ? 1 : 0;  // the primal of a tile of tangents
-    const std::int64_t unit = std::max<std::int64_t>(1, Tile::bytes(program, {1, 1, tangent}));
+    const Program& program = *stages.program;
+    // The tiles of prologue and program are both there while states are handed on.
+    std::int64_t unit = std::max<std::int64_t>(1, Tile::bytes(program, {1, 1, tangent}));
+    if (stages.prologue) unit += Tile::bytes(*stages.prologue, {1, 1, tangent});
     std::int64_t units = std::max(kTileBytes / unit, ceil_divide(kProductRows, program.product_rows()));
     if (memory_limit > 0) {
         const std::int64_t allowed = memory_limit / workers / unit;

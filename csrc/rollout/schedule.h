@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <functional>
 
-#include "program/program.h"
+#include "rollout/tile_run.h"
 
 namespace tqs {
 
@@ -20,7 +20,7 @@ struct TileSize {
 // Tiles stay near the size of a core's own cache, with enough rows for a matrix product to run at speed, unless
 // `memory_limit` bytes (0: none) for all threads together ask for less. Tangents of a sample are kept together, as
 // each tile computes the primal again. Throws ArgumentError where not even one lane of one sample fits.
-TileSize choose_tile(const Program& program, std::int64_t lanes, std::int64_t samples, bool tangent, int threads,
+TileSize choose_tile(const Stages& stages, std::int64_t lanes, std::int64_t samples, bool tangent, int threads,
                      std::int64_t memory_limit);
 
 // Runs body(first lane, lanes, first sample, samples, stop) for every tile, in any order, on `threads` threads (0:

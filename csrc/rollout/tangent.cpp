@@ -46,13 +46,14 @@ LaneConstants gather_seeds(const Program& program, const TangentTask& task, std:
     return result;
 }
 
-RolloutUse run_tangents(const Program& program, const TangentTask& task, const Interrupt& interrupt) {
+RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt& interrupt) {
+    const Program& program = *stages.program;
     const ProgramSpec& spec = program.spec();
     const OutputShape shape = output_shape(program);
     check(program, task, shape);
     const std::int64_t item = precision_bytes(program.buffer_of(spec.output).precision);
     const std::int64_t N = task.samples, K = task.tangents, T = task.values, C = shape.channels;
-    RolloutUse use{choose_tile(program, K, N, true, task.threads, task.memory_limit), 0};
+    RolloutUse use{choose_tile(stages, K, N, true, task.threads, task.memory_limit), 0};
     std::vector<bool> seeded;
     for (const void* seed : task.seeds) seeded.push_back(seed != nullptr);
     std::mutex mutex;
@@ -61,20 +62,10 @@ RolloutUse run_tangents(const Program& program, const TangentTask& task, const I
         use.tile, K, N, task.threads, interrupt,
         [&](std::int64_t first, std::int64_t count, std::int64_t sample, std::int64_t samples,
             const std::function<void()>& stop) {
-            std::vector<InputSeries> inputs;
-            for (std::size_t leaf = 0; leaf < task.inputs.size(); ++leaf) {
-                const BufferSpec& buffer = spec.buffers[static_cast<std::size_t>(spec.inputs[leaf])];
-                const std::int64_t bytes = task.input_steps * buffer.elements * precision_bytes(buffer.precision);
-                inputs.push_back({static_cast<const char*>(task.inputs[leaf]) + sample * bytes, task.input_steps});
-            }
-            Tile tile(program, {1 + count, samples, true}, gather_seeds(program, task, first, count), std::move(inputs),
-                      seeded);
-            const auto leaf_bytes = [&](std::size_t leaf) {
-                const BufferSpec& buffer = spec.buffers[static_cast<std::size_t>(spec.states[leaf].buffer)];
-                return tile.state_elements(leaf) * precision_bytes(buffer.precision);
-            };
+            TileRun tile(stages, {1 + count, samples, true}, gather_seeds(program, task, first, count), task.inputs,
+                         task.input_steps, sample, seeded);
             const auto at = [&](const void* leaves, std::size_t leaf, std::int64_t tangent) {
-                return static_cast<const char*>(leaves) + (tangent * N + sample) * leaf_bytes(leaf);
+                return static_cast<const char*>(leaves) + (tangent * N + sample) * tile.leaf_bytes(leaf);
             };
             for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
                 tile.set_state(leaf, 0, at(task.states[leaf], leaf, 0));

@@ -38,6 +38,6 @@ struct TangentTask {
 LaneConstants gather_seeds(const Program& program, const TangentTask& task, std::int64_t first, std::int64_t count);
 
 // Throws ArgumentError, Interrupted.
-RolloutUse run_tangents(const Program& program, const TangentTask& task, const Interrupt& interrupt);
+RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt& interrupt);
 
 }  // namespace tqs

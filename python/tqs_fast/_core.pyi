@@ -68,6 +68,7 @@ class Variant:
 
 def run_ensemble(
     program: Program,
+    prologue: Program | None,
     *,
     samples: int,
     steps: int,
@@ -112,5 +113,7 @@ class TangentTask:
         memory_limit: int,
     ) -> None: ...
 
-def run_tangents(program: Program, task: TangentTask) -> dict[str, int]: ...
-def find_non_finite(program: Program, task: TangentTask) -> tuple[int, int, int, int]: ...
+def run_tangents(program: Program, prologue: Program | None, task: TangentTask) -> dict[str, int]: ...
+def find_non_finite(
+    program: Program, prologue: Program | None, task: TangentTask
+) -> tuple[int, int, int, int]: ...

@@ -196,6 +196,7 @@ class NativeProgram:
             errors = torch.empty(*size, dtype=torch.float64)
         core.run_ensemble(
             self.core,
+            self._prologue,
             samples=count,
             steps=steps,
             states=[leaf.data_ptr() for leaf in starts],
@@ -242,6 +243,7 @@ class NativeProgram:
         final_tangents = [torch.empty(call.tangents, *leaf.shape, dtype=leaf.dtype) for leaf in call.starts]
         use = core.run_tangents(
             self.core,
+            self._prologue,
             call.task(
                 outputs=outputs.data_ptr(),
                 tangent_outputs=tangent_outputs.data_ptr(),
@@ -266,7 +268,7 @@ class NativeProgram:
         call = self._tangent_call(states, inputs, steps, values, [None] * len(states), weight_seeds, memory_limit)
         errors = torch.empty(call.tangents, values, call.count, dtype=torch.float64)
         scale = _ready(scale, torch.float64)
-        core.run_tangents(self.core, call.task(scale=scale.data_ptr(), errors=errors.data_ptr()))
+        core.run_tangents(self.core, self._prologue, call.task(scale=scale.data_ptr(), errors=errors.data_ptr()))
         return errors
 
     def first_non_finite(
@@ -279,7 +281,7 @@ class NativeProgram:
     ) -> Failure | None:
         """Where a rollout, or its tangents, first stops being finite; None if it does not. Repeats the rollout."""
         call = self._tangent_call(states, inputs, steps, 1, seeds or [None] * len(states), (), 0)
-        step, node, tangent, sample = core.find_non_finite(self.core, call.task())
+        step, node, tangent, sample = core.find_non_finite(self.core, self._prologue, call.task())
         if step < 0:
             return None
         return Failure(step, self.program.nodes[node].origin, None if tangent < 0 else tangent, sample)

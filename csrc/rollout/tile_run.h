@@ -1,0 +1,46 @@
+// One tile's rollout from the first step to the last. Where a program has a prologue (the positions that a growing
+// context begins with), that takes the first step and hands its states on.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "rollout/tile.h"
+
+namespace tqs {
+
+// `prologue` null: none. The two have the same state leaves and the same constants under the same numbers.
+struct Stages {
+    const Program* program;
+    const Program* prologue;
+
+    const Program& first() const { return prologue ? *prologue : *program; }
+};
+
+class TileRun {
+  public:
+    // `inputs`: per leaf [N, steps, elements]; the tile begins at sample `sample` of them.
+    TileRun(Stages stages, Extent extent, LaneConstants constants, const std::vector<const void*>& inputs,
+            std::int64_t input_steps, std::int64_t sample, std::vector<bool> seeded);
+
+    // Bytes of a leaf per sample.
+    std::int64_t leaf_bytes(std::size_t leaf) const;
+    void set_state(std::size_t leaf, std::int64_t lane, const void* data) { tile_->set_state(leaf, lane, data); }
+    void get_state(std::size_t leaf, std::int64_t lane, void* data) const { tile_->get_state(leaf, lane, data); }
+
+    void step(std::int64_t t);
+    std::unique_ptr<NonFinite> find_non_finite(std::int64_t t);
+    const Operand& output() const { return tile_->output(); }
+    std::int64_t allocated_bytes() const { return allocated_; }
+
+  private:
+    void enter(std::int64_t t);
+
+    Stages stages_;
+    Extent extent_;
+    LaneConstants constants_;
+    std::unique_ptr<Tile> tile_;
+    std::int64_t allocated_ = 0;
+};
+
+}  // namespace tqs
