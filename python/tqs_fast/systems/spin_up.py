@@ -55,6 +55,8 @@ def spin_up(
             overall = extremes if overall is None else _widen(overall, extremes)
             if t >= steps - watched:
                 recent = extremes if recent is None else _widen(recent, extremes)
+    if isinstance(system, Forecaster) and system.growing:
+        state = state[:, -system.context_length :]  # a rollout begins with a context of the usual length
     if overall is None or recent is None or watched > steps:
         return state, torch.ones(tree_leaves(state)[0].shape[0], dtype=torch.bool)
     ensemble = (overall[1].amax(dim=0) - overall[0].amin(dim=0)).double()

@@ -31,9 +31,14 @@ class System:
             a stable attractor.
         name: shown in tables; defaults to the class name of the module.
 
+    Attributes:
+        growing: whether every leaf of the state gains `block` positions along its second dimension at every step.
+
     Raises:
         ArgumentError: module is not a torch module, a callable is missing, or block < 1.
     """
+
+    growing = False
 
     def __init__(
         self,
@@ -70,14 +75,17 @@ class Recurrent(System):
 
 
 class Forecaster(System):
-    """A sliding window: the network sees the last `context_length` values and its forecast is fed back.
+    """A window of past values: the network's forecast is fed back.
 
     Args:
         module: maps a window `[N, context, C]` to `[N, C]` or `[N, block, C]`.
-        context_length: values in the window.
+        context_length: values in the window, or that a growing one begins with.
         channels: C.
         predict: `predict(module, window)` where the module's own call does not have that form.
         block: values emitted per step, at most `context_length`.
+        growing: False for a sliding window, the last `context_length` values; True for a context that grows by every
+            forecast. The native engine keeps the keys and values of a growing context where the network is causal; in a
+            sliding window every position moves, and what was computed for it no longer holds.
         initial_state: random windows `[N, context, C]`; standard normal by default.
         default_initial, name: as in `System`.
     """
@@ -90,6 +98,7 @@ class Forecaster(System):
         channels: int = 1,
         predict: Predict | None = None,
         block: int = 1,
+        growing: bool = False,
         initial_state: InitialState | None = None,
         default_initial: str = "attractor",
         name: str | None = None,
@@ -101,6 +110,7 @@ class Forecaster(System):
         self.context_length = context_length
         self.channels = channels
         self.predict = predict
+        self.growing = growing
 
         def step(module: torch.nn.Module, window: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             output: torch.Tensor = module(window) if predict is None else predict(module, window)
@@ -111,7 +121,8 @@ class Forecaster(System):
                     f"[Forecaster] expected a forecast of shape {[window.shape[0], block, channels]} "
                     f"for a window {list(window.shape)}, got {list(output.shape)}; check block and channels"
                 )
-            return torch.cat([window[:, block:], output.to(window.dtype)], dim=1), output
+            kept = window if growing else window[:, block:]
+            return torch.cat([kept, output.to(window.dtype)], dim=1), output
 
         def random_windows(count: int, generator: torch.Generator) -> torch.Tensor:
             return torch.randn(count, context_length, channels, generator=generator)
@@ -144,7 +155,9 @@ def advance(
     with torch.no_grad():
         state, output = system.step(system.module if module is None else module, state, *arguments)
     after = tree_leaves(state)
-    if [(leaf.shape, leaf.dtype) for leaf in before] != [(leaf.shape, leaf.dtype) for leaf in after]:
+    gained = system.block if system.growing else 0
+    expected = [(_lengthened(leaf.shape, gained), leaf.dtype) for leaf in before]
+    if expected != [(leaf.shape, leaf.dtype) for leaf in after]:
         raise ArgumentError(
             f"[advance] {system.name}: a step must return a state of the shapes and dtypes it was given: "
             f"expected {_describe(before)}, got {_describe(after)}"
@@ -181,6 +194,10 @@ def iterate(
     for t in range(steps):
         state, output = advance(system, state, input_at(inputs, t), module=module)
         yield state, output
+
+
+def _lengthened(shape: torch.Size, positions: int) -> torch.Size:
+    return torch.Size((shape[0], shape[1] + positions, *shape[2:])) if positions else shape
 
 
 def _describe(leaves: list[torch.Tensor]) -> str:
