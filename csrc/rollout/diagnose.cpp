@@ -11,6 +11,7 @@ Failure find_non_finite(Stages stages, const TangentTask& task, const Interrupt&
         TileRun tile(stages, {1 + K, 1, K > 0}, gather_seeds(*stages.program, task, 0, K), task.inputs,
                      task.input_steps, sample, seeded);
         for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
+            if (!task.states[leaf]) continue;
             const std::int64_t bytes = tile.leaf_bytes(leaf);
             tile.set_state(leaf, 0, static_cast<const char*>(task.states[leaf]) + sample * bytes);
             for (std::int64_t k = 0; seeded[leaf] && k < K; ++k) {

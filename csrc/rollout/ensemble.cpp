@@ -113,6 +113,7 @@ RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt
             TileRun tile(stages, {tile_lanes, samples, false}, variants.constants, task.inputs, task.input_steps,
                          sample, {});
             for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
+                if (!task.states[leaf]) continue;
                 tile.set_state(leaf, 0, static_cast<const char*>(task.states[leaf]) + sample * tile.leaf_bytes(leaf));
             }
             for (std::int64_t t = 0; t < task.steps; ++t) {
@@ -140,7 +141,7 @@ RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt
                 }
             }
             for (std::size_t leaf = 0; leaf < task.final_states.size(); ++leaf) {
-                for (std::int64_t l = 0; l < tile_lanes; ++l) {
+                for (std::int64_t l = 0; task.final_states[leaf] && l < tile_lanes; ++l) {
                     tile.get_state(leaf, l,
                                    static_cast<char*>(task.final_states[leaf]) +
                                        ((lane + l) * N + sample) * tile.leaf_bytes(leaf));

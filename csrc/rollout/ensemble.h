@@ -23,7 +23,7 @@ struct Variant {
 struct EnsembleTask {
     std::int64_t samples;  // N
     std::int64_t steps;
-    std::vector<const void*> states;  // per leaf [N, elements]
+    std::vector<const void*> states;  // per leaf [N, elements]; null: left to a prologue
     std::vector<const void*> inputs;  // per leaf [N, input_steps, elements]
     std::int64_t input_steps;         // >= steps
     std::vector<Variant> variants;
@@ -35,7 +35,7 @@ struct EnsembleTask {
     const double* scale;
     double* errors;
     void* outputs;                    // [lanes, T, N, C] or null
-    std::vector<void*> final_states;  // per leaf [lanes, N, elements]; empty: not wanted
+    std::vector<void*> final_states;  // per leaf [lanes, N, elements]; null or empty: not wanted
     int threads;
     std::int64_t memory_limit;
 };

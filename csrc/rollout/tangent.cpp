@@ -68,6 +68,7 @@ RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt&
                 return static_cast<const char*>(leaves) + (tangent * N + sample) * tile.leaf_bytes(leaf);
             };
             for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
+                if (!task.states[leaf]) continue;
                 tile.set_state(leaf, 0, at(task.states[leaf], leaf, 0));
                 for (std::int64_t k = 0; seeded[leaf] && k < count; ++k) {
                     tile.set_state(leaf, 1 + k, at(task.seeds[leaf], leaf, first + k));
@@ -101,10 +102,11 @@ RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt&
                 }
             }
             for (std::size_t leaf = 0; leaf < task.final_states.size(); ++leaf) {
-                if (first == 0) tile.get_state(leaf, 0, const_cast<char*>(at(task.final_states[leaf], leaf, 0)));
+                if (first == 0 && task.final_states[leaf])
+                    tile.get_state(leaf, 0, const_cast<char*>(at(task.final_states[leaf], leaf, 0)));
             }
             for (std::size_t leaf = 0; leaf < task.final_tangents.size(); ++leaf) {
-                for (std::int64_t k = 0; k < count; ++k) {
+                for (std::int64_t k = 0; task.final_tangents[leaf] && k < count; ++k) {
                     tile.get_state(leaf, 1 + k, const_cast<char*>(at(task.final_tangents[leaf], leaf, first + k)));
                 }
             }

@@ -64,11 +64,10 @@ class NativeEngine:
         known: dict[tuple[int, tuple[tuple[str, int], ...]], Variant] = {}
         assignment = [self._variants(lane, known) for lane in lanes]
         horizon = len(reference.outputs)
-        errors, _ = self._native.ensemble(
+        errors = self._native.errors(
             tree_leaves(self._states.state),
             [] if self._states.inputs is None else tree_leaves(self._states.inputs),
             steps=-(-horizon // self._block),
-            values=horizon,
             lanes=assignment,
             reference=reference.outputs,
             scale=reference.scale,

@@ -9,9 +9,9 @@ import torch
 
 from tqs_fast._native import core
 from tqs_fast.capture.program import Program
-from tqs_fast.errors import ArgumentError
+from tqs_fast.engines.native_call import Start, TangentCall, address, buffer_dtype, ready, start, tangent_call
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+Leaves = Sequence[torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,169 +64,101 @@ class Failure:
     sample: int
 
 
-@dataclass(frozen=True, eq=False)
-class _TangentCall:
-    """Tensors of one call, held while the runtime reads them by address."""
-
-    starts: list[torch.Tensor]
-    series: list[torch.Tensor]
-    steps: int
-    values: int
-    directions: list[torch.Tensor | None]
-    weight_seeds: list[dict[int, torch.Tensor]]
-    tangents: int
-    memory_limit: int
-
-    @property
-    def count(self) -> int:
-        return self.starts[0].shape[0]
-
-    def task(
-        self,
-        *,
-        outputs: int = 0,
-        tangent_outputs: int = 0,
-        scale: int = 0,
-        errors: int = 0,
-        final_states: Sequence[int] = (),
-        final_tangents: Sequence[int] = (),
-    ) -> core.TangentTask:
-        return core.TangentTask(
-            samples=self.count,
-            tangents=self.tangents,
-            steps=self.steps,
-            states=[leaf.data_ptr() for leaf in self.starts],
-            seeds=[_address(seed) for seed in self.directions],
-            weight_seeds=[
-                core.WeightSeed(buffer, tangent=number, data=tensor.data_ptr())
-                for number, lane in enumerate(self.weight_seeds)
-                for buffer, tensor in lane.items()
-            ],
-            inputs=[leaf.data_ptr() for leaf in self.series],
-            input_steps=self.series[0].shape[1] if self.series else 0,
-            values=self.values,
-            outputs=outputs,
-            tangent_outputs=tangent_outputs,
-            scale=scale,
-            errors=errors,
-            final_states=final_states,
-            final_tangents=final_tangents,
-            threads=torch.get_num_threads(),
-            memory_limit=self.memory_limit,
-        )
-
-
 class NativeProgram:
     """A program bound to the kernels of the instruction set in use. Threads: those of torch (`torch.set_num_threads`).
 
+    Args:
+        program: one step.
+        prologue: of a growing context, the program of the first step (`capture.stream`); the state is then the window.
+
     Raises:
-        ArgumentError: the program does not fit the ops' shape rules.
+        ArgumentError: a program does not fit the ops' shape rules.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, prologue: Program | None = None) -> None:
         self.program = program
-        self._constants = {
-            constant.buffer: _ready(constant.tensor, PRECISIONS[program.buffers[constant.buffer].precision])
-            for constant in program.constants
-        }
-        self.core = core.Program(program, constants={b: t.data_ptr() for b, t in self._constants.items()})
+        self.first = program if prologue is None else prologue
+        constants = {c.buffer: ready(c.tensor, buffer_dtype(program, c.buffer)) for c in program.constants}
+        addresses = {buffer: tensor.data_ptr() for buffer, tensor in constants.items()}
+        self._constants = constants  # held: the runtime reads them in place
+        self._program = core.Program(program, constants=addresses)
+        self._prologue = None if prologue is None else core.Program(prologue, constants=addresses)
+        value = program.values[program.output]
+        self._channels = value.sizes[-1]
+        self._block = value.sizes[1] if len(value.sizes) == 3 else 1
+        self._output_dtype = buffer_dtype(program, value.buffer)
 
     @property
-    def output_dtype(self) -> torch.dtype:
-        """Of the outputs of rollouts."""
-        return self._dtype(self.program.values[self.program.output].buffer)
+    def arena_bytes(self) -> int:
+        """Of one lane of one sample, states included."""
+        return self._program.arena_bytes + self._program.state_bytes
 
     def ensemble(
         self,
-        states: Sequence[torch.Tensor],
-        inputs: Sequence[torch.Tensor],
+        states: Leaves,
+        inputs: Leaves,
         *,
         steps: int,
         values: int,
         lanes: Sequence[Mapping[int, Variant]] = ({},),
-        reference: torch.Tensor | None = None,
-        scale: torch.Tensor | None = None,
-        memory_limit: int = 0,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Roll all lanes from the same states.
 
         Args:
             states: leaves `[N, ...]`.
             inputs: leaves `[N, >= steps, ...]`.
+            steps: steps taken.
             values: output values wanted, T <= steps * block.
             lanes: per lane, constant buffer -> the variant it uses there.
-            reference: `[T, N, C]`; with `scale` `[C]` the errors are returned in place of the outputs.
 
         Returns:
-            outputs `[lanes, T, N, C]` and final states `[lanes, N, ...]` per leaf; or, with a reference, squared scaled
-            errors `[lanes, T, N]` in float64 and no states.
+            outputs `[lanes, T, N, C]` and final states `[lanes, N, ...]` per leaf.
         """
-        starts, series = self._leaves(states, inputs)
-        count = starts[0].shape[0]
-        kept: list[Variant] = []
-        numbers: dict[tuple[int, int], int] = {}
-        variants: list[core.Variant] = []
-        assignment = []
-        for lane in lanes:
-            used = []
-            for buffer, variant in lane.items():
-                key = (buffer, id(variant))
-                if key not in numbers:
-                    numbers[key] = len(variants)
-                    if isinstance(variant, torch.Tensor):
-                        variant = _ready(variant, self._dtype(buffer))
-                        variants.append(core.Variant(buffer, data=variant.data_ptr()))
-                    else:
-                        variants.append(core.Variant(buffer, **vars(variant)))
-                    kept.append(variant)
-                    kept.append(lane[buffer])  # ids stay valid
-                used.append(numbers[key])
-            assignment.append(used)
-        channels = self.program.values[self.program.output].sizes[-1]
-        size = (len(lanes), values, count)
-        errors = outputs = None
-        final: list[torch.Tensor] = []
-        if reference is None:
-            outputs = torch.empty(*size, channels, dtype=self.output_dtype)
-            final = [torch.empty(len(lanes), *leaf.shape, dtype=leaf.dtype) for leaf in starts]
-        else:
-            assert scale is not None
-            reference = _ready(reference, self.output_dtype)
-            scale = _ready(scale, torch.float64)
-            errors = torch.empty(*size, dtype=torch.float64)
-        core.run_ensemble(
-            self.core,
-            self._prologue,
-            samples=count,
-            steps=steps,
-            states=[leaf.data_ptr() for leaf in starts],
-            inputs=[leaf.data_ptr() for leaf in series],
-            input_steps=series[0].shape[1] if series else 0,
-            variants=variants,
-            lanes=assignment,
-            values=values,
-            reference=_address(reference),
-            scale=_address(scale),
-            errors=_address(errors),
-            outputs=_address(outputs),
-            final_states=[leaf.data_ptr() for leaf in final],
-            threads=torch.get_num_threads(),
-            memory_limit=memory_limit,
+        begin = self._start(states, inputs)
+        count = values if self._prologue is None else steps * self._block
+        outputs = torch.empty(len(lanes), count, begin.count, self._channels, dtype=self._output_dtype)
+        final = [torch.empty(len(lanes), *leaf.shape, dtype=leaf.dtype) for leaf in begin.states]
+        self._run(begin, steps, count, lanes, outputs=outputs, final=final)
+        if self._prologue is not None:
+            final = [torch.cat([final[0], outputs.permute(0, 2, 1, 3).to(final[0].dtype)], dim=2)]
+        return outputs[:, :values], final
+
+    def errors(
+        self,
+        states: Leaves,
+        inputs: Leaves,
+        *,
+        steps: int,
+        lanes: Sequence[Mapping[int, Variant]],
+        reference: torch.Tensor,
+        scale: torch.Tensor,
+        memory_limit: int = 0,
+    ) -> torch.Tensor:
+        """Squares of (output - reference) / scale, mean over channels, for every lane: `[lanes, T, N]` in float64.
+
+        Args:
+            states, inputs, steps, lanes: as in `ensemble`.
+            reference: `[T, N, C]`.
+            scale: `[C]`.
+            memory_limit: bytes that all threads together may use for activations; 0 for no limit.
+        """
+        begin = self._start(states, inputs)
+        errors = torch.empty(len(lanes), len(reference), begin.count, dtype=torch.float64)
+        reference, scale = ready(reference, self._output_dtype), ready(scale, torch.float64)
+        self._run(
+            begin, steps, len(reference), lanes, reference=reference, scale=scale, errors=errors, limit=memory_limit
         )
-        result = errors if outputs is None else outputs
-        assert result is not None
-        return result, final
+        return errors
 
     def tangents(
         self,
-        states: Sequence[torch.Tensor],
-        inputs: Sequence[torch.Tensor],
+        states: Leaves,
+        inputs: Leaves,
         *,
         steps: int,
         values: int,
-        seeds: Sequence[torch.Tensor | None],
+        seeds: Sequence[torch.Tensor | None] | None = None,
         weight_seeds: Sequence[Mapping[int, torch.Tensor]] = (),
-        memory_limit: int = 0,
     ) -> Tangents:
         """Jacobian-vector products along a rollout.
 
@@ -235,28 +167,31 @@ class NativeProgram:
             seeds: per state leaf `[K, N, ...]`, or None for zero.
             weight_seeds: per tangent, constant buffer -> tangent of the constant.
         """
-        call = self._tangent_call(states, inputs, steps, values, seeds, weight_seeds, memory_limit)
-        channels = self.program.values[self.program.output].sizes[-1]
-        outputs = torch.empty(values, call.count, channels, dtype=self.output_dtype)
-        tangent_outputs = torch.empty(values, call.tangents, call.count, channels, dtype=self.output_dtype)
-        final = [torch.empty_like(leaf) for leaf in call.starts]
-        final_tangents = [torch.empty(call.tangents, *leaf.shape, dtype=leaf.dtype) for leaf in call.starts]
-        use = core.run_tangents(
-            self.core,
-            self._prologue,
-            call.task(
-                outputs=outputs.data_ptr(),
-                tangent_outputs=tangent_outputs.data_ptr(),
-                final_states=[leaf.data_ptr() for leaf in final],
-                final_tangents=[leaf.data_ptr() for leaf in final_tangents],
-            ),
+        begin = self._start(states, inputs)
+        count = values if self._prologue is None else steps * self._block
+        call = tangent_call(self.program, begin, steps, count, seeds, weight_seeds, 0)
+        outputs = torch.empty(count, begin.count, self._channels, dtype=self._output_dtype)
+        tangent_outputs = torch.empty(count, call.tangents, begin.count, self._channels, dtype=self._output_dtype)
+        final = [torch.empty_like(leaf) for leaf in begin.states]
+        final_tangents = [torch.empty(call.tangents, *leaf.shape, dtype=leaf.dtype) for leaf in begin.states]
+        task = call.task(
+            outputs=outputs.data_ptr(),
+            tangent_outputs=tangent_outputs.data_ptr(),
+            final_states=begin.addresses(final),
+            final_tangents=begin.addresses(final_tangents),
         )
-        return Tangents(outputs, tangent_outputs, final, final_tangents, use)
+        use = core.run_tangents(self._program, self._prologue, task)
+        if self._prologue is not None:
+            dtype = final[0].dtype
+            final = [torch.cat([final[0], outputs.transpose(0, 1).to(dtype)], dim=1)]
+            gained = tangent_outputs.permute(1, 2, 0, 3).to(dtype)
+            final_tangents = [torch.cat([final_tangents[0], gained], dim=2)]
+        return Tangents(outputs[:values], tangent_outputs[:values], final, final_tangents, use)
 
     def tangent_errors(
         self,
-        states: Sequence[torch.Tensor],
-        inputs: Sequence[torch.Tensor],
+        states: Leaves,
+        inputs: Leaves,
         *,
         steps: int,
         values: int,
@@ -265,80 +200,82 @@ class NativeProgram:
         memory_limit: int = 0,
     ) -> torch.Tensor:
         """Squares of the output tangents over `scale` `[C]`, mean over channels: `[K, T, N]` in float64."""
-        call = self._tangent_call(states, inputs, steps, values, [None] * len(states), weight_seeds, memory_limit)
-        errors = torch.empty(call.tangents, values, call.count, dtype=torch.float64)
-        scale = _ready(scale, torch.float64)
-        core.run_tangents(self.core, self._prologue, call.task(scale=scale.data_ptr(), errors=errors.data_ptr()))
+        begin = self._start(states, inputs)
+        call = tangent_call(self.program, begin, steps, values, None, weight_seeds, memory_limit)
+        errors = torch.empty(call.tangents, values, begin.count, dtype=torch.float64)
+        scale = ready(scale, torch.float64)
+        task = call.task(scale=scale.data_ptr(), errors=errors.data_ptr())
+        core.run_tangents(self._program, self._prologue, task)
         return errors
 
     def first_non_finite(
-        self,
-        states: Sequence[torch.Tensor],
-        inputs: Sequence[torch.Tensor],
-        *,
-        steps: int,
-        seeds: Sequence[torch.Tensor | None] | None = None,
+        self, states: Leaves, inputs: Leaves, *, steps: int, seeds: Sequence[torch.Tensor | None] | None = None
     ) -> Failure | None:
         """Where a rollout, or its tangents, first stops being finite; None if it does not. Repeats the rollout."""
-        call = self._tangent_call(states, inputs, steps, 1, seeds or [None] * len(states), (), 0)
-        step, node, tangent, sample = core.find_non_finite(self.core, self._prologue, call.task())
+        call: TangentCall = tangent_call(self.program, self._start(states, inputs), steps, 1, seeds, (), 0)
+        step, node, tangent, sample = core.find_non_finite(self._program, self._prologue, call.task())
         if step < 0:
             return None
-        return Failure(step, self.program.nodes[node].origin, None if tangent < 0 else tangent, sample)
+        nodes = self.first.nodes if step == 0 else self.program.nodes
+        return Failure(step, nodes[node].origin, None if tangent < 0 else tangent, sample)
 
-    def _tangent_call(
+    def _start(self, states: Leaves, inputs: Leaves) -> Start:
+        missing = 0 if self._prologue is None else len(self.first.states) - 1
+        return start(self.first, states, inputs, missing)
+
+    def _run(
         self,
-        states: Sequence[torch.Tensor],
-        inputs: Sequence[torch.Tensor],
+        begin: Start,
         steps: int,
         values: int,
-        seeds: Sequence[torch.Tensor | None],
-        weight_seeds: Sequence[Mapping[int, torch.Tensor]],
-        memory_limit: int,
-    ) -> _TangentCall:
-        starts, series = self._leaves(states, inputs)
-        pairs = zip(seeds, starts, strict=True)
-        directions = [None if seed is None else _ready(seed, leaf.dtype) for seed, leaf in pairs]
-        kept = [{b: _ready(t, self._dtype(b)) for b, t in lane.items()} for lane in weight_seeds]
-        tangents = len(kept) or next((seed.shape[0] for seed in directions if seed is not None), 0)
-        return _TangentCall(starts, series, steps, values, directions, kept, tangents, memory_limit)
+        lanes: Sequence[Mapping[int, Variant]],
+        *,
+        reference: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        errors: torch.Tensor | None = None,
+        outputs: torch.Tensor | None = None,
+        final: Leaves = (),
+        limit: int = 0,
+    ) -> None:
+        variants, assignment, _held = self._variants(lanes)
+        core.run_ensemble(
+            self._program,
+            self._prologue,
+            samples=begin.count,
+            steps=steps,
+            states=begin.state_addresses,
+            inputs=[address(leaf) for leaf in begin.inputs],
+            input_steps=begin.input_steps,
+            variants=variants,
+            lanes=assignment,
+            values=values,
+            reference=address(reference),
+            scale=address(scale),
+            errors=address(errors),
+            outputs=address(outputs),
+            final_states=begin.addresses(final) if final else [],
+            threads=torch.get_num_threads(),
+            memory_limit=limit,
+        )
 
-    def _dtype(self, buffer: int) -> torch.dtype:
-        return PRECISIONS[self.program.buffers[buffer].precision]
-
-    def _leaves(
-        self, states: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        program = self.program
-        if len(states) != len(program.states) or len(inputs) != len(program.inputs):
-            raise ArgumentError(
-                f"[rollout] the captured step has {len(program.states)} state and {len(program.inputs)} input leaves, "
-                f"got {len(states)} and {len(inputs)}"
-            )
-        starts = []
-        for leaf, state in zip(states, program.states, strict=True):
-            buffer = program.buffers[state.buffer]
-            elements = state.outer * state.length * state.inner if state.slide else buffer.elements
-            if leaf[0].numel() != elements:
-                raise ArgumentError(
-                    f"[rollout] a state leaf has {leaf[0].numel()} elements per sample, the captured step {elements}"
-                )
-            starts.append(_ready(leaf, PRECISIONS[buffer.precision]))
-        series = []
-        for leaf, number in zip(inputs, program.inputs, strict=True):
-            buffer = program.buffers[number]
-            if leaf[0, 0].numel() != buffer.elements:
-                raise ArgumentError(
-                    f"[rollout] an input has {leaf[0, 0].numel()} elements per step, "
-                    f"the captured step {buffer.elements}"
-                )
-            series.append(_ready(leaf, PRECISIONS[buffer.precision]))
-        return starts, series
-
-
-def _ready(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return tensor.detach().to(device="cpu", dtype=dtype).contiguous()
-
-
-def _address(tensor: torch.Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+    def _variants(
+        self, lanes: Sequence[Mapping[int, Variant]]
+    ) -> tuple[list[core.Variant], list[list[int]], list[torch.Tensor]]:
+        """Each distinct variant once, the variants of each lane, and what must be held meanwhile."""
+        numbers: dict[tuple[int, int], int] = {}
+        variants: list[core.Variant] = []
+        held: list[torch.Tensor] = []
+        assignment = []
+        for lane in lanes:
+            used = []
+            for buffer, variant in lane.items():
+                number = numbers.setdefault((buffer, id(variant)), len(variants))
+                if number == len(variants):
+                    if isinstance(variant, Noise):
+                        variants.append(core.Variant(buffer, **vars(variant)))
+                    else:
+                        held.append(ready(variant, buffer_dtype(self.program, buffer)))
+                        variants.append(core.Variant(buffer, data=address(held[-1])))
+                used.append(number)
+            assignment.append(used)
+        return variants, assignment, held

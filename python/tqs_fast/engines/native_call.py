@@ -1,0 +1,166 @@
+"""The tensors of one call of the native runtime: checked, contiguous, and held while it reads them by address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tqs_fast._native import core
+from tqs_fast.capture.program import Program
+from tqs_fast.errors import ArgumentError
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+
+def ready(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As the runtime reads it."""
+    return tensor.detach().to(device="cpu", dtype=dtype).contiguous()
+
+
+def address(tensor: torch.Tensor | None) -> int:
+    """Of the data; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def buffer_dtype(program: Program, buffer: int) -> torch.dtype:
+    """Of the elements of a buffer."""
+    return PRECISIONS[program.buffers[buffer].precision]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a rollout begins.
+
+    Attributes:
+        states: leaves `[N, ...]`.
+        inputs: leaves `[N, steps, ...]`.
+        missing: state leaves of the program, after these, that its prologue fills.
+    """
+
+    states: list[torch.Tensor]
+    inputs: list[torch.Tensor]
+    missing: int
+
+    @property
+    def count(self) -> int:
+        """Initial conditions, N."""
+        return self.states[0].shape[0]
+
+    @property
+    def state_addresses(self) -> list[int]:
+        """Of every state leaf of the program."""
+        return self.addresses(self.states)
+
+    @property
+    def input_steps(self) -> int:
+        """Steps that the inputs cover."""
+        return self.inputs[0].shape[1] if self.inputs else 0
+
+    def addresses(self, leaves: Sequence[torch.Tensor | None]) -> list[int]:
+        """Of leaves like the states, padded for those that are missing."""
+        return [address(leaf) for leaf in leaves] + [0] * self.missing
+
+
+def start(program: Program, states: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], missing: int) -> Start:
+    """Check leaves against the first program of a rollout.
+
+    Raises:
+        ArgumentError: leaves that the captured step does not have.
+    """
+    expected = len(program.states) - missing
+    if len(states) != expected or len(inputs) != len(program.inputs):
+        raise ArgumentError(
+            f"[rollout] the captured step has {expected} state and {len(program.inputs)} input leaves, "
+            f"got {len(states)} and {len(inputs)}"
+        )
+    starts = []
+    for leaf, state in zip(states, program.states, strict=False):
+        buffer = program.buffers[state.buffer]
+        elements = state.outer * state.length * state.inner if state.slide else buffer.elements
+        if leaf[0].numel() != elements:
+            raise ArgumentError(
+                f"[rollout] a state leaf has {leaf[0].numel()} elements per sample, the captured step {elements}"
+            )
+        starts.append(ready(leaf, buffer_dtype(program, state.buffer)))
+    series = []
+    for leaf, number in zip(inputs, program.inputs, strict=True):
+        elements = program.buffers[number].elements
+        if leaf[0, 0].numel() != elements:
+            raise ArgumentError(
+                f"[rollout] an input has {leaf[0, 0].numel()} elements per step, the captured step {elements}"
+            )
+        series.append(ready(leaf, buffer_dtype(program, number)))
+    return Start(starts, series, missing)
+
+
+@dataclass(frozen=True, eq=False)
+class TangentCall:
+    """A tangent rollout but for its results.
+
+    Attributes:
+        seeds: per state leaf `[K, N, ...]`, or None for zero.
+        weight_seeds: per tangent, constant buffer -> tangent of the constant.
+        tangents: K.
+    """
+
+    begin: Start
+    steps: int
+    values: int
+    seeds: list[torch.Tensor | None]
+    weight_seeds: list[dict[int, torch.Tensor]]
+    tangents: int
+    memory_limit: int
+
+    def task(
+        self,
+        *,
+        outputs: int = 0,
+        tangent_outputs: int = 0,
+        scale: int = 0,
+        errors: int = 0,
+        final_states: Sequence[int] = (),
+        final_tangents: Sequence[int] = (),
+    ) -> core.TangentTask:
+        """With the addresses of what is wanted."""
+        return core.TangentTask(
+            samples=self.begin.count,
+            tangents=self.tangents,
+            steps=self.steps,
+            states=self.begin.state_addresses,
+            seeds=self.begin.addresses(self.seeds),
+            weight_seeds=[
+                core.WeightSeed(buffer, tangent=number, data=tensor.data_ptr())
+                for number, lane in enumerate(self.weight_seeds)
+                for buffer, tensor in lane.items()
+            ],
+            inputs=[address(leaf) for leaf in self.begin.inputs],
+            input_steps=self.begin.input_steps,
+            values=self.values,
+            outputs=outputs,
+            tangent_outputs=tangent_outputs,
+            scale=scale,
+            errors=errors,
+            final_states=final_states,
+            final_tangents=final_tangents,
+            threads=torch.get_num_threads(),
+            memory_limit=self.memory_limit,
+        )
+
+
+def tangent_call(
+    program: Program,
+    begin: Start,
+    steps: int,
+    values: int,
+    seeds: Sequence[torch.Tensor | None] | None,
+    weight_seeds: Sequence[Mapping[int, torch.Tensor]],
+    memory_limit: int,
+) -> TangentCall:
+    """Seeds made ready; no seeds and no weight seeds make a plain rollout, K = 0."""
+    pairs = zip(seeds or [None] * len(begin.states), begin.states, strict=True)
+    directions = [None if seed is None else ready(seed, leaf.dtype) for seed, leaf in pairs]
+    kept = [{b: ready(t, buffer_dtype(program, b)) for b, t in lane.items()} for lane in weight_seeds]
+    tangents = len(kept) or next((seed.shape[0] for seed in directions if seed is not None), 0)
+    return TangentCall(begin, steps, values, directions, kept, tangents, memory_limit)
