@@ -10,8 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+import torch
+
+from tqs_fast.capture.capture import capture
 from tqs_fast.capture.causality import Along, Newest, Positions, find_positions
 from tqs_fast.capture.program import Buffer, NextState, Node, Program, Value
+from tqs_fast.systems import System
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +33,31 @@ class Streamed:
     caches: tuple[int, ...]
 
 
-def stream(program: Program, *, length: int, context: int, block: int) -> Streamed:
+def stream(system: System, state: torch.Tensor, *, longest: int) -> Streamed:
+    """Capture a forecaster with a growing context.
+
+    Args:
+        system: a growing `Forecaster`.
+        state: windows `[N, context, C]` that rollouts begin with.
+        longest: positions that the last step sees.
+
+    Raises:
+        CaptureError: the step cannot be captured, or is not causal.
+    """
+    context, channels = state.shape[1:]
+
+    def look(module: torch.nn.Module, window: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return window, system.step(module, window)[1]
+
+    def windows(count: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(count, longest, channels, generator=generator)
+
+    whole = System(system.module, step=look, initial_state=windows, block=system.block, name=system.name)
+    program = capture(whole, dtype=state.dtype)
+    return split(program, length=longest, context=context, block=system.block)
+
+
+def split(program: Program, *, length: int, context: int, block: int) -> Streamed:
     """Split a program captured on a window of `length` positions.
 
     Args:

@@ -42,7 +42,7 @@ class Engine(Protocol):
 
 
 def choose_engine(
-    name: str, system: System, states: States, parameters: Sequence[torch.nn.Parameter]
+    name: str, system: System, states: States, parameters: Sequence[torch.nn.Parameter], *, horizon: int
 ) -> tuple[Engine, str]:
     """The engine called `name`, and why it was chosen.
 
@@ -58,7 +58,8 @@ def choose_engine(
     if name in ("torch", "serial"):
         return TorchEngine(system, states, parameters, folded=name == "torch"), "asked for"
     try:
-        return NativeEngine(system, states, parameters), "asked for" if name == "native" else "the step was captured"
+        native = NativeEngine(system, states, parameters, horizon=horizon)
+        return native, "asked for" if name == "native" else "the step was captured"
     except CaptureError as error:
         if name == "native":
             raise

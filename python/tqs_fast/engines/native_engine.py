@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from tqs_fast.capture import capture, verify
 from tqs_fast.engines.lane import Drawn, Lane, materialise
-from tqs_fast.engines.native_program import NativeProgram, Noise, Variant
+from tqs_fast.engines.native_program import Noise, Variant
+from tqs_fast.engines.prepared import prepared
 from tqs_fast.engines.reference import Reference, family_weights
 from tqs_fast.engines.statistics import LaneErrors
 from tqs_fast.errors import ArgumentError
@@ -26,6 +26,7 @@ class NativeEngine:
         system: its step is captured.
         states: where rollouts start.
         parameters: the scored parameters of `system.module`; lanes name them by their index.
+        horizon: output values per rollout.
 
     Raises:
         CaptureError: the step cannot be captured, or the captured program does not do what the step does.
@@ -34,13 +35,14 @@ class NativeEngine:
 
     name = "native"
 
-    def __init__(self, system: System, states: States, parameters: Sequence[torch.nn.Parameter]) -> None:
+    def __init__(
+        self, system: System, states: States, parameters: Sequence[torch.nn.Parameter], *, horizon: int
+    ) -> None:
         self.serial: dict[int, str] = {}
         self._states = states
         self._block = system.block
-        program = capture(system)
-        verify(program, system, states)
-        self._native = NativeProgram(program)
+        self._native = prepared(system, states.state, horizon=horizon)
+        program = self._native.program
         names = {id(parameter): name for name, parameter in system.module.named_parameters()}
         self._names = [names[id(parameter)] for parameter in parameters]
         self._parameters = list(parameters)

@@ -8,9 +8,10 @@ from weakref import WeakKeyDictionary
 import torch
 
 from tqs_fast import kernels
-from tqs_fast.capture import capture, stream, verify
+from tqs_fast.capture import capture, stream
 from tqs_fast.engines.native_program import NativeProgram
-from tqs_fast.systems import Forecaster, System
+from tqs_fast.engines.verify import verify
+from tqs_fast.systems import System
 from tqs_fast.systems.tree import Tree, tree_leaves
 
 Key = tuple[Any, ...]
@@ -18,14 +19,11 @@ Key = tuple[Any, ...]
 _known: WeakKeyDictionary[torch.nn.Module, dict[Any, tuple[Key, NativeProgram]]] = WeakKeyDictionary()
 
 
-def prepared(system: System, state: Tree, inputs: Tree | None, *, horizon: int) -> NativeProgram:
+def prepared(system: System, state: Tree, *, horizon: int) -> NativeProgram:
     """The native program of `system`, for rollouts of `horizon` values from states like `state` `[N, ...]`.
 
     Captured once: a later call with the same module, unchanged weights and states of the same sizes gets the same
     program. Its first step is compared with torch.
-
-    Args:
-        inputs: tree of `[N, steps, ...]` for a driven system.
 
     Raises:
         CaptureError: the step cannot be captured, or its program does something else than the step.
@@ -41,16 +39,16 @@ def prepared(system: System, state: Tree, inputs: Tree | None, *, horizon: int) 
     slot = (system.step, last)
     entries = _known.setdefault(module, {})
     if slot not in entries or entries[slot][0] != unchanged:
-        entries[slot] = (unchanged, _prepare(system, state, inputs, last))
+        entries[slot] = (unchanged, _prepare(system, state, last))
     return entries[slot][1]
 
 
-def _prepare(system: System, state: Tree, inputs: Tree | None, last: int) -> NativeProgram:
-    if isinstance(system, Forecaster) and system.growing:
+def _prepare(system: System, state: Tree, last: int) -> NativeProgram:
+    if system.growing:
         streamed = stream(system, state, longest=last)
-        return NativeProgram(streamed.step, prologue=streamed.prologue)
-    dtype = next((leaf.dtype for leaf in tree_leaves(state) if leaf.is_floating_point()), None)
-    program = capture(system, dtype=dtype)
-    native = NativeProgram(program)
-    verify(native, system, state, inputs)
+        native = NativeProgram(streamed.step, streamed.prologue)
+    else:
+        dtype = next((leaf.dtype for leaf in tree_leaves(state) if leaf.is_floating_point()), None)
+        native = NativeProgram(capture(system, dtype=dtype))
+    verify(native, system, state)
     return native

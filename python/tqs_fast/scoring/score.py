@@ -88,7 +88,7 @@ def score(
     blocks = [block for _, block in owned]
     states = draw(default_initial(system) if initial is None else initial, system, horizon=horizon, seed=seed)
     reference = roll_reference(system, states, horizon)
-    runner, reason = choose_engine(engine, system, states, parameters)
+    runner, reason = choose_engine(engine, system, states, parameters, horizon=horizon)
     jobs = [_Job(number, index, v) for number, (index, _) in enumerate(owned) for v in range(method.variants)]
     chunks = _chunks(jobs, set(runner.serial), runner.lanes_per_chunk(reference, memory_limit))
     description = {
