@@ -3,6 +3,7 @@
 from tqs_fast.capture.capture import capture
 from tqs_fast.capture.describe import describe, sizes
 from tqs_fast.capture.program import Buffer, Constant, NextState, Node, Program, Value
+from tqs_fast.capture.streaming import Streamed, stream
 from tqs_fast.capture.verify import verify
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "NextState",
     "Node",
     "Program",
+    "Streamed",
     "Value",
     "capture",
     "describe",
     "sizes",
+    "stream",
     "verify",
 ]
