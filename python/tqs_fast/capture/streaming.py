@@ -100,7 +100,7 @@ class _Narrower:
         source = self._source
         window = source.states[0].buffer
         channels = source.buffers[window].elements // self._positions.length
-        # The source's state buffer is the first window in the prologue, the newest values in a step; the other is added.
+        # The source's state is the first window in the prologue, the newest values in a step; the other is added.
         other = Buffer("state", source.buffers[window].precision, channels * self._window)
         if self._count == self._window and self._first == 0:
             other = replace(other, elements=channels * self._block)

@@ -37,12 +37,9 @@ def verify(native: NativeProgram, system: System, state: Tree) -> None:
     outputs, final = native.ensemble(
         tree_leaves(samples), [] if inputs is None else tree_leaves(inputs), steps=STEPS, values=STEPS * system.block
     )
-    expected = []
-    reached = samples
-    for reached, output in iterate(system, samples, inputs, STEPS):
-        expected.append(output)
-    pairs = [(outputs[0], torch.cat(expected, dim=1).transpose(0, 1))]
-    pairs += list(zip((leaf[0] for leaf in final), tree_leaves(reached), strict=True))
+    taken = list(iterate(system, samples, inputs, STEPS))
+    pairs = [(outputs[0], torch.cat([output for _, output in taken], dim=1).transpose(0, 1))]
+    pairs += list(zip((leaf[0] for leaf in final), tree_leaves(taken[-1][0]), strict=True))
     for ours, theirs in pairs:
         _compare(system, ours, theirs)
 

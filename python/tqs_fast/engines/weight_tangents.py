@@ -35,10 +35,7 @@ def run_weight_tangents(
     for lane in lanes:
         statistics = ErrorStatistics(still, family_weights(states), 1)
         with forward_ad.dual_level():
-            duals = {
-                parameters[i]: forward_ad.make_dual(parameters[i].detach(), direction.to(parameters[i]))
-                for i, direction in lane.items()
-            }
+            duals = {parameters[i]: _dual(parameters[i], direction) for i, direction in lane.items()}
             state = states.state
             for t in range(system.steps(len(reference.outputs))):
                 try:
@@ -49,7 +46,14 @@ def run_weight_tangents(
                         f"[score] torch cannot differentiate a step of {system.name} forwards "
                         f'({str(error).splitlines()[0]}); use engine="native", or Noise in place of Tangent'
                     ) from error
-                tangent = forward_ad.unpack_dual(output).tangent
+                tangent = forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call]
                 statistics.update(torch.zeros_like(output) if tangent is None else tangent)
             results.append(statistics.result())
     return LaneErrors(torch.cat([r.samples for r in results]), torch.cat([r.curve for r in results]))
+
+
+def _dual(parameter: torch.nn.Parameter, direction: torch.Tensor) -> torch.Tensor:
+    dual: torch.Tensor = forward_ad.make_dual(  # type: ignore[no-untyped-call]
+        parameter.detach(), direction.to(parameter)
+    )
+    return dual

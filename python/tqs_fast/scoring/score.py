@@ -16,7 +16,16 @@ import torch
 from tqs_fast import kernels
 from tqs_fast._progress import Report, tracking
 from tqs_fast._version import __version__
-from tqs_fast.engines import Change, Drawn, Engine, Lane, Reference, choose_engine, roll_reference
+from tqs_fast.engines import (
+    Change,
+    Drawn,
+    Engine,
+    Lane,
+    Reference,
+    choose_engine,
+    materialise,
+    roll_reference,
+)
 from tqs_fast.errors import ArgumentError, OutOfMemoryError
 from tqs_fast.quantization.blocks import Block, split
 from tqs_fast.quantization.weights import Weight, find_weights, parameter_of
@@ -190,7 +199,8 @@ def _run(
     expected = chunk[0].weight in engine.serial
     with _explaining_memory(len(chunk), states.count):
         if method.infinitesimal:
-            errors = engine.run_tangents(changes, reference, memory_limit)
+            directions = [{i: materialise(c, parameters[i]) for i, c in change.items()} for change in changes]
+            errors = engine.run_tangents(directions, reference, memory_limit)
         else:
             errors = engine.run([Lane(change) for change in changes], reference, memory_limit)
     return {
