@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from tqs_fast.engines.lane import Drawn, Lane, materialise
 from tqs_fast.engines.native_program import Noise, Variant
+from tqs_fast.engines.native_weights import NativeWeights
 from tqs_fast.engines.prepared import prepared
 from tqs_fast.engines.reference import Reference, family_weights
 from tqs_fast.engines.statistics import LaneErrors
@@ -39,20 +41,19 @@ class NativeEngine:
         self, system: System, states: States, parameters: Sequence[torch.nn.Parameter], *, horizon: int
     ) -> None:
         self.serial: dict[int, str] = {}
-        self._states = states
-        self._block = system.block
+        self._parameters = list(parameters)
+        self._weights_of = family_weights(states)
+        self._states = tree_leaves(states.state)
+        self._inputs = [] if states.inputs is None else tree_leaves(states.inputs)
+        self._steps = system.steps(horizon)
         self._native = prepared(system, states.state, horizon=horizon)
-        program = self._native.program
+        self._weights = NativeWeights(self._native.program, system.module)
         names = {id(parameter): name for name, parameter in system.module.named_parameters()}
         self._names = [names[id(parameter)] for parameter in parameters]
-        self._parameters = list(parameters)
-        self._derived = {
-            name: [constant for constant in program.constants if name in constant.parameters] for name in self._names
-        }
-        unused = [name for name, constants in self._derived.items() if not constants]
+        unused = [name for name in self._names if not self._weights.uses(name)]
         if unused:
             raise ArgumentError(
-                f"[capture] {unused[0]} is not used by a step of {system.name}; leave it out with layers=[...]"
+                f"[score] {unused[0]} is not used by a step of {system.name}; leave it out with layers=[...]"
             )
 
     def lanes_per_chunk(self, reference: Reference, memory_limit: int | None) -> int:
@@ -63,77 +64,52 @@ class NativeEngine:
 
     def run(self, lanes: Sequence[Lane], reference: Reference, memory_limit: int | None = None) -> LaneErrors:
         """Roll all `lanes` over the reference's horizon."""
-        known: dict[tuple[int, tuple[tuple[str, int], ...]], Variant] = {}
-        assignment = [self._variants(lane, known) for lane in lanes]
-        horizon = len(reference.outputs)
+        known: dict[Any, Variant] = {}
         errors = self._native.errors(
-            tree_leaves(self._states.state),
-            [] if self._states.inputs is None else tree_leaves(self._states.inputs),
-            steps=-(-horizon // self._block),
-            lanes=assignment,
+            self._states,
+            self._inputs,
+            steps=self._steps,
+            lanes=[self._variants(lane, known) for lane in lanes],
             reference=reference.outputs,
             scale=reference.scale,
             memory_limit=memory_limit or 0,
         )
-        return summarise(errors, self._states)
+        return self._summarise(errors)
 
     def run_tangents(
         self, lanes: Sequence[Mapping[int, torch.Tensor]], reference: Reference, memory_limit: int | None = None
     ) -> LaneErrors:
         """Squared scaled tangents of the outputs along weight directions: per lane, weight index -> direction."""
-        horizon = len(reference.outputs)
-        seeds = [self._weight_tangents(lane) for lane in lanes]
-        leaves = tree_leaves(self._states.state)
+        named = [{self._names[index]: direction for index, direction in lane.items()} for lane in lanes]
         errors = self._native.tangent_errors(
-            leaves,
-            [] if self._states.inputs is None else tree_leaves(self._states.inputs),
-            steps=-(-horizon // self._block),
-            values=horizon,
-            weight_seeds=seeds,
+            self._states,
+            self._inputs,
+            steps=self._steps,
+            values=len(reference.outputs),
+            weight_seeds=[self._weights.tangents(directions) for directions in named],
             scale=reference.scale,
             memory_limit=memory_limit or 0,
         )
-        return summarise(errors, self._states)
+        return self._summarise(errors)
 
-    def _variants(
-        self, lane: Lane, known: dict[tuple[int, tuple[tuple[str, int], ...]], Variant]
-    ) -> dict[int, Variant]:
-        """Constant buffer -> its variant in this lane; variants of one key are made once."""
-        changes = {self._names[index]: (index, change) for index, change in lane.changes.items()}
+    def _variants(self, lane: Lane, known: dict[Any, Variant]) -> dict[int, Variant]:
+        """Constant buffer -> its variant in this lane; lanes with the same change share one."""
+        indices = {self._names[index]: index for index in lane.changes}
         result: dict[int, Variant] = {}
-        for constant in {c.buffer: c for name in changes for c in self._derived[name]}.values():
-            meets = tuple((name, id(changes[name][1])) for name in constant.parameters if name in changes)
-            key = (constant.buffer, meets)
+        for constant in self._weights.derived(indices):
+            names = [name for name in constant.parameters if name in indices]
+            key = (constant.buffer, *(id(lane.changes[indices[name]]) for name in names))
             if key not in known:
-                first, change = changes[meets[0][0]]
-                own = self._parameters[first]
-                if isinstance(change, Drawn) and constant.tensor.data_ptr() == own.data_ptr():
+                change = lane.changes[indices[names[0]]]
+                if isinstance(change, Drawn) and self._weights.is_parameter(constant, names[0]):
                     known[key] = Noise(change.seed, change.stream, change.scale, change.begin, change.count)
                 else:
-                    values = {
-                        name: materialise(changes[name][1], self._parameters[changes[name][0]]) for name, _ in meets
-                    }
-                    with torch.no_grad():
-                        known[key] = constant.derive(values).contiguous()
+                    indexed = {name: indices[name] for name in names}
+                    values = {n: materialise(lane.changes[i], self._parameters[i]) for n, i in indexed.items()}
+                    known[key] = self._weights.changed(constant, values)
             result[constant.buffer] = known[key]
         return result
 
-    def _weight_tangents(self, lane: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        directions = {self._names[index]: direction for index, direction in lane.items()}
-        result = {}
-        for constant in {c.buffer: c for name in directions for c in self._derived[name]}.values():
-            names = tuple(name for name in constant.parameters if name in directions)
-            primals = tuple(self._parameters[self._names.index(name)].detach() for name in names)
-
-            def derive(*values: torch.Tensor, names: tuple[str, ...] = names, constant=constant) -> torch.Tensor:  # type: ignore[no-untyped-def]
-                result: torch.Tensor = constant.derive(dict(zip(names, values, strict=True)))
-                return result
-
-            tangents = tuple(directions[name].to(primal) for name, primal in zip(names, primals, strict=True))
-            result[constant.buffer] = torch.func.jvp(derive, primals, tangents)[1].contiguous()
-        return result
-
-
-def summarise(errors: torch.Tensor, states: States) -> LaneErrors:
-    """Squared scaled errors `[lanes, T, N]` as statistics."""
-    return LaneErrors(errors.mean(dim=1), (errors * family_weights(states)).sum(dim=2))
+    def _summarise(self, errors: torch.Tensor) -> LaneErrors:
+        """Squared scaled errors `[lanes, T, N]` as statistics."""
+        return LaneErrors(errors.mean(dim=1), (errors * self._weights_of).sum(dim=2))
