@@ -29,6 +29,9 @@ class Engine(Protocol):
     def serial(self) -> dict[int, str]:
         """Weight index -> why its lanes run one after the other."""
 
+    def roll(self) -> torch.Tensor:
+        """Outputs `[T, N, C]` of the float model."""
+
     def lanes_per_chunk(self, reference: Reference, memory_limit: int | None) -> int:
         """Lanes that one call of `run` should be given."""
 
@@ -56,11 +59,11 @@ def choose_engine(
     if name not in ENGINES:
         raise ArgumentError(f"[score] engine must be one of {ENGINES}, got {name!r}")
     if name in ("torch", "serial"):
-        return TorchEngine(system, states, parameters, folded=name == "torch"), "asked for"
+        return TorchEngine(system, states, parameters, horizon=horizon, folded=name == "torch"), "asked for"
     try:
         native = NativeEngine(system, states, parameters, horizon=horizon)
         return native, "asked for" if name == "native" else "the step was captured"
     except CaptureError as error:
         if name == "native":
             raise
-        return TorchEngine(system, states, parameters), f"the native engine cannot run it: {error}"
+        return TorchEngine(system, states, parameters, horizon=horizon), f"the native engine cannot run it: {error}"

@@ -46,6 +46,7 @@ class NativeEngine:
         self._states = tree_leaves(states.state)
         self._inputs = [] if states.inputs is None else tree_leaves(states.inputs)
         self._steps = system.steps(horizon)
+        self._horizon = horizon
         self._native = prepared(system, states.state, horizon=horizon)
         self._weights = NativeWeights(self._native.program, system.module)
         names = {id(parameter): name for name, parameter in system.module.named_parameters()}
@@ -55,6 +56,11 @@ class NativeEngine:
             raise ArgumentError(
                 f"[score] {unused[0]} is not used by a step of {system.name}; leave it out with layers=[...]"
             )
+
+    def roll(self) -> torch.Tensor:
+        """Outputs `[T, N, C]` of the float model."""
+        outputs, _ = self._native.ensemble(self._states, self._inputs, steps=self._steps, values=self._horizon)
+        return outputs[0]
 
     def lanes_per_chunk(self, reference: Reference, memory_limit: int | None) -> int:
         """Lanes whose variants and errors fit a chunk."""

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
+from tqs_fast.engines.native_rollout import roll_native
 from tqs_fast.engines.torch_tangents import Leaves, TorchTangents, floating, replace_floating
-from tqs_fast.errors import ArgumentError, DivergenceError
+from tqs_fast.errors import ArgumentError, CaptureError, DivergenceError
 from tqs_fast.systems import System
 from tqs_fast.systems.contexts import conform, conform_inputs, conform_state
 from tqs_fast.systems.initial import to_device
 from tqs_fast.systems.system import advance, input_at
 from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
 
-ENGINES = ("auto", "torch")
+ENGINES = ("auto", "native", "torch")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +75,13 @@ def rollout(
         inputs: tree of `[N, >= steps, ...]` for a driven system.
         weight_tangents: qualified parameter name -> `[K, ...]`: a direction per tangent in which that weight is moved,
             for all steps. With `tangents` too, both move together.
-        engine: "torch" works for any module; "auto" is "torch".
+        engine: "native" captures the step and rolls it out in C++; "torch" works for any module; "auto" is "native"
+            where the step can be captured, else "torch", with the reason in `provenance["reason"]`.
 
     Raises:
         ArgumentError: arguments that do not fit the system, NaN or infinity among them, or a step that torch cannot
             differentiate (with the operation, and what to do).
+        CaptureError: the native engine was asked for and cannot run the step.
         DivergenceError: NaN or infinity on the way, with the step, the initial condition and the tangent.
     """
     if engine not in ENGINES:
@@ -91,7 +94,16 @@ def rollout(
     seeds = conform_seeds(system, start, tangents, weight_tangents)
     start = to_device(system, start)
     fed = None if fed is None else to_device(system, fed)
-    provenance = {"engine": "torch", "requested": engine, "system": system.name, "horizon": horizon}
+    provenance = {"requested": engine, "system": system.name, "horizon": horizon}
+    reason = "asked for"
+    if engine != "torch":
+        try:
+            return _native(system, start, fed, horizon, seeds, provenance)
+        except CaptureError as error:
+            if engine == "native":
+                raise
+            reason = f"the native engine cannot run it: {error}"
+    provenance |= {"engine": "torch", "reason": reason}
     if seeds is None:
         return _plain(system, start, fed, horizon, provenance)
     return _with_tangents(system, start, fed, horizon, seeds, provenance)
@@ -137,6 +149,29 @@ def conform_seeds(
     else:
         moved_state = floating(directions)
     return Seeds(count, floating(to_device(system, moved_state)), weights)
+
+
+def _native(
+    system: System, state: Tree, inputs: Tree | None, horizon: int, seeds: Seeds | None, provenance: dict[str, Any]
+) -> Rollout:
+    names = {parameter: name for name, parameter in system.module.named_parameters()}
+    rolled = roll_native(
+        system,
+        state,
+        inputs,
+        horizon=horizon,
+        seeds=None if seeds is None else list(seeds.state),
+        weight_seeds=None if seeds is None else {names[p]: direction for p, direction in seeds.weights.items()},
+    )
+    reached, moved = iter(rolled.states), iter(rolled.tangents or ())
+    provenance = {**provenance, "engine": "native", "reason": "the step was captured"}
+    return Rollout(
+        rolled.outputs,
+        tree_map(lambda _: next(reached), state),
+        rolled.tangent_outputs,
+        None if rolled.tangents is None else tree_map(lambda _: next(moved), state),
+        provenance if seeds is None else {**provenance, "tangents": "exact derivatives of the captured program"},
+    )
 
 
 def _plain(system: System, state: Tree, inputs: Tree | None, horizon: int, provenance: dict[str, Any]) -> Rollout:

@@ -11,7 +11,7 @@ from tqs_fast.engines.folding import Folding, Recorder, compare_records
 from tqs_fast.engines.lane import Change, Lane, materialise
 from tqs_fast.engines.lane_product import WeightVariants
 from tqs_fast.engines.lanes import FoldingError, LaneMode
-from tqs_fast.engines.reference import Reference, family_weights
+from tqs_fast.engines.reference import Reference, family_weights, roll_outputs
 from tqs_fast.engines.statistics import ErrorStatistics, LaneErrors
 from tqs_fast.engines.substitution import Substitution
 from tqs_fast.engines.weight_tangents import run_weight_tangents
@@ -38,6 +38,7 @@ class TorchEngine:
         system: any module and any step.
         states: where rollouts start.
         parameters: the scored parameters of `system.module`; lanes name them by their index.
+        horizon: output values per rollout.
         folded: whether lanes fold into the batch where a step allows it; else every lane runs on its own.
 
     Attributes:
@@ -48,14 +49,25 @@ class TorchEngine:
     """
 
     def __init__(
-        self, system: System, states: States, parameters: Sequence[torch.nn.Parameter], *, folded: bool = True
+        self,
+        system: System,
+        states: States,
+        parameters: Sequence[torch.nn.Parameter],
+        *,
+        horizon: int,
+        folded: bool = True,
     ) -> None:
         self.name = "torch" if folded else "serial"
         self._system = system
         self._states = states
         self._parameters = parameters
+        self._horizon = horizon
         self._folding = fold(system, states, parameters)
         self.serial = dict(self._folding.serial) if folded else dict.fromkeys(range(len(parameters)), "asked for")
+
+    def roll(self) -> torch.Tensor:
+        """Outputs `[T, N, C]` of the float model."""
+        return roll_outputs(self._system, self._states, self._horizon)
 
     def lanes_per_chunk(self, reference: Reference, memory_limit: int | None) -> int:
         """As many lanes as fit: activations of all initial conditions, and the variant with its copy in the stack.

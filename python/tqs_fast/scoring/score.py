@@ -96,8 +96,8 @@ def score(
     owned = [(index, block) for index, weight in enumerate(weights) for block in split(weight, row_blocks)]
     blocks = [block for _, block in owned]
     states = draw(default_initial(system) if initial is None else initial, system, horizon=horizon, seed=seed)
-    reference = roll_reference(system, states, horizon)
     runner, reason = choose_engine(engine, system, states, parameters, horizon=horizon)
+    reference = roll_reference(system, states, horizon, outputs=runner.roll())
     jobs = [_Job(number, index, v) for number, (index, _) in enumerate(owned) for v in range(method.variants)]
     chunks = _chunks(jobs, set(runner.serial), runner.lanes_per_chunk(reference, memory_limit))
     description = {
