@@ -8,9 +8,10 @@ from weakref import WeakKeyDictionary
 import torch
 
 from tqs_fast import kernels
-from tqs_fast.capture import capture, stream
+from tqs_fast.capture import Program, capture, stream
 from tqs_fast.engines.native_program import NativeProgram
 from tqs_fast.engines.verify import verify
+from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.systems import System
 from tqs_fast.systems.tree import Tree, tree_leaves
 
@@ -46,9 +47,16 @@ def prepared(system: System, state: Tree, *, horizon: int) -> NativeProgram:
 def _prepare(system: System, state: Tree, last: int) -> NativeProgram:
     if system.growing:
         streamed = stream(system, state, longest=last)
-        native = NativeProgram(streamed.step, streamed.prologue)
+        native = _bind(system, streamed.step, streamed.prologue)
     else:
         dtype = next((leaf.dtype for leaf in tree_leaves(state) if leaf.is_floating_point()), None)
-        native = NativeProgram(capture(system, dtype=dtype))
+        native = _bind(system, capture(system, dtype=dtype), None)
     verify(native, system, state)
     return native
+
+
+def _bind(system: System, program: Program, prologue: Program | None) -> NativeProgram:
+    try:
+        return NativeProgram(program, prologue)
+    except ArgumentError as error:
+        raise CaptureError(f'[capture] {system.name}: no native op fits: {error}; use engine="torch"') from error
