@@ -131,7 +131,7 @@ def test_weights_that_meet_no_batch_take_the_serial_path():
     folding = fold(system, states, parameters)
     assert set(folding.serial) == {0, 1}
     assert all("batch" in reason for reason in folding.serial.values())
-    mixed = tqs.score(system, horizon=5, initial=initial)
+    mixed = tqs.score(system, horizon=5, initial=initial, engine="torch")
     serial = tqs.score(system, horizon=5, initial=initial, engine="serial")
     assert set(mixed.provenance["engine"]["serial"]) == {"table.weight", "tied.weight"}
     torch.testing.assert_close(torch.tensor(mixed.damage), torch.tensor(serial.damage), rtol=RELATIVE, atol=FLOOR)

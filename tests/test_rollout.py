@@ -195,7 +195,7 @@ def opaque_system():
 
 def test_what_cannot_be_differentiated_is_said():
     with pytest.raises(tqs.ArgumentError, match="cannot differentiate a step") as raised:
-        tqs.rollout(opaque_system(), torch.randn(2, 2), horizon=2, tangents=torch.randn(1, 2, 2))
+        tqs.rollout(opaque_system(), torch.randn(2, 2), horizon=2, tangents=torch.randn(1, 2, 2), engine="torch")
     assert "jvp" in str(raised.value)
     assert str(raised.value).count("\n") == 0
 
@@ -225,7 +225,7 @@ def test_what_cannot_be_batched_goes_one_by_one():
     )
     system = tqs.in_float64(system)
     state, tangents = torch.randn(2, 2).double(), torch.randn(3, 2, 2).double()
-    path = tqs.rollout(system, state, horizon=2, tangents=tangents)
+    path = tqs.rollout(system, state, horizon=2, tangents=tangents, engine="torch")
     assert "one by one" in path.provenance["tangents"]
     assert_near(path.tangent_outputs[1:, 1], differences(system, state, 1, tangents=tangents, horizon=2)[1:])
 
@@ -264,10 +264,14 @@ def test_bad_arguments(arguments, message):
 def test_divergence_names_step_sample_and_tangent():
     state = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     with pytest.raises(tqs.DivergenceError, match=r"after step 1 for 1 of 2 initial conditions \(first: 1\)"):
-        tqs.rollout(exploding(), state, horizon=4)
+        tqs.rollout(exploding(), state, horizon=4, engine="torch")
+    with pytest.raises(tqs.DivergenceError, match=r"trajectory of initial condition 1 is not finite from step 1"):
+        tqs.rollout(exploding(), state, horizon=4, engine="native")
     tangents = torch.tensor([[[1e-30, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1e10]]])
     with pytest.raises(tqs.DivergenceError, match="tangent 1 of initial condition 1 is not finite after step 0"):
-        tqs.rollout(exploding(), torch.zeros(2, 2), horizon=1, tangents=tangents)
+        tqs.rollout(exploding(), torch.zeros(2, 2), horizon=1, tangents=tangents, engine="torch")
+    with pytest.raises(tqs.DivergenceError, match="tangent 1 of initial condition 1 is not finite from step 0"):
+        tqs.rollout(exploding(), torch.zeros(2, 2), horizon=1, tangents=tangents, engine="native")
 
 
 def test_weight_tangents_alone_and_the_module_is_untouched():

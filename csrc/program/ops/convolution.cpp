@@ -275,7 +275,7 @@ std::unique_ptr<Op> make_convolution(const OpContext& context) {
                     "expected weight [O, C / groups, taps...]");
     context.require(is_contiguous(weight), "expected a contiguous weight");
     // [B, O, spatial'] in the memory of [B, spatial', O].
-    ValueSpec last{out.buffer, out.offset, {}, {}};
+    ValueSpec last{out.buffer, out.offset, out.step, {}, {}};
     for (std::size_t i = 0; i < out.sizes.size(); ++i) {
         const std::size_t source = i == 0 ? 0 : i + 1 < out.sizes.size() ? i + 1 : 1;
         last.sizes.push_back(out.sizes[source]);
