@@ -1,7 +1,30 @@
 #include "cpu/avx512/kernels.h"
+#include "cpu/avx512/wide.h"
+#include "cpu/panel/normalize.h"
+#include "cpu/panel/reduce.h"
+#include "cpu/panel/scan.h"
+#include "cpu/panel/softmax.h"
+#include "cpu/panel/top_k.h"
 
 namespace tqs::avx512 {
+namespace {
 
-constinit const RowKernels kRows[kPrecisions] = {};
+template <class W>
+constexpr RowKernels kRowKernels = {
+    .reduce_scratch = panel::reduce_scratch<W>,
+    .reduce = panel::reduce<W>,
+    .softmax_scratch = panel::softmax_scratch<W>,
+    .softmax = panel::softmax<W>,
+    .normalize_scratch = panel::normalize_scratch<W>,
+    .normalize = panel::normalize<W>,
+    .scan_scratch = panel::scan_scratch<W>,
+    .scan = panel::scan<W>,
+    .top_k_scratch = panel::top_k_scratch<W>,
+    .top_k = panel::top_k<W>,
+};
+
+}  // namespace
+
+constinit const RowKernels kRows[kPrecisions] = {kRowKernels<Wide<float>>, kRowKernels<Wide<double>>};
 
 }  // namespace tqs::avx512

@@ -13,16 +13,6 @@ namespace tqs::panel {
 // Edge of the squares in which a transposition goes: 16 rows of 16 float64 are 2 KiB on either side.
 inline constexpr std::int64_t kTransposeEdge = 16;
 
-// Calls f(pointer) with `data` as a pointer to elements of `precision`.
-template <class F>
-static inline void with_elements(const char* data, Precision precision, const F& f) {
-    if (precision == Precision::float32) {
-        f(reinterpret_cast<const float*>(data));
-    } else {
-        f(reinterpret_cast<const double*>(data));
-    }
-}
-
 // to[i * to_stride] = from[i * from_stride].
 template <class W>
 static inline void copy_strided(typename W::Element* to, std::int64_t to_stride, const char* from, Precision precision,

@@ -1,9 +1,21 @@
 // Runs of elements of either precision, to and from contiguous blocks of the kernel's own.
 #pragma once
 
+#include <type_traits>
+
 #include "backend/program_kernels.h"
 
 namespace tqs::panel {
+
+// Calls f(pointer) with `data` as a pointer to elements of `precision`.
+template <class F>
+static inline void with_elements(const char* data, Precision precision, const F& f) {
+    if (precision == Precision::float32) {
+        f(reinterpret_cast<const float*>(data));
+    } else {
+        f(reinterpret_cast<const double*>(data));
+    }
+}
 
 template <class W>
 static void fill_run(typename W::Element* to, typename W::Element value, std::int64_t count) {
@@ -25,7 +37,7 @@ template <class W>
 static void load_run(typename W::Element* to, const char* from, Precision precision, std::int64_t stride,
                      std::int64_t count) {
     using T = typename W::Element;
-    const auto load = [&](auto* source) {
+    with_elements(from, precision, [&](const auto* source) {
         if (stride == 0) return fill_run<W>(to, static_cast<T>(*source), count);
         if constexpr (std::is_same_v<decltype(source), const T*>) {
             if (stride == 1) return copy_run<W>(to, source, count);
@@ -35,12 +47,7 @@ static void load_run(typename W::Element* to, const char* from, Precision precis
         } else {
             for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(source[i * stride]);
         }
-    };
-    if (precision == Precision::float32) {
-        load(reinterpret_cast<const float*>(from));
-    } else {
-        load(reinterpret_cast<const double*>(from));
-    }
+    });
 }
 
 // to[i * stride] = from[i], `to` being elements of `precision`.
