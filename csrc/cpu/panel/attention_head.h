@@ -1,0 +1,157 @@
+// One sample and head of an attention task, and the scratch that its kernels share.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "backend/program_kernels.h"
+#include "cpu/panel/layout.h"
+
+namespace tqs::panel {
+
+// Keys of one block of the online softmax. Large enough that reading and writing the sums over values (once per block)
+// is small beside the 4 kKeys multiply-adds on each; small enough that the block's weights stay in the first cache.
+static constexpr std::int64_t kKeys = 64;
+
+// The last two axes of an operand at one sample and head, for the lanes that are computed together.
+template <class T>
+struct LaneMatrix {
+    const Operand* operand;
+    std::int64_t offset;  // elements from sample 0
+    std::int64_t row, column;
+    std::int64_t first_lane;
+    bool tangent;
+
+    // Null: absent, or a tangent that is zero.
+    T* lane(std::int64_t index) const {
+        if (!operand->data && !operand->lanes) return nullptr;
+        T* data = lane_data<T>(*operand, first_lane + index, tangent);
+        return data ? data + offset : nullptr;
+    }
+};
+
+template <class T>
+struct Head {
+    LaneMatrix<T> q, k, v, mask, out;
+    std::int64_t lanes;  // 0: primal, the others tangents
+    std::int64_t queries, keys, depth, width;
+    T scale;
+    bool causal;
+    std::int64_t causal_offset;
+
+    // Keys that query `query` sees are 0 ... visible(query) - 1.
+    std::int64_t visible(std::int64_t query) const {
+        return causal ? std::clamp<std::int64_t>(query + causal_offset + 1, 0, keys) : keys;
+    }
+    // Whether the scores (or the result at all) have a tangent in this lane.
+    bool scores_move(std::int64_t lane) const { return q.lane(lane) || k.lane(lane) || mask.lane(lane); }
+    bool moves(std::int64_t lane) const { return scores_move(lane) || v.lane(lane); }
+};
+
+// Calls body(head) for every lane (in a tangent rollout: for all lanes together), sample and head.
+template <class T, class Body>
+static void for_each_head(const AttentionTask& task, const Body& body) {
+    const int leading = task.out.rank - 2;
+    std::int64_t heads = 1;
+    for (int axis = 0; axis < leading; ++axis) heads *= task.out.sizes[axis];
+    const std::int64_t passes = task.extent.tangent ? 1 : task.extent.lanes;
+    for (std::int64_t pass = 0; pass < passes; ++pass) {
+        for (std::int64_t sample = 0; sample < task.extent.samples; ++sample) {
+            for (std::int64_t index = 0; index < heads; ++index) {
+                const auto at = [&](const Operand& operand) {
+                    std::int64_t offset = sample * operand.sample_stride, rest = index;
+                    for (int axis = leading - 1; axis >= 0; --axis) {
+                        offset += rest % task.out.sizes[axis] * operand.strides[axis];
+                        rest /= task.out.sizes[axis];
+                    }
+                    return LaneMatrix<T>{
+                        &operand, offset, operand.strides[leading], operand.strides[leading + 1],
+                        pass,     task.extent.tangent};
+                };
+                body(Head<T>{.q = at(task.q),
+                             .k = at(task.k),
+                             .v = at(task.v),
+                             .mask = at(task.mask),
+                             .out = at(task.out),
+                             .lanes = task.extent.tangent ? task.extent.lanes : 1,
+                             .queries = task.out.sizes[leading],
+                             .keys = task.k.sizes[leading],
+                             .depth = task.q.sizes[leading + 1],
+                             .width = task.out.sizes[leading + 1],
+                             .scale = static_cast<T>(task.scale),
+                             .causal = task.causal,
+                             .causal_offset = task.causal_offset});
+            }
+        }
+    }
+}
+
+// Scratch of a block of queries; B = most queries of one. A block by columns uses [..., B] arrays with one query per
+// vector lane, a block by rows the same memory as said in attention_rows.h.
+//
+//   queries [lanes, D, B]  scaled q, transposed        weights [kKeys, B]  exp(s - maximum), transposed
+//   sums    [lanes, E, B]  of w v, unnormalised        moved   [kKeys, B]  weights * ds of one lane
+//   totals  [lanes, B]     of weights, of moved        bias    [kKeys, B]  mask, or its tangent
+//   maxima, rescale [B]    running maximum; exp(old - new)
+//   partial [kKeys, kLanes]  products of a row with each key, not yet summed across lanes (by rows only)
+//   rows    [4, kKeys, max(D, E)]  copies of k, dk, v, dv where their last stride is not 1
+template <class V>
+struct AttentionScratch {
+    using T = typename V::Element;
+    static constexpr std::int64_t kBlock = V::kColumns * V::kLanes;
+
+    T *queries, *sums, *totals, *weights, *moved, *bias, *maxima, *rescale, *partial, *rows;
+    std::int64_t depth, width;  // padded to whole vectors
+    std::int64_t elements;
+
+    AttentionScratch(const AttentionTask& task, void* memory) {
+        const int leading = task.out.rank - 2;
+        const std::int64_t lanes = task.extent.tangent ? task.extent.lanes : 1;
+        depth = round_up(task.q.sizes[leading + 1], V::kLanes);
+        width = round_up(task.out.sizes[leading + 1], V::kLanes);
+        elements = 0;
+        const auto take = [&](std::int64_t count) {
+            T* at = memory ? static_cast<T*>(memory) + elements : nullptr;
+            elements += count;
+            return at;
+        };
+        queries = take(lanes * depth * kBlock);
+        sums = take(lanes * width * kBlock);
+        totals = take(lanes * kBlock * V::kLanes);
+        weights = take(kKeys * kBlock);
+        moved = take(kKeys * kBlock);
+        bias = take(kKeys * kBlock);
+        maxima = take(kBlock);
+        rescale = take(kBlock);
+        partial = take(kKeys * V::kLanes);
+        rows = take(4 * kKeys * std::max(depth, width));
+    }
+};
+
+// Rows [0, count) of a matrix with adjacent elements: `data` itself, or a copy.
+template <class T>
+struct Rows {
+    const T* data;  // null where the matrix is
+    std::int64_t stride;
+
+    Rows(const T* source, std::int64_t row, std::int64_t column, std::int64_t count, std::int64_t width, T* copy)
+        : data(source), stride(row) {
+        if (!source || column == 1) return;
+        for (std::int64_t i = 0; i < count; ++i) {
+            for (std::int64_t j = 0; j < width; ++j) copy[i * width + j] = source[i * row + j * column];
+        }
+        data = copy;
+        stride = width;
+    }
+};
+
+// Calls body(std::integral_constant<int, count>) for count in [1, most].
+template <int most, class Body>
+static inline void dispatch_count(std::int64_t count, const Body& body) {
+    if constexpr (most > 1) {
+        if (count < most) return dispatch_count<most - 1>(count, body);
+    }
+    body(std::integral_constant<int, most>{});
+}
+
+}  // namespace tqs::panel
