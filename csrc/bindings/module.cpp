@@ -3,6 +3,7 @@
 PYBIND11_MODULE(_core, m) {
     m.doc() = "Native kernels of tqs-fast; private, use tqs_fast.kernels.";
     tqs::bind_errors(m);
+    tqs::bind_attention(m);
     tqs::bind_backend(m);
     tqs::bind_program(m);
     tqs::bind_quant(m);

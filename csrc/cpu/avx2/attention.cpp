@@ -13,9 +13,10 @@ struct Float32 {
     using Word = std::uint32_t;
     typedef Word Words __attribute__((vector_size(32)));
     static constexpr int kLanes = 8;
-    static constexpr int kColumns = 2;      // with kRows 4: 8 sums, 2 vectors of queries and a broadcast of 16 registers
+    static constexpr int kColumns = 2;  // with kRows 4: 8 sums, 2 vectors of queries and a broadcast of 16 registers
     static constexpr int kRows = 4;
-    static constexpr int kFewQueries = 5;
+    static constexpr int kValueSums = 8, kValueColumns = 2;
+    static constexpr int kFewQueries = 4;
 
     static __m256i first(std::int64_t count) {
         const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -40,6 +41,7 @@ struct Float64 {
     static constexpr int kLanes = 4;
     static constexpr int kColumns = 2;
     static constexpr int kRows = 4;
+    static constexpr int kValueSums = 8, kValueColumns = 2;
     static constexpr int kFewQueries = 2;
 
     static __m256i first(std::int64_t count) {

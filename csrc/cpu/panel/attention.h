@@ -5,8 +5,9 @@
 //     s  = scale q k^T + mask                     out  = (w v) / l
 //     ds = scale (dq k^T + q dk^T) + dmask        dout = ((w ds) v + w dv - (sum w ds) out) / l
 //
-// w is computed once and serves all lanes; when the maximum grows, all sums are multiplied by exp(old - new). Scores are
-// summed over d in index order, first k dq, then dk q. A lane costs 4 S T D multiply-adds beside the primal's 2 S T D.
+// w is computed once and serves all lanes; when the maximum grows, all sums are multiplied by exp(old - new). Scores
+// are summed over d in index order, first k dq, then dk q. A lane costs 4 S T D multiply-adds beside the primal's 2 S T
+// D.
 #pragma once
 
 #include "cpu/panel/attention_columns.h"

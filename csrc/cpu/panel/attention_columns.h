@@ -1,17 +1,13 @@
-// A block of queries, one per vector lane: scores, weights and sums are held transposed,
+// A block of queries, one per vector lane: scores and weights are held transposed,
 //
-//     scores  [key, query]   +=  k[key, d]  broadcast  *  q [d, query]        (tangent: k dq + dk q)
-//     sums    [e, query]     +=  v[key, e]  broadcast  *  w [key, query]      (tangent: v (w ds) + dv w)
+//     scores  [key, query]  +=  k [key, d] broadcast      *  q [d, query]       (tangent: k dq + dk q)
+//     sums    [query, e]    +=  w [key, query] broadcast  *  v [key, e]         (tangent: (w ds) v + w dv)
 //
-// so that k, v and their tangents are read where they lie, the softmax has no sum across lanes, and every element is
-// one chain of multiply-adds whatever its place. Only q and the result are transposed, once per block of queries.
-// Registers: kRows broadcast operands against 1 ... kColumns vectors of queries.
+// so that k, v and their tangents are read where they lie, the softmax has no sum across lanes, every element is one
+// chain of multiply-adds whatever its place, and only q has to be transposed, once per block of queries.
 #pragma once
 
-#include <type_traits>
-
-#include "cpu/panel/attention_head.h"
-#include "cpu/panel/attention_vector.h"
+#include "cpu/panel/attention_tiles.h"
 
 namespace tqs::panel {
 
@@ -25,41 +21,20 @@ static void pack_transposed(const typename V::Element* source, std::int64_t row,
     for (std::int64_t first = 0; first < queries; first += V::kLanes) {
         const std::int64_t live = std::min<std::int64_t>(V::kLanes, queries - first);
         const T* at = source + first * row;
-        if (column != 1) {
-            for (std::int64_t i = 0; i < count; ++i) {
-                for (std::int64_t lane = 0; lane < V::kLanes; ++lane) {
-                    out[i * B + first + lane] = lane < live ? factor * at[lane * row + i * column] : T{0};
-                }
-            }
-            continue;
-        }
-        for (std::int64_t i = 0; i < count; i += V::kLanes) {
+        std::int64_t done = 0;
+        for (; column == 1 && live == V::kLanes && done + V::kLanes <= count; done += V::kLanes) {
             typename V::Vector block[V::kLanes];
-            for (std::int64_t lane = 0; lane < V::kLanes; ++lane) {
-                block[lane] = lane < live ? V::load_partial(at + lane * row + i, count - i) : V::broadcast(T{0});
-            }
+            unroll<V::kLanes>([&](auto i)
+                                  __attribute__((always_inline)) { block[i] = V::load_any(at + i * row + done); });
             transpose<V>(block);
-            const std::int64_t most = std::min<std::int64_t>(V::kLanes, count - i);
-            for (std::int64_t j = 0; j < most; ++j) {
-                V::store(out + (i + j) * B + first, block[j] * V::broadcast(factor));
-            }
+            unroll<V::kLanes>([&](auto i) __attribute__((always_inline)) {
+                V::store(out + (done + i) * B + first, block[i] * V::broadcast(factor));
+            });
         }
-    }
-}
-
-// sums[r][c] += sum over step of a[step * a_step + r * a_row] b[step, c], in order of `step`.
-template <class V, int rows, int columns>
-[[gnu::always_inline]] static inline void add_products(const typename V::Element* a, std::int64_t a_row,
-                                                       std::int64_t a_step, const typename V::Element* b,
-                                                       std::int64_t steps, typename V::Vector (&sums)[rows][columns]) {
-    const typename V::Element* at[rows];
-    for (int r = 0; r < rows; ++r) at[r] = a + r * a_row;
-    for (std::int64_t step = 0; step < steps; ++step) {
-        typename V::Vector vectors[columns];
-        for (int c = 0; c < columns; ++c) vectors[c] = V::load(b + step * AttentionScratch<V>::kBlock + c * V::kLanes);
-        for (int r = 0; r < rows; ++r) {
-            const typename V::Vector value = V::broadcast(at[r][step * a_step]);
-            for (int c = 0; c < columns; ++c) sums[r][c] = V::multiply_add(value, vectors[c], sums[r][c]);
+        for (; done < count; ++done) {
+            for (std::int64_t lane = 0; lane < V::kLanes; ++lane) {
+                out[done * B + first + lane] = lane < live ? factor * at[lane * row + done * column] : T{0};
+            }
         }
     }
 }
@@ -76,36 +51,11 @@ struct ColumnBlock {
     std::int64_t first_query, queries;  // of the vectors; the last may be padded
     std::int64_t first_key, keys;
 
-    // finish(key, sums) with sums[c] = k q + dk q0 for each key; null k or dk add nothing.
     template <class Finish>
-    void scores(const Rows<T>& k, const T* q, const Rows<T>& dk, const T* q0, const Finish& finish) const {
+    void scores(Rows<T> k, const T* q, Rows<T> dk, const T* q0, Rows<T> dv, const Finish& finish) const {
         for (std::int64_t key = 0; key < keys; key += V::kRows) {
             dispatch_count<V::kRows>(keys - key, [&](auto rows) {
-                Vector sums[rows.value][columns];
-                for (auto& row : sums) {
-                    for (auto& sum : row) sum = V::broadcast(T{0});
-                }
-                if (k.data) add_products<V, rows.value>(k.data + key * k.stride, k.stride, 1, q, head.depth, sums);
-                if (dk.data) add_products<V, rows.value>(dk.data + key * dk.stride, dk.stride, 1, q0, head.depth, sums);
-                for (int r = 0; r < rows.value; ++r) finish(key + r, sums[r]);
-            });
-        }
-    }
-
-    // sums = rescale sums + v w + dv w0
-    void values(const Rows<T>& v, const T* w, const Rows<T>& dv, const T* w0, T* sums) const {
-        for (std::int64_t e = 0; e < head.width; e += V::kRows) {
-            dispatch_count<V::kRows>(head.width - e, [&](auto rows) {
-                Vector tile[rows.value][columns];
-                for (int c = 0; c < columns; ++c) {
-                    const Vector factor = V::load(s.rescale + c * V::kLanes);
-                    for (int r = 0; r < rows.value; ++r) tile[r][c] = factor * V::load(sums + (e + r) * B + c * V::kLanes);
-                }
-                if (v.data) add_products<V, rows.value>(v.data + e, 1, v.stride, w, keys, tile);
-                if (dv.data) add_products<V, rows.value>(dv.data + e, 1, dv.stride, w0, keys, tile);
-                for (int r = 0; r < rows.value; ++r) {
-                    for (int c = 0; c < columns; ++c) V::store(sums + (e + r) * B + c * V::kLanes, tile[r][c]);
-                }
+                score_tile<V, rows.value, columns>(k, q, dk, q0, dv, key, head.depth, head.width, finish);
             });
         }
     }
@@ -131,9 +81,8 @@ struct ColumnBlock {
                 Vector score = V::load(column + key * B);
                 if (masked) score += V::load(s.bias + key * B + c * V::kLanes);
                 if (head.causal) {
-                    // Key first_key + key is hidden from lanes below this.
-                    const std::int64_t seen_from =
-                        first_key + key - head.causal_offset - first_query - c * V::kLanes;
+                    // Key first_key + key is hidden from the lanes below this.
+                    const std::int64_t seen_from = first_key + key - head.causal_offset - first_query - c * V::kLanes;
                     const T limit = static_cast<T>(std::clamp<std::int64_t>(seen_from, 0, V::kLanes));
                     score = lane_number < V::broadcast(limit) ? hidden : score;
                 }
@@ -154,93 +103,54 @@ struct ColumnBlock {
         }
     }
 
-    // moved = weights * (k dq + dk q + dmask), and its total over keys.
-    void move(const Rows<T>& k, const T* dq, const Rows<T>& dk, const T* q, bool masked, T* totals) const {
+    // moved = weights * (k dq + dk q + dmask), and its total over keys. A weight of 0 is 0 whatever its slope.
+    void move(Rows<T> k, const T* dq, Rows<T> dk, const T* q, Rows<T> dv, bool masked, T* totals) const {
+        const Vector zero = V::broadcast(T{0});
         Vector total[columns];
         for (int c = 0; c < columns; ++c) {
             total[c] = V::load(totals + c * V::kLanes) * V::load(s.rescale + c * V::kLanes);
         }
-        scores(k, dq, dk, q, [&](std::int64_t key, const Vector(&sums)[columns]) {
-            for (int c = 0; c < columns; ++c) {
-                const std::int64_t at = key * B + c * V::kLanes;
-                const Vector slope = masked ? sums[c] + V::load(s.bias + at) : sums[c];
-                const Vector moved = V::load(s.weights + at) * slope;
-                V::store(s.moved + at, moved);
-                total[c] += moved;
-            }
+        scores(k, dq, dk, q, dv, [&](std::int64_t key, int c, Vector slope) __attribute__((always_inline)) {
+            const std::int64_t at = key * B + c * V::kLanes;
+            if (masked) slope += V::load(s.bias + at);
+            const Vector weight = V::load(s.weights + at);
+            const Vector moved = weight == zero ? zero : weight * slope;
+            V::store(s.moved + at, moved);
+            total[c] += moved;
         });
         for (int c = 0; c < columns; ++c) V::store(totals + c * V::kLanes, total[c]);
     }
 
     void run() const {
         const Head<T>& h = head;
-        const std::int64_t copy = kKeys * std::max(s.depth, s.width);
-        const auto rows_of = [&](const LaneMatrix<T>& matrix, std::int64_t lane, std::int64_t width, int place) {
-            const T* data = matrix.lane(lane);
-            return Rows<T>(data ? data + first_key * matrix.row : nullptr, matrix.row, matrix.column, keys, width,
-                           s.rows + place * copy);
-        };
-        const Rows<T> none(nullptr, 0, 1, 0, 0, nullptr);
-        const Rows<T> k = rows_of(h.k, 0, h.depth, 0), v = rows_of(h.v, 0, h.width, 1);
+        const Rows<T> k = s.adjacent(h.k, 0, first_key, keys, h.depth, 0);
+        const Rows<T> v = s.adjacent(h.v, 0, first_key, keys, h.width, 1);
         const T* mask = h.mask.lane(0);
+        const auto seen = [&](std::int64_t query) {
+            return std::clamp<std::int64_t>(h.visible(first_query + query) - first_key, 0, keys);
+        };
         if (mask) pack_mask(mask);
-        scores(k, s.queries, none, nullptr, [&](std::int64_t key, const Vector(&sums)[columns]) {
-            for (int c = 0; c < columns; ++c) V::store(s.weights + key * B + c * V::kLanes, sums[c]);
+        scores(k, s.queries, {}, nullptr, v, [&](std::int64_t key, int c, Vector sum) __attribute__((always_inline)) {
+            V::store(s.weights + key * B + c * V::kLanes, sum);
         });
         weigh(mask != nullptr);
-        values(v, s.weights, none, nullptr, s.sums);
+        add_values<V, true>(s.weights, v, s.weights, {}, queries, h.width, seen, s, s.sums);
         for (std::int64_t lane = 1; lane < h.lanes; ++lane) {
             if (!h.moves(lane)) continue;
             const bool moves = h.scores_move(lane);
-            const Rows<T> dv = rows_of(h.v, lane, h.width, 3);
+            const Rows<T> dv = s.adjacent(h.v, lane, first_key, keys, h.width, 3);
             if (moves) {
+                const Rows<T> dk = s.adjacent(h.k, lane, first_key, keys, h.depth, 2);
                 const T* dmask = h.mask.lane(lane);
                 if (dmask) pack_mask(dmask);
-                move(h.q.lane(lane) ? k : none, s.queries + lane * s.depth * B, rows_of(h.k, lane, h.depth, 2),
-                     s.queries, dmask != nullptr, s.totals + lane * B);
+                move(h.q.lane(lane) ? k : Rows<T>{}, s.queries + lane * s.depth * B, dk, s.queries, dv,
+                     dmask != nullptr, s.totals + lane * B);
             }
-            values(moves ? v : none, s.moved, dv, s.weights, s.sums + lane * s.width * B);
+            add_values<V, true>(s.moved, moves ? v : Rows<T>{}, s.weights, dv, queries, h.width, seen, s,
+                                s.sums + lane * B * s.width);
         }
     }
 };
-
-// out = sums / totals of lane 0; its tangent (dsums - dtotal out) / total. Without visible keys, 0.
-template <class V>
-static void finish_columns(const Head<typename V::Element>& head, std::int64_t first, std::int64_t queries,
-                           const AttentionScratch<V>& s) {
-    using T = typename V::Element;
-    using Vector = typename V::Vector;
-    constexpr std::int64_t B = AttentionScratch<V>::kBlock;
-    const Vector zero = V::broadcast(T{0});
-    for (std::int64_t c = 0; c < queries; c += V::kLanes) {
-        const std::int64_t live = std::min<std::int64_t>(V::kLanes, queries - c);
-        const Vector total = V::load(s.totals + c);
-        const Vector inverse = total == zero ? zero : V::broadcast(T{1}) / total;
-        for (std::int64_t lane = 0; lane < head.lanes; ++lane) {
-            T* sums = s.sums + lane * s.width * B + c;
-            T* out = head.out.lane(lane) + (first + c) * head.out.row;
-            const bool moves = lane == 0 || head.moves(lane);
-            const Vector drift = V::load(s.totals + lane * B + c);
-            for (std::int64_t e = 0; e < head.width; e += V::kLanes) {
-                const std::int64_t most = std::min<std::int64_t>(V::kLanes, head.width - e);
-                Vector block[V::kLanes];
-                for (std::int64_t j = 0; j < V::kLanes; ++j) {
-                    block[j] = zero;
-                    if (j >= most || !moves) continue;
-                    const Vector sum = V::load(sums + (e + j) * B);
-                    if (lane == 0) {
-                        block[j] = sum * inverse;
-                        V::store(sums + (e + j) * B, block[j]);
-                    } else {
-                        block[j] = (sum - drift * V::load(s.sums + (e + j) * B + c)) * inverse;
-                    }
-                }
-                transpose<V>(block);
-                for (std::int64_t j = 0; j < live; ++j) V::store_partial(out + j * head.out.row + e, block[j], most);
-            }
-        }
-    }
-}
 
 // Queries [first, end), at most kColumns vectors.
 template <class V>
@@ -255,7 +165,7 @@ static void attend_columns(const Head<typename V::Element>& head, std::int64_t f
         pack_transposed<V>(q + first * head.q.row, head.q.row, head.q.column, queries, head.depth, head.scale,
                            s.queries + lane * s.depth * B);
     }
-    std::fill_n(s.sums, head.lanes * s.width * B, T{0});
+    std::fill_n(s.sums, head.lanes * B * s.width, T{0});
     std::fill_n(s.totals, head.lanes * B, T{0});
     std::fill_n(s.maxima, B, -std::numeric_limits<T>::infinity());
 
@@ -268,16 +178,17 @@ static void attend_columns(const Head<typename V::Element>& head, std::int64_t f
         while (visible(vector) <= key) ++vector;
         const std::int64_t keys = std::min(kKeys, visible(vector) - key), skipped = vector * V::kLanes;
         AttentionScratch<V> live = s;
-        for (T** array : {&live.queries, &live.sums, &live.totals, &live.weights, &live.moved, &live.bias, &live.maxima,
-                          &live.rescale}) {
+        for (T** array :
+             {&live.queries, &live.weights, &live.moved, &live.bias, &live.totals, &live.maxima, &live.rescale}) {
             *array += skipped;
         }
+        live.sums += skipped * s.width;
         dispatch_count<V::kColumns>(vectors - vector, [&](auto columns) {
             ColumnBlock<V, columns.value>{head, live, first + skipped, queries - skipped, key, keys}.run();
         });
         key += keys;
     }
-    finish_columns<V>(head, first, queries, s);
+    write_results<V>(head, first, queries, s);
 }
 
 }  // namespace tqs::panel

@@ -65,8 +65,8 @@ static void for_each_head(const AttentionTask& task, const Body& body) {
                         rest /= task.out.sizes[axis];
                     }
                     return LaneMatrix<T>{
-                        &operand, offset, operand.strides[leading], operand.strides[leading + 1],
-                        pass,     task.extent.tangent};
+                        &operand,           offset, operand.strides[leading], operand.strides[leading + 1], pass,
+                        task.extent.tangent};
                 };
                 body(Head<T>{.q = at(task.q),
                              .k = at(task.k),
@@ -86,22 +86,32 @@ static void for_each_head(const AttentionTask& task, const Body& body) {
     }
 }
 
-// Scratch of a block of queries; B = most queries of one. A block by columns uses [..., B] arrays with one query per
-// vector lane, a block by rows the same memory as said in attention_rows.h.
+// Rows of adjacent elements, `stride` apart; null: not there, or a tangent that is zero.
+template <class T>
+struct Rows {
+    const T* data = nullptr;
+    std::int64_t stride = 0;
+};
+
+// Scratch of a block of at most B queries. Dp and Ep: D and E rounded up to whole vectors.
 //
-//   queries [lanes, D, B]  scaled q, transposed        weights [kKeys, B]  exp(s - maximum), transposed
-//   sums    [lanes, E, B]  of w v, unnormalised        moved   [kKeys, B]  weights * ds of one lane
-//   totals  [lanes, B]     of weights, of moved        bias    [kKeys, B]  mask, or its tangent
-//   maxima, rescale [B]    running maximum; exp(old - new)
-//   partial [kKeys, kLanes]  products of a row with each key, not yet summed across lanes (by rows only)
-//   rows    [4, kKeys, max(D, E)]  copies of k, dk, v, dv where their last stride is not 1
+//                               by columns (attention_columns.h)         by rows (attention_rows.h)
+//   queries   scaled q          [lanes, Dp, B]                           [lanes, B, Dp], padded with 0
+//   weights   exp(s - maximum)  [kKeys, B]                               [B, kKeys]
+//   moved     weights * ds      [kKeys, B] of one lane                   [B, kKeys]
+//   bias      mask or dmask     [kKeys, B]                               [kKeys] of one query
+//   totals    of weights, moved over keys: [lanes, B]; by rows they are `lane_totals` [lanes, B, kLanes] until the end
+//   sums      of w v, unnormalised: [lanes, B, Ep]
+//   maxima    running maxima [B]; `rescale` [B] is exp(old maximum - new)
+//   partial   [kKeys, kLanes] products of one query with each key, not yet summed across lanes
+//   rows      [4, kKeys, max(Dp, Ep)] copies of k, dk, v, dv where their last stride is not 1
 template <class V>
 struct AttentionScratch {
     using T = typename V::Element;
     static constexpr std::int64_t kBlock = V::kColumns * V::kLanes;
 
-    T *queries, *sums, *totals, *weights, *moved, *bias, *maxima, *rescale, *partial, *rows;
-    std::int64_t depth, width;  // padded to whole vectors
+    T *queries, *weights, *moved, *bias, *totals, *lane_totals, *sums, *maxima, *rescale, *partial, *rows;
+    std::int64_t depth, width;  // Dp, Ep
     std::int64_t elements;
 
     AttentionScratch(const AttentionTask& task, void* memory) {
@@ -116,32 +126,31 @@ struct AttentionScratch {
             return at;
         };
         queries = take(lanes * depth * kBlock);
-        sums = take(lanes * width * kBlock);
-        totals = take(lanes * kBlock * V::kLanes);
         weights = take(kKeys * kBlock);
         moved = take(kKeys * kBlock);
         bias = take(kKeys * kBlock);
+        totals = take(lanes * kBlock);
+        lane_totals = take(lanes * kBlock * V::kLanes);
+        sums = take(lanes * kBlock * width);
         maxima = take(kBlock);
         rescale = take(kBlock);
         partial = take(kKeys * V::kLanes);
         rows = take(4 * kKeys * std::max(depth, width));
     }
-};
 
-// Rows [0, count) of a matrix with adjacent elements: `data` itself, or a copy.
-template <class T>
-struct Rows {
-    const T* data;  // null where the matrix is
-    std::int64_t stride;
-
-    Rows(const T* source, std::int64_t row, std::int64_t column, std::int64_t count, std::int64_t width, T* copy)
-        : data(source), stride(row) {
-        if (!source || column == 1) return;
+    // A copy of rows [first, first + count) of a matrix, or themselves where their elements are adjacent. `place` 0
+    // ... 3.
+    Rows<T> adjacent(const LaneMatrix<T>& matrix, std::int64_t lane, std::int64_t first, std::int64_t count,
+                     std::int64_t columns, int place) const {
+        const T* data = matrix.lane(lane);
+        if (!data) return {};
+        data += first * matrix.row;
+        if (matrix.column == 1) return {data, matrix.row};
+        T* copy = rows + place * kKeys * std::max(depth, width);
         for (std::int64_t i = 0; i < count; ++i) {
-            for (std::int64_t j = 0; j < width; ++j) copy[i * width + j] = source[i * row + j * column];
+            for (std::int64_t j = 0; j < columns; ++j) copy[i * columns + j] = data[i * matrix.row + j * matrix.column];
         }
-        data = copy;
-        stride = width;
+        return {copy, columns};
     }
 };
 

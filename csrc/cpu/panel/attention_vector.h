@@ -6,9 +6,19 @@
 #include <bit>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 namespace tqs::panel {
+
+// body(std::integral_constant<int, i>) for i in [0, count), unrolled before the compiler decides what lives in
+// registers.
+template <int count, class Body>
+[[gnu::always_inline]] static inline void unroll(const Body& body) {
+    [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+        (body(std::integral_constant<int, i>{}), ...);
+    }(std::make_integer_sequence<int, count>{});
+}
 
 template <class V>
 static inline typename V::Vector largest(typename V::Vector a, typename V::Vector b) {
@@ -17,7 +27,7 @@ static inline typename V::Vector largest(typename V::Vector a, typename V::Vecto
 
 // Segments of 2 half lanes: [the low (high) halves of a, those of b].
 template <class V, int half, bool high>
-static inline typename V::Vector join(typename V::Vector a, typename V::Vector b) {
+[[gnu::always_inline]] static inline typename V::Vector join(typename V::Vector a, typename V::Vector b) {
     const auto source = [](int lane) {
         const int within = lane % (2 * half), from = lane - within + within % half + (high ? half : 0);
         return within < half ? from : V::kLanes + from;
@@ -29,22 +39,23 @@ static inline typename V::Vector join(typename V::Vector a, typename V::Vector b
 
 // rows[i] lane j <-> rows[j] lane i: swaps the off-diagonal quarters, then those of each quarter.
 template <class V, int half = V::kLanes / 2>
-static inline void transpose(typename V::Vector (&rows)[V::kLanes]) {
-    for (int i = 0; i < V::kLanes; ++i) {
-        if (i & half) continue;
-        const typename V::Vector low = join<V, half, false>(rows[i], rows[i + half]);
-        rows[i + half] = join<V, half, true>(rows[i], rows[i + half]);
-        rows[i] = low;
-    }
+[[gnu::always_inline]] static inline void transpose(typename V::Vector (&rows)[V::kLanes]) {
+    unroll<V::kLanes>([&](auto i) __attribute__((always_inline)) {
+        if constexpr ((i.value & half) == 0) {
+            const typename V::Vector low = join<V, half, false>(rows[i], rows[i + half]);
+            rows[i + half] = join<V, half, true>(rows[i], rows[i + half]);
+            rows[i] = low;
+        }
+    });
     if constexpr (half > 1) transpose<V, half / 2>(rows);
 }
 
 // Lane i of the result is the sum over the lanes of rows[i], as a balanced tree. Overwrites rows.
 template <class V, int half = V::kLanes / 2>
-static inline typename V::Vector sum_across(typename V::Vector (&rows)[V::kLanes]) {
-    for (int i = 0; i < half; ++i) {
+[[gnu::always_inline]] static inline typename V::Vector sum_across(typename V::Vector (&rows)[V::kLanes]) {
+    unroll<half>([&](auto i) __attribute__((always_inline)) {
         rows[i] = join<V, half, false>(rows[i], rows[i + half]) + join<V, half, true>(rows[i], rows[i + half]);
-    }
+    });
     if constexpr (half > 1) {
         return sum_across<V, half / 2>(rows);
     } else {
@@ -91,9 +102,10 @@ static inline typename V::Vector exp_of_negative(typename V::Vector x) {
         return static_cast<T>(value);
     };
     typename V::Vector sum = V::broadcast(inverse_factorial(C::kDegree));
-    [&]<int... i>(std::integer_sequence<int, i...>) {
-        ((sum = V::multiply_add(sum, r, V::broadcast(inverse_factorial(C::kDegree - 1 - i)))), ...);
-    }(std::make_integer_sequence<int, C::kDegree>{});
+    unroll<C::kDegree>([&](auto i) __attribute__((always_inline)) {
+        constexpr T coefficient = inverse_factorial(C::kDegree - 1 - i.value);
+        sum = V::multiply_add(sum, r, V::broadcast(coefficient));
+    });
     // 2^n in two factors, as n goes below the exponents of normal numbers. `twice` = n + 2 kBias > 0.
     using Words = typename V::Words;
     constexpr typename V::Word bias = C::kBias;
