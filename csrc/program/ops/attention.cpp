@@ -44,6 +44,7 @@ class Attention : public Op {
         }
         causal_ = context.integer("causal", 0) != 0;
         causal_offset_ = context.integer("causal_offset", 0);
+        causal_step_ = context.integer("causal_step", 0);
         scale_ = context.number("scale", 1.0 / std::sqrt(static_cast<double>(q->sizes[column])));
     }
 
@@ -66,7 +67,7 @@ class Attention : public Op {
                 .out = frame.out[0],
                 .scale = scale_,
                 .causal = causal_,
-                .causal_offset = causal_offset_,
+                .causal_offset = causal_offset_ + frame.step * causal_step_,
                 .scratch = frame.scratch};
     }
 
@@ -85,7 +86,7 @@ class Attention : public Op {
     }
 
     bool causal_;
-    std::int64_t causal_offset_;
+    std::int64_t causal_offset_, causal_step_;  // the offset at step 0, and what every later step adds
     double scale_;
 };
 
