@@ -20,12 +20,14 @@ def capture(
     *,
     module: torch.nn.Module | None = None,
     dtype: torch.dtype | None = None,
+    whole: bool = False,
 ) -> Program:
     """One step of `system`, for one sample.
 
     Args:
         module: captured in place of `system.module` (a copy in float64, say).
         dtype: of the floating leaves of state and input; by default what the system draws.
+        whole: keep what is computed for positions that nothing asks for (`streaming` follows positions).
 
     Raises:
         CaptureError: the step has an op that a program cannot express, branches on values, draws random numbers or
@@ -35,7 +37,9 @@ def capture(
     lowered = lower(export_step(system, system.module if module is None else module, state, step_input), system.name)
     slides, carried = wire(lowered)
     results = [*carried, lowered.output]
-    graph, results = narrow(needed(lowered.graph, results), results)
+    graph = lowered.graph
+    if not whole:
+        graph, results = narrow(needed(graph, results), results)
     operations = needed(graph, results)
     users = users_of(operations, results)
     wired = Wired(lowered.states, lowered.inputs, slides, results[:-1], results[-1], users)

@@ -19,9 +19,14 @@ ALIKE = ("elementwise", "linear", "normalize", "softmax", "reduce", "copy")
 
 @dataclass(frozen=True)
 class Along:
-    """A value with an element, or a row, for every position along `axis`."""
+    """A value with something for every position along `axis`, whose size is `outer * L * inner`.
+
+    Capture merges axes that adjoin in memory, so that positions may share one with what lies inside or outside them.
+    """
 
     axis: int
+    outer: int = 1
+    inner: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class _Finder:
         self.length = length
         self.strides: list[int | None] = [None] * len(program.buffers)
         self.places: list[Place] = [None] * len(program.values)
+        self._newest: set[int] = set()  # buffers of one position, kept as they are
         self._constants = {constant.buffer: constant for constant in program.constants}
 
     def refuse(self, node: Node | None, reason: str) -> CaptureError:
@@ -90,16 +96,24 @@ class _Finder:
         value = self.program.values[number]
         stride = self.strides[value.buffer]
         if stride is None:
-            return None
-        along = [a for a, (n, s) in enumerate(zip(value.sizes, value.strides, strict=True)) if n > 1 and s == stride]
+            self.places[number] = Newest() if value.buffer in self._newest else None
+            return self.places[number]
+        along = self._along(value.sizes, value.strides, stride)
         position = value.offset // stride % self.length
-        if along and value.sizes[along[0]] == self.length and position == 0:
-            self.places[number] = Along(along[0])
-        elif not along and position == self.length - 1 and self._avoids_positions(value, stride):
+        if along is not None and position == 0:
+            self.places[number] = along
+        elif along is None and position == self.length - 1 and self._avoids_positions(value, stride):
             self.places[number] = Newest()
         else:
             raise self.refuse(node, "it picks positions other than all or the newest")
         return self.places[number]
+
+    def _along(self, sizes: tuple[int, ...], strides: tuple[int, ...], stride: int) -> Along | None:
+        """The axis of a value that runs over all positions, which are `stride` apart."""
+        for axis, (n, s) in enumerate(zip(sizes, strides, strict=True)):
+            if n > 1 and s > 0 and stride % s == 0 and n % (self.length * (stride // s)) == 0:
+                return Along(axis, n // (self.length * (stride // s)), stride // s)
+        return None
 
     def _avoids_positions(self, value: Value, stride: int) -> bool:
         """Whether no axis of the value steps from one position to another."""
@@ -123,7 +137,7 @@ class _Finder:
         if node.kind == "elementwise":
             for number in node.inputs:
                 if places[number] is None:
-                    self._constant(node, number, place)
+                    self._broadcast(node, number, place)
 
     def _alike(self, node: Node, places: list[Place]) -> Place:
         if any(place != places[0] for place in places):
@@ -163,25 +177,28 @@ class _Finder:
     def _follow(self, node: Node, number: int, place: Place) -> None:
         value = self.program.values[number]
         if isinstance(place, Newest):
-            return  # a buffer of one position: kept as it is
+            self._newest.add(value.buffer)
+            self.places[number] = place
+            return
         assert isinstance(place, Along)
-        stride = value.strides[place.axis]
-        if value.sizes[place.axis] != self.length or value.offset >= stride:
+        stride = value.strides[place.axis] * place.inner
+        if value.sizes[place.axis] != self.length * place.inner * place.outer or value.offset >= stride:
             raise self.refuse(node, "positions are joined with others")
         if self.strides[value.buffer] not in (None, stride):
             raise self.refuse(node, "positions are laid out in two ways")
         self.strides[value.buffer] = stride
         self.places[number] = place
 
-    def _constant(self, node: Node, number: int, place: Place) -> None:
-        """A table of positions: the rows that belong to the positions at hand, or the last row for the newest."""
+    def _broadcast(self, node: Node, number: int, place: Place) -> None:
+        """What meets positions without having come from them: the same for all, or a constant table with a row each."""
         value = self.program.values[number]
         constant = self._constants.get(value.buffer)
-        if constant is None:
-            return
         if isinstance(place, Along):
-            if value.strides[place.axis] and value.sizes[place.axis] == self.length:
-                self.places[number] = place
+            if value.strides[place.axis] and (constant is None or place.outer > 1):
+                raise self.refuse(node, "it meets positions that it cannot follow")
+            self.places[number] = place
+            return
+        if constant is None:
             return
         axes = [a for a, n in enumerate(constant.tensor.shape) if n == self.length]
         strides = [constant.tensor.stride(a) for a in axes]

@@ -13,7 +13,7 @@ from math import prod
 import torch
 
 from tqs_fast.capture.capture import capture
-from tqs_fast.capture.causality import Along, Newest, Positions, find_positions
+from tqs_fast.capture.causality import Along, Newest, Place, Positions, find_positions
 from tqs_fast.capture.program import Buffer, NextState, Node, Program, Value
 from tqs_fast.systems import System
 
@@ -52,8 +52,8 @@ def stream(system: System, state: torch.Tensor, *, longest: int) -> Streamed:
     def windows(count: int, generator: torch.Generator) -> torch.Tensor:
         return torch.randn(count, longest, channels, generator=generator)
 
-    whole = System(system.module, step=look, initial_state=windows, block=system.block, name=system.name)
-    program = capture(whole, dtype=state.dtype)
+    looking = System(system.module, step=look, initial_state=windows, block=system.block, name=system.name)
+    program = capture(looking, dtype=state.dtype, whole=True)
     return split(program, length=longest, context=context, block=system.block)
 
 
@@ -90,8 +90,13 @@ class _Narrower:
         self._window = window
         self._block = block
         self._moves = count if steps > 1 else 0
+        self._nodes = self._needed()
+        used = {program.output, *(number for node in self._nodes for number in (*node.inputs, *node.outputs))}
         self._buffers = [self._buffer(number) for number in range(len(program.buffers))]
-        self._values = [self._value(number) for number in range(len(program.values))]
+        self._values = [
+            self._value(number) if number in used else Value(program.values[number].buffer, 0, (), ())
+            for number in range(len(program.values))
+        ]
         self._cached: dict[int, tuple[int, int]] = {}  # key or value -> where it is written, where it is read
         self.caches: list[Buffer] = []
         self._cache_numbers: list[int] = []
@@ -106,7 +111,7 @@ class _Narrower:
             other = replace(other, elements=channels * self._block)
         self._buffers.append(other)
         added = len(self._buffers) - 1
-        nodes = [made for node in self._needed() for made in self._node(node)]
+        nodes = [made for node in self._nodes for made in self._node(node)]
         prologue = self._first == 0
         newest, kept = (added, window) if prologue else (window, added)
         states = [NextState(kept, -1), NextState(newest, source.output)]
@@ -148,8 +153,8 @@ class _Narrower:
             return value
         if self._source.buffers[value.buffer].kind == "constant":
             return self._table(value, place)
-        if stride is None:
-            return value  # a buffer of the newest position only
+        if stride is None:  # the newest position only, or the same at every position
+            return replace(value, sizes=self._sizes(value, place))
         length, count = self._positions.length, self._count
         outer, rest = divmod(value.offset, stride * length)
         position, inner = divmod(rest, stride)
@@ -158,17 +163,21 @@ class _Narrower:
         return Value(
             buffer=value.buffer,
             offset=outer * stride * count + position * stride + inner,
-            sizes=tuple(
-                count if isinstance(place, Along) and axis == place.axis else n for axis, n in enumerate(value.sizes)
-            ),
+            sizes=self._sizes(value, place),
             strides=tuple(s if s <= stride else s // length * count for s in value.strides),
         )
+
+    def _sizes(self, value: Value, place: Place) -> tuple[int, ...]:
+        if not isinstance(place, Along):
+            return value.sizes
+        narrowed = place.outer * self._count * place.inner
+        return tuple(narrowed if axis == place.axis else n for axis, n in enumerate(value.sizes))
 
     def _table(self, value: Value, place: Along | Newest) -> Value:
         """Rows of a constant table of positions, which move on with the steps."""
         if isinstance(place, Along):
-            stride = value.strides[place.axis]
-            sizes = tuple(self._count if axis == place.axis else n for axis, n in enumerate(value.sizes))
+            stride = value.strides[place.axis] * place.inner
+            sizes = self._sizes(value, place)
             return replace(value, offset=value.offset + self._first * stride, sizes=sizes, step=self._moves * stride)
         constant = next(c for c in self._source.constants if c.buffer == value.buffer)
         axis = constant.tensor.shape.index(self._positions.length)
