@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -19,6 +19,7 @@ import torch
 import tqs_fast as tqs
 
 RESULTS = Path(__file__).parent / "results"
+SETTLE = 0.005  # seconds; OpenMP threads spin for about a millisecond after their last work
 
 
 def _lines(path: str) -> list[str]:
@@ -65,19 +66,89 @@ def paired(functions: dict[str, Callable[[], Any]], rounds: int = 7) -> dict[str
     return seconds
 
 
+def interleaved(
+    functions: dict[str, Callable[[], Any]], rounds: int, least: float = 0.02, seed: int = 0
+) -> dict[str, list[float]]:
+    """Seconds per call of every function in every round, for contestants with thread pools of their own.
+
+    The order is drawn anew in every round, so that nobody always follows the same neighbour. Before its sample a
+    function waits until the threads of the one before have stopped spinning and is called once untimed; calls are
+    repeated until they fill `least` seconds.
+    """
+    repeats = {}
+    for name, function in functions.items():
+        start = time.perf_counter()
+        function()
+        repeats[name] = max(1, round(least / (time.perf_counter() - start)))
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    order = np.random.default_rng(seed)
+    for _ in range(rounds):
+        for name in order.permutation(list(functions)):
+            function = functions[name]
+            time.sleep(SETTLE)
+            if repeats[name] > 1:
+                function()
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                function()
+            seconds[name].append((time.perf_counter() - start) / repeats[name])
+    return seconds
+
+
 def ratio(seconds: dict[str, list[float]], numerator: str, denominator: str) -> dict[str, float]:
-    """Median, smallest and largest of the round-by-round ratio."""
-    ratios = [a / b for a, b in zip(seconds[numerator], seconds[denominator], strict=True)]
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    """Median, smallest and largest of the round-by-round ratio, and a 95 % bootstrap interval of the median (rounds are
+    drawn together for both).
+    """
+    ratios = np.array(seconds[numerator]) / np.array(seconds[denominator])
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return {
+        "median": float(np.median(ratios)), "min": float(ratios.min()), "max": float(ratios.max()),
+        "low": float(low), "high": float(high),
+    }  # fmt: skip
+
+
+def processors(threads: int) -> set[int]:
+    """So many processors of those this process may use, on different cores where there are enough.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < threads:
+        raise ValueError(f"[harness] expected {threads} processors, this process may use {len(allowed)}")
+
+    def siblings(cpu: int) -> str:
+        return "".join(_lines(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")) or str(cpu)
+
+    first = {siblings(cpu): cpu for cpu in reversed(allowed)}
+    cores = sorted(first.values())
+    return set([*cores, *(cpu for cpu in allowed if cpu not in cores)][:threads])
+
+
+def run_on(threads: int, arguments: list[str]) -> None:
+    """Run Python with `arguments` on `threads` processors: thread pools are sized when a process starts.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    chosen = processors(threads)
+    environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TQS_THREADS")}
+    subprocess.run(
+        [sys.executable, *arguments],
+        check=True,
+        env=os.environ | environment,
+        preexec_fn=lambda: os.sched_setaffinity(0, chosen),
+    )
 
 
 STARTED = machine()  # before anything is edited under a long run
 
 
 def write(name: str, document: dict[str, Any]) -> Path:
-    """`bench/results/<name>.json`, with the machine on top."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    """`name` where it is a path that ends in .json, else `bench/results/<name>.json`, with the machine on top."""
+    path = Path(name) if name.endswith(".json") else RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(
         json.dumps({"machine": STARTED | {"threads": torch.get_num_threads()}, **document}, indent=1) + "\n"
     )
