@@ -45,7 +45,8 @@ from typing import Any
 import torch
 
 import harness
-from jvp import limit, truth
+import limit
+from jvp import truth
 from jvp.form import Contestant, Form, Network
 from jvp.recurrent import gru, lstm
 from jvp.rotary import rotary
@@ -121,16 +122,15 @@ def measure(network: Network, expected: truth.Truth, options: argparse.Namespace
     peak = limit.peak(threads)
     rates: list[float] = [peak.measure() for _ in range(9)]
     calls["limit"] = lambda: rates.append(peak.measure())
-    rounds = options.rounds or choose_rounds(calls, options.seconds)
-    seconds = harness.interleaved(calls, rounds)
+    estimates = harness.one_call(calls)
+    rounds = options.rounds or harness.rounds_within(options.seconds, estimates, 5, 41)
+    seconds = harness.interleaved(calls, rounds, estimates)
     del seconds["limit"]
     for name, samples in seconds.items():
         contestants[name] |= {"median_seconds": statistics.median(samples), "seconds": samples}
     ours = [name for name in seconds if name.startswith("native")]
     lanes = 1 + options.tangents
-    flops = {
-        form: lanes * limit.count_flops(network.forms[form], options.horizon) for form in {"plain", network.counted}
-    }
+    flops = {form: lanes * count_flops(network.forms[form], options.horizon) for form in {"plain", network.counted}}
     limits = {form: count / max(rates) for form, count in flops.items()}
     return {
         "network": network.name, "threads": threads, "steps": options.horizon, "tangents": options.tangents,
@@ -142,12 +142,9 @@ def measure(network: Network, expected: truth.Truth, options: argparse.Namespace
     }  # fmt: skip
 
 
-def choose_rounds(calls: dict[str, Callable[[], Any]], budget: float) -> int:
-    """As many as fit into `budget` seconds, 5 to 41."""
-    start = time.perf_counter()
-    for call in calls.values():
-        call()
-    return int(min(41, max(5, budget / (time.perf_counter() - start + 0.03 * len(calls)))))
+def count_flops(form: Form, horizon: int) -> int:
+    """Of `horizon` steps without tangents."""
+    return horizon * limit.count_flops(lambda: form.system.step(form.system.module, form.state))
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -226,10 +223,8 @@ def main() -> None:
             network = NETWORKS[name](options.tangents)
             torch.save(truth.find_truth(network.plain, options.horizon), truth_path(options, name))
         for threads in options.threads:
-            path = f"{folder}/{threads}.json"
-            given = ["--threads", str(threads), "--truths", folder, "--worker", path]
-            harness.run_on(threads, [__file__, *sys.argv[1:], *given])
-            results += json.loads(Path(path).read_text())
+            given = ["--threads", str(threads), "--truths", folder]
+            results += harness.run_on(threads, [__file__, *sys.argv[1:], *given])
     document = {"peers": versions(), "epsilon": EPSILON, "results": results}
     print("written to", harness.write(options.out, document))
 

@@ -22,9 +22,9 @@ import torch
 
 import harness
 import tqs_fast as tqs
-from tqs_fast.engines import Lane, Reference, fold, roll_reference, run_lanes, run_serial
+from tqs_fast.engines import Lane, Reference, fold, roll_outputs, roll_reference, run_lanes, run_serial
 from tqs_fast.quantization.weights import find_weights, parameter_of
-from tqs_fast.systems import States, draw, iterate
+from tqs_fast.systems import States, draw
 
 HORIZON = 64
 BITS = (2, 3, 4, 8)
@@ -39,8 +39,8 @@ def roll_copies(
         module = copy.deepcopy(system.module)
         for index, tensor in lane.changes.items():
             module.get_parameter(names[index]).data.copy_(tensor)
-        rolled = [y for _, y in iterate(system, states.state, None, HORIZON, module=module)]
-        error = (torch.cat(rolled, dim=1).transpose(0, 1) - reference.outputs).double() / reference.scale
+        outputs = roll_outputs(system, states, len(reference.outputs), module=module)
+        error = (outputs.double() - reference.outputs.double()) / reference.scale
         damages.append(error.square().mean(dim=(0, 2)))
     return torch.stack(damages)
 

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -67,19 +68,19 @@ def paired(functions: dict[str, Callable[[], Any]], rounds: int = 7) -> dict[str
 
 
 def interleaved(
-    functions: dict[str, Callable[[], Any]], rounds: int, least: float = 0.02, seed: int = 0
+    functions: dict[str, Callable[[], Any]],
+    rounds: int,
+    estimates: dict[str, float],
+    least: float = 0.02,
+    seed: int = 0,
 ) -> dict[str, list[float]]:
     """Seconds per call of every function in every round, for contestants with thread pools of their own.
 
     The order is drawn anew in every round, so that nobody always follows the same neighbour. Before its sample a
-    function waits until the threads of the one before have stopped spinning and is called once untimed; calls are
-    repeated until they fill `least` seconds.
+    function waits until the threads of the one before have stopped spinning; one that takes less than `least` seconds
+    by its estimate is called once untimed, then as often as fills them.
     """
-    repeats = {}
-    for name, function in functions.items():
-        start = time.perf_counter()
-        function()
-        repeats[name] = max(1, round(least / (time.perf_counter() - start)))
+    repeats = {name: max(1, round(least / estimates[name])) for name in functions}
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     order = np.random.default_rng(seed)
     for _ in range(rounds):
@@ -93,6 +94,21 @@ def interleaved(
                 function()
             seconds[name].append((time.perf_counter() - start) / repeats[name])
     return seconds
+
+
+def one_call(functions: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Seconds of one call of each, all warm."""
+    estimates = {}
+    for name, function in functions.items():
+        start = time.perf_counter()
+        function()
+        estimates[name] = time.perf_counter() - start
+    return estimates
+
+
+def rounds_within(budget: float, estimates: dict[str, float], least: int, most: int) -> int:
+    """How many rounds of `interleaved` fit into `budget` seconds, between `least` and `most`."""
+    return int(min(most, max(least, budget / sum(max(seconds, 0.03) for seconds in estimates.values()))))
 
 
 def ratio(seconds: dict[str, list[float]], numerator: str, denominator: str) -> dict[str, float]:
@@ -126,20 +142,25 @@ def processors(threads: int) -> set[int]:
     return set([*cores, *(cpu for cpu in allowed if cpu not in cores)][:threads])
 
 
-def run_on(threads: int, arguments: list[str]) -> None:
-    """Run Python with `arguments` on `threads` processors: thread pools are sized when a process starts.
+def run_on(threads: int, arguments: list[str]) -> Any:
+    """Run Python with `arguments` and `--worker PATH` on `threads` processors; what it wrote to PATH as JSON.
+
+    A process of its own, because thread pools are sized when a process starts.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
     chosen = processors(threads)
     environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TQS_THREADS")}
-    subprocess.run(
-        [sys.executable, *arguments],
-        check=True,
-        env=os.environ | environment,
-        preexec_fn=lambda: os.sched_setaffinity(0, chosen),
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "results.json"
+        subprocess.run(
+            [sys.executable, *arguments, "--worker", path],
+            check=True,
+            env=os.environ | environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, chosen),
+        )
+        return json.loads(path.read_text())
 
 
 STARTED = machine()  # before anything is edited under a long run

@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import bench_jvp
 import harness
-from jvp import limit, truth
+from jvp import truth
 from jvp.recurrent import gru, lstm
 from jvp.rotary import rotary
 from jvp.selective_scan import selective_scan
@@ -138,9 +138,11 @@ def test_a_cache_is_exact_only_until_values_leave_the_window():
 def test_the_limit_counts_matrix_products():
     width, channels = 12, 3
     products = 3 * width * channels + 3 * width * width + width * channels
-    assert limit.count_flops(NETWORKS["gru"].plain, STEPS) == 2 * products * STEPS
+    assert bench_jvp.count_flops(NETWORKS["gru"].plain, STEPS) == 2 * products * STEPS
     transformers = NETWORKS["transformer"].forms
-    assert limit.count_flops(transformers["trimmed explicit"], 1) < limit.count_flops(transformers["explicit"], 1)
+    assert bench_jvp.count_flops(transformers["trimmed explicit"], 1) < bench_jvp.count_flops(
+        transformers["explicit"], 1
+    )
 
 
 def test_ratio_interval():
@@ -155,7 +157,7 @@ def test_ratio_interval():
 def test_interleaved_draws_the_order_and_fills_samples():
     calls: list[str] = []
     functions = {name: lambda name=name: calls.append(name) for name in "abc"}
-    seconds = harness.interleaved(functions, 6, least=0.0)
+    seconds = harness.interleaved(functions, 6, harness.one_call(functions), least=0.0)
     assert {name: len(samples) for name, samples in seconds.items()} == {"a": 6, "b": 6, "c": 6}
     rounds = ["".join(calls[start : start + 3]) for start in range(3, len(calls), 3)]
     assert all(sorted(order) == ["a", "b", "c"] for order in rounds)

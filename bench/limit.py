@@ -1,4 +1,4 @@
-"""The machine's limit: multiply-adds that a rollout needs, and how many the cores can do."""
+"""The machine's limit: how many multiply-adds a rollout needs, and how many the cores can do."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-
-from jvp.form import Form
 
 # Independent chains of multiply-adds that never leave the registers: CHAINS covers latency times units of any x86-64
 # (4 x 2) in 14 of 16 registers. Nothing may fold the loop: floating-point sums are not reassociated.
@@ -94,10 +93,10 @@ def _product(size: int = 1024) -> float:
     return 2 * size**3 / (time.perf_counter() - start)
 
 
-def count_flops(form: Form, horizon: int) -> int:
-    """Twice the multiply-adds of the matrix products in `horizon` plain steps. Elementwise work, and what tangents of
-    attention take beyond a forward pass, are not counted: the limit is a lower bound.
+def count_flops(step: Callable[[], Any]) -> int:
+    """Twice the multiply-adds of the matrix products and convolutions that `step()` runs in torch; not those inside
+    fused recurrent layers. Elementwise work is not counted: the limit that follows is a lower bound.
     """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        form.system.step(form.system.module, form.state)
-    return int(counter.get_total_flops()) * horizon
+        step()
+    return int(counter.get_total_flops())
