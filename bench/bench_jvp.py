@@ -144,7 +144,7 @@ def measure(network: Network, expected: truth.Truth, options: argparse.Namespace
 
 def count_flops(form: Form, horizon: int) -> int:
     """Of `horizon` steps without tangents."""
-    return horizon * limit.count_flops(lambda: form.system.step(form.system.module, form.state))
+    return limit.count_flops(lambda: truth.roll(form, form.system.module, form.state, horizon))
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -156,7 +156,7 @@ def window(module: transformer.Transformer, last_only: bool = False) -> Step:
     return step
 
 
-def growing(module: transformer.Transformer, last_only: bool = False) -> Step:
+def padded(module: transformer.Transformer, last_only: bool = False) -> Step:
     blocks = Blocks(module)
 
     def step(state: State) -> tuple[State, Array]:
@@ -241,8 +241,8 @@ STEPS: dict[str, Callable[[Any], Step]] = {
     "lstm": lstm,
     "window": window,
     "trimmed_window": lambda module: window(module, last_only=True),
-    "growing": growing,
-    "trimmed_growing": lambda module: growing(module, last_only=True),
+    "padded": padded,
+    "trimmed_padded": lambda module: padded(module, last_only=True),
     "cached": cached,
     "selective_scan": selective_scan_step,
 }

@@ -141,7 +141,7 @@ def transformer(
     seed: int = 0,
 ) -> Network:
     """The sliding window. With `rotary` keys and values still cannot be kept from step to step: they depend on values
-    that have left the window (`rotary.rotary` is the growing context, where they can).
+    that have left the window (`rotary.rotary` is the growing context, where they need not be computed again).
     """
     module = seeded(lambda: Transformer(rotary, width, heads, hidden, layers, context, channels), seed)
     name = "rotary-window" if rotary else "transformer"
