@@ -49,6 +49,30 @@ def qgemm_cuda(activations: Activations, packed: PackedView, *, dtype: int, devi
 def fill_uniform(*, out: int, count: int, seed: int, stream: int, offset: int) -> None: ...
 def fill_normal(*, out: int, count: int, seed: int, stream: int, offset: int) -> None: ...
 def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
+
+class LaneArrays:
+    """One address per lane (0: a tangent that is zero) of arrays of equal strides; no lanes: absent."""
+
+    def __init__(self, lanes: Sequence[int], strides: Sequence[int]) -> None: ...
+
+def attention(
+    *,
+    q: LaneArrays,
+    k: LaneArrays,
+    v: LaneArrays,
+    mask: LaneArrays,
+    out: LaneArrays,
+    leading: Sequence[int],
+    queries: int,
+    keys: int,
+    depth: int,
+    width: int,
+    precision: int,
+    scale: float,
+    causal: bool,
+    causal_offset: int,
+    threads: int,
+) -> None: ...
 def program_ops() -> list[str]: ...
 
 class Program:

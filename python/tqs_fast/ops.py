@@ -1,8 +1,8 @@
-"""The packed kernels as PyTorch operators: `torch.ops.tqs_fast.qgemm` and `torch.ops.tqs_fast.dequantize`.
+"""The native kernels as PyTorch operators: `attention` (attention.py), `qgemm` and `dequantize`.
 
-Both have fake kernels and qgemm has a derivative in x and bias, so they work under autograd, `torch.compile` and
-`torch.export`. A packed weight [N, K] is three tensors (layout: csrc/quant/format.h), all on the device of x.
-On CUDA qgemm runs there (in a build with CUDA) and dequantize passes through the host:
+qgemm and dequantize have fake kernels and qgemm has a derivative in x and bias, so they work under autograd,
+`torch.compile` and `torch.export`. A packed weight [N, K] is three tensors (layout: csrc/quant/format.h), all on the
+device of x. On CUDA qgemm runs there (in a build with CUDA) and dequantize passes through the host:
 
     codes   uint8 [N, ceil(K*bits/8)]
     scales  int16 [N, G], bit patterns of bfloat16, G = ceil(K/group_size), or 1 when group_size is 0
@@ -18,7 +18,10 @@ from torch import Tensor
 
 from tqs_fast import kernels
 from tqs_fast._native import core
+from tqs_fast.attention import attention
 from tqs_fast.errors import ArgumentError
+
+__all__ = ["attention", "dequantize", "qgemm"]
 
 _KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # as csrc/bindings numbers them
 _WEIGHT = "Tensor codes, Tensor scales, Tensor? zeros, int bits, int group_size, SymInt in_features"
