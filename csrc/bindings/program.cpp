@@ -2,7 +2,7 @@
 
 #include <pybind11/stl.h>
 
-#include "bindings/bindings.h"
+#include "bindings/running.h"
 #include "core/check.h"
 #include "rollout/diagnose.h"
 #include "rollout/ensemble.h"
@@ -12,9 +12,6 @@ namespace py = pybind11;
 
 namespace tqs {
 namespace {
-
-using Address = std::uintptr_t;
-using Addresses = std::vector<Address>;
 
 template <class Enum>
 Enum one_of(const py::handle& name, std::initializer_list<const char*> names) {
@@ -78,29 +75,6 @@ ProgramSpec convert(const py::object& program, const std::map<int, Address>& con
     spec.output = field<int>(program, "output");
     spec.longest = field<std::int64_t>(program, "longest");
     return spec;
-}
-
-template <class T>
-std::vector<T> pointers(const Addresses& addresses) {
-    std::vector<T> result;
-    for (const Address address : addresses) result.push_back(reinterpret_cast<T>(address));
-    return result;
-}
-
-// Lets Python see signals from the thread that asked for a rollout. A Ctrl-C leaves KeyboardInterrupt pending there.
-bool python_interrupts() {
-    const py::gil_scoped_acquire locked;
-    return PyErr_CheckSignals() != 0;
-}
-
-template <class Run>
-auto interruptible(const Run& run) {
-    try {
-        const py::gil_scoped_release unlocked;
-        return run();
-    } catch (const Interrupted&) {
-        throw py::error_already_set();
-    }
 }
 
 py::dict describe(const RolloutUse& use) {

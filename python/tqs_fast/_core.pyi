@@ -84,6 +84,27 @@ class Program:
     @property
     def state_bytes(self) -> int: ...
 
+def orthonormalize(*, frame: int, size: int, directions: int, logs: int) -> float: ...
+def run_stretching(
+    program: Program,
+    *,
+    samples: int,
+    directions: int,
+    steps: int,
+    interval: int,
+    blocks: int,
+    states: Sequence[int],
+    inputs: Sequence[int],
+    input_steps: int,
+    frame: int,
+    logs: int,
+    condition: int,
+    diverged: int,
+    final_states: Sequence[int],
+    final_frame: int,
+    threads: int,
+) -> None: ...
+
 class Variant:
     @overload
     def __init__(self, buffer: int, *, data: int) -> None: ...

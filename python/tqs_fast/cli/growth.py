@@ -28,7 +28,7 @@ def growth(
         int | None, typer.Option(help="Steps between orthonormalisations (qr). [default: chosen]")
     ] = None,
     precision: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
-    engine: Annotated[str, typer.Option(help="auto or torch.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, native or torch.")] = "auto",
     seed: options.Seed = 0,
     out: options.Out = None,
     json: options.Json = False,

@@ -93,6 +93,11 @@ class NativeProgram:
         """Of one lane of one sample, states included."""
         return self._program.arena_bytes + self._program.state_bytes
 
+    @property
+    def runtime(self) -> core.Program:
+        """The program as the runtime knows it."""
+        return self._program
+
     def ensemble(
         self,
         states: Leaves,

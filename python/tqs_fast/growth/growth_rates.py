@@ -9,16 +9,19 @@ import torch
 
 from tqs_fast._progress import Report, tracking
 from tqs_fast._version import __version__
-from tqs_fast.errors import ArgumentError
+from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.growth.finite_time import finite_time
 from tqs_fast.growth.lyapunov import lyapunov
+from tqs_fast.growth.native_stretching import NativeStretching
 from tqs_fast.growth.rates import GrowthRates
+from tqs_fast.growth.stretching import Stretcher, TorchStretching
 from tqs_fast.growth.vector import StateVector
 from tqs_fast.systems import InitialConditions, System, default_initial, draw
 from tqs_fast.systems.precision import PRECISIONS, in_precision
+from tqs_fast.systems.tree import Tree
 
 METHODS = ("qr", "krylov", "power")
-ENGINES = ("auto", "torch")
+ENGINES = ("auto", "native", "torch")
 INITIAL = 8  # initial conditions by default
 HORIZON = {"qr": 2048, "krylov": 64, "power": 64}
 ITERATIONS = {"krylov": 50, "power": 500}
@@ -61,7 +64,9 @@ def growth_rates(
         tolerance: "krylov", "power": residual relative to σ_i; 1e-6 in float64, 1e-3 in float32.
         precision: "float64" rolls out a copy of the module in float64; "float32" likewise. Logs, orthonormalisation and
             small factorisations are in float64 always.
-        engine: "torch" works for any module; "auto" is "torch".
+        engine: "native" runs the whole loop of "qr" in C++ for a step that can be captured; "torch" works for any
+            module; "auto" is the first that can, with the reason in `provenance["engine"]`. "krylov" and "power" need
+            adjoint rollouts and always run on torch.
         progress: True draws a bar on a terminal; a function is called with (done, total).
 
     Returns:
@@ -70,6 +75,7 @@ def growth_rates(
 
     Raises:
         ArgumentError: arguments that do not fit the system, or a step that torch cannot differentiate.
+        CaptureError: engine is "native" and the step cannot be captured.
         DivergenceError: initial conditions cannot be drawn (`Attractor`).
     """
     _check(method, engine, precision, transient)
@@ -85,6 +91,11 @@ def growth_rates(
         horizon=(warm + horizon) * system.block,
         seed=seed,
     )
+    if twin.growing:
+        raise ArgumentError(
+            f"[growth_rates] the state of {system.name} grows with every step, so that no rate is defined; use a "
+            "sliding window (growing=False)"
+        )
     size = StateVector(states.state).size
     if size == 0:
         raise ArgumentError(f"[growth_rates] the state of {system.name} has no floating leaf to perturb")
@@ -98,15 +109,17 @@ def growth_rates(
         "initial": states.description,
         "seed": seed,
         "precision": precision,
-        "engine": {"name": "torch", "requested": engine},
         "versions": {"tqs-fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
     epsilon = torch.finfo(PRECISIONS[precision]).eps
     with tracking(progress, f"growth rates of {system.name}") as report:
         if method == "qr":
+            stretcher, reason = _choose(engine, twin, states.state)
+            provenance["engine"] = {"name": stretcher.name, "reason": reason}
             return lyapunov(
                 twin,
                 states,
+                stretcher,
                 directions=directions,
                 transient=warm,
                 horizon=horizon,
@@ -116,6 +129,7 @@ def growth_rates(
                 provenance=provenance,
                 report=report,
             )
+        provenance["engine"] = {"name": "torch", "reason": "adjoint rollouts: native programs have no transposed rules"}
         return finite_time(
             twin,
             states,
@@ -131,11 +145,26 @@ def growth_rates(
         )
 
 
+def _choose(engine: str, system: System, state: Tree) -> tuple[Stretcher, str]:
+    """What pushes frames, and why."""
+    if engine == "torch":
+        return TorchStretching(system), "asked for"
+    try:
+        native = NativeStretching(system, state)
+        return native, "asked for" if engine == "native" else "the step was captured"
+    except CaptureError as error:
+        if engine == "native":
+            raise
+        return TorchStretching(system), f"the native engine cannot run it: {error}"
+
+
 def _check(method: str, engine: str, precision: str, transient: int | None) -> None:
     choices = {"method": (method, METHODS), "engine": (engine, ENGINES), "precision": (precision, tuple(PRECISIONS))}
     for name, (value, known) in choices.items():
         if value not in known:
             raise ArgumentError(f"[growth_rates] expected {name} to be one of {', '.join(known)}, got {value!r}")
+    if engine == "native" and method != "qr":
+        raise ArgumentError(f'[growth_rates] {method} needs adjoint rollouts, which run on torch; use engine="auto"')
     if transient is not None and (isinstance(transient, bool) or not isinstance(transient, int) or transient < 0):
         raise ArgumentError(f"[growth_rates] transient must be an integer of at least 0 steps, got {transient!r}")
 

@@ -64,7 +64,7 @@ class Linearisation:
         """How products are computed."""
         return {
             "tangents": self._pusher.how,
-            "adjoints": f"{self._puller.how} (through torch: the native programs have no transposed rules)",
+            "adjoints": self._puller.how,
         }
 
     @property

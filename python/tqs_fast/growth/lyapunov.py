@@ -13,7 +13,7 @@ from tqs_fast._files import encode_array
 from tqs_fast._progress import Report
 from tqs_fast.growth.rates import GrowthRates, Outcome
 from tqs_fast.growth.statistics import BLOCKS, Estimate, estimate
-from tqs_fast.growth.stretching import Stretching, TorchStretching, pick_samples
+from tqs_fast.growth.stretching import Stretcher, Stretching, pick_samples
 from tqs_fast.growth.vector import StateVector
 from tqs_fast.systems import States, System
 from tqs_fast.systems.system import advance
@@ -25,6 +25,7 @@ MAX_INTERVAL = 64
 def lyapunov(
     system: System,
     states: States,
+    engine: Stretcher,
     *,
     directions: int,
     transient: int,
@@ -38,10 +39,10 @@ def lyapunov(
     """Exponents of `directions` directions from all `states`; arguments as in `growth_rates`.
 
     Args:
+        engine: pushes the frames.
         epsilon: of the precision of the rollout.
         generator: of the frame that it starts from.
     """
-    engine = TorchStretching(system)
     vector = StateVector(states.state)
     start = torch.randn(states.count, vector.size, directions, generator=generator, dtype=torch.float64)
     frame = torch.linalg.qr(start)[0]
@@ -116,6 +117,7 @@ def choose_interval(condition: float, horizon: int, epsilon: float) -> int:
     Args:
         condition: the largest that a single step was seen to give; over n steps it grows to about its n-th power.
         horizon: its blocks need an interval each.
+        engine: pushes the frames.
         epsilon: of the precision of the rollout.
     """
     longest = max(1, min(MAX_INTERVAL, horizon // BLOCKS))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,42 @@ class Stretching:
         return finite
 
 
+class Stretcher(Protocol):
+    """Pushes frames through the steps of one system."""
+
+    @property
+    def name(self) -> str:
+        """Of the engine."""
+
+    @property
+    def how(self) -> str:
+        """How tangents are computed; known after the first run."""
+
+    def run(
+        self,
+        state: Tree,
+        inputs: Tree | None,
+        frame: torch.Tensor,
+        *,
+        first: int,
+        steps: int,
+        interval: int,
+        blocks: int,
+        report: Report,
+    ) -> Stretching:
+        """Push `frame` through `steps` steps; samples that fail are set aside and the others go on.
+
+        Args:
+            state: tree of `[N, ...]`.
+            inputs: tree of `[N, >= first + steps, ...]` for a driven system, else None.
+            frame: `[N, D, K]` float64 with orthonormal columns.
+            first: time of the first step, for the inputs.
+            interval: steps between orthonormalisations; the last one may be shorter.
+            blocks: at most so many blocks of time.
+            report: is called with the number of steps done.
+        """
+
+
 def block_of(index: int, intervals: int, blocks: int) -> int:
     """Block of interval number `index` out of `intervals`: as equal as whole intervals allow."""
     return index * blocks // intervals
@@ -92,17 +129,7 @@ class TorchStretching:
         blocks: int,
         report: Report,
     ) -> Stretching:
-        """Push `frame` through `steps` steps; samples that fail are set aside and the others go on.
-
-        Args:
-            state: tree of `[N, ...]`.
-            inputs: tree of `[N, >= first + steps, ...]` for a driven system, else None.
-            frame: `[N, D, K]` float64 with orthonormal columns.
-            first: time of the first step, for the inputs.
-            interval: steps between orthonormalisations; the last one may be shorter.
-            blocks: at most so many blocks of time.
-            report: is called with the number of steps done.
-        """
+        """As `Stretcher.run`."""
         vector = StateVector(state)
         count, _, directions = frame.shape
         intervals = -(-steps // interval)

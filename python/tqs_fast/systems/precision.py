@@ -8,7 +8,7 @@ import torch
 
 from tqs_fast.errors import ArgumentError
 from tqs_fast.systems.system import System
-from tqs_fast.systems.tree import Tree, tree_map
+from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -22,7 +22,7 @@ def in_float64(system: System) -> System:
 
 
 def in_precision(system: System, precision: str) -> System:
-    """`system` in "float32" or "float64", see `in_float64`.
+    """`system` in "float32" or "float64", see `in_float64`; itself where it is in that precision already.
 
     Raises:
         ArgumentError: another precision, or a module that cannot be copied.
@@ -30,6 +30,8 @@ def in_precision(system: System, precision: str) -> System:
     if precision not in PRECISIONS:
         raise ArgumentError(f"[in_precision] expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     dtype = PRECISIONS[precision]
+    if _has(system, dtype):
+        return system
     try:
         module = copy.deepcopy(system.module)
     except (RuntimeError, TypeError) as error:  # what pickling raises for a handle to something outside Python
@@ -53,6 +55,18 @@ def in_precision(system: System, precision: str) -> System:
 
         twin.inputs = cast_inputs
     return twin
+
+
+def _has(system: System, dtype: torch.dtype) -> bool:
+    """Whether nothing floating of it has another dtype."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [*system.module.parameters(), *system.module.buffers()]
+    if any(tensor.is_floating_point() and tensor.dtype != dtype for tensor in tensors):
+        return False
+    tensors = tree_leaves(system.initial_state(1, generator))
+    if system.inputs is not None:
+        tensors += tree_leaves(system.inputs(1, 1, generator))
+    return all(tensor.dtype == dtype for tensor in tensors if tensor.is_floating_point())
 
 
 def cast(tree: Tree, dtype: torch.dtype) -> Tree:
