@@ -1,4 +1,4 @@
-"""The native loop of growth rates: against the torch engine, NumPy's QR, itself on other threads, and long known runs."""
+"""The native loop of growth rates: against the torch engine, NumPy's QR, itself on other threads, and long runs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import tqs_fast as tqs
 from growth_cases import gru_oracle, gru_system, matrix_system, start
 from tqs_fast._native import core
 from tqs_fast.growth.native_stretching import NativeStretching
-from tqs_fast.growth.stretching import TorchStretching, orthonormalise
+from tqs_fast.growth.stretching import TorchStretching, orthonormalise, pick_samples
 from tqs_fast.growth.vector import StateVector
 from tqs_fast.reference import growth as oracle
 from tqs_fast.systems import draw, flows
-from tqs_fast.systems.tree import tree_leaves, tree_map
+from tqs_fast.systems.tree import tree_leaves
 
 ROUNDING = 2.0**-52
 
@@ -44,7 +44,7 @@ def prepare(system, count, directions, *, initial=None, steps=1, seed=0):
 def factored(frame):
     """(Q, logs, condition) of one frame [D, K] by the native routine."""
     size, directions = frame.shape
-    rows, logs = torch.from_numpy(np.ascontiguousarray(frame.T)), np.empty(directions)
+    rows, logs = torch.from_numpy(frame.T.copy()), np.empty(directions)
     condition = core.orthonormalize(frame=rows.data_ptr(), size=size, directions=directions, logs=logs.ctypes.data)
     return rows.numpy().T, logs, condition
 
@@ -189,11 +189,8 @@ def test_the_same_bits_for_any_threads_and_any_company(name):
     finally:
         torch.set_num_threads(threads)
     for n in range(7):
-        alone = (
-            None if tree is None else tree_map(lambda leaf, n=n: leaf[n : n + 1], tree)
-            for tree in (states.state, states.inputs)
-        )
-        runs.append(engine.run(*alone, frame[n : n + 1], **given))
+        trees = [pick_samples(tree, np.array([n])) for tree in (states.state, states.inputs)]
+        runs.append(engine.run(*trees, frame[n : n + 1], **given))
         np.testing.assert_array_equal(runs[-1].logs[:, 0], runs[0].logs[:, n])
         assert torch.equal(runs[-1].frame[0], runs[0].frame[n])
     for run in runs[1:3]:
@@ -207,12 +204,12 @@ def test_failed_samples_do_not_disturb_the_others():
     state = torch.tensor([[0.3], [1.5], [0.7], [-2.0]]).double()
     frame = torch.ones(4, 1, 1).double()
     given = {"steps": 40, "interval": 2, "blocks": 8, "first": 3, "report": silent}
-    both = [
-        engine.run(state, None, frame, **given) for engine in (NativeStretching(system, state), TorchStretching(system))
-    ]
+    engines = (NativeStretching(system, state), TorchStretching(system))
+    both = [engine.run(state, None, frame, **given) for engine in engines]
     good = NativeStretching(system, state).run(state[::2], None, frame[::2], **given)
+    np.testing.assert_array_equal(both[0].logs[:, ::2], good.logs)
     for run in both:
-        np.testing.assert_array_equal(run.logs[:, ::2], good.logs)
+        np.testing.assert_allclose(run.logs[:, ::2], good.logs, rtol=1e-12)
         assert np.isnan(run.logs[:, 1::2]).any(axis=0).all()
         assert run.alive.tolist() == [True, False, True, False]
     assert both[0].diverged.tolist() == both[1].diverged.tolist()

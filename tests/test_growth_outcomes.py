@@ -13,6 +13,7 @@ from torch import nn
 import tqs_fast as tqs
 from growth_cases import matrix_system, start
 from test_cli import run
+from tqs_fast import cli
 from tqs_fast.growth.lyapunov import choose_interval
 from tqs_fast.growth.singular import extend
 from tqs_fast.growth.statistics import estimate, kaplan_yorke
@@ -313,12 +314,20 @@ def test_extending_a_basis_survives_dependent_columns():
 
 
 @pytest.mark.parametrize(
-    ("condition", "horizon", "expected"),
-    [(1.0, 10_000, 64), (1.0, 320, 10), (math.inf, 10_000, 1), (1e9, 10_000, 1), (math.e, 10_000, 9)],
+    ("condition", "taken", "longest", "expected"),
+    [
+        (1.0, 1, 64, 64),
+        (1.0, 1, 10, 10),
+        (math.inf, 1, 64, 1),
+        (1e9, 1, 64, 1),
+        (math.e, 1, 64, 9),
+        (math.e**18, 40, 40, 20),
+        (math.e, 5, 5, 5),
+    ],
 )
-def test_the_interval(condition, horizon, expected):
+def test_the_interval(condition, taken, longest, expected):
     # ln(eps^(-1/4)) = 9.01 in float64
-    assert choose_interval(condition, horizon, 2.0**-52) == expected
+    assert choose_interval(condition, taken, longest, 2.0**-52) == expected
 
 
 # ---------------------------------------------------------------- files and command line
@@ -343,14 +352,17 @@ def test_saved_and_loaded(tmp_path):
             tqs.GrowthRates.load(tmp_path / "bad.json")
 
 
-def test_the_command_line(tmp_path):
+def test_the_command_line(tmp_path, capsys):
     out = tmp_path / "rates.json"
-    command = ["growth", "tqs_fast.systems.flows:henon", "--initial-count", "4"]
-    printed = json.loads(run(*command, "--horizon", "100", "--transient", "20", "--json", "-o", str(out)).stdout)
+    henon = "tqs_fast.systems.flows:henon"
+    options = ["--initial-count", "4", "--horizon", "100", "--transient", "20", "--json", "-o", str(out)]
+    printed = json.loads(run("growth", henon, *options).stdout)
     assert printed["format"] == "tqs-fast/growth-rates"
     assert printed["outcome"] == "converged"
     assert printed["sum"] == pytest.approx(math.log(0.3))
     assert tqs.GrowthRates.load(out).to_json() == printed
-    shown = run(*command, "--method", "krylov", "--horizon", "8", "--count", "1").stdout
+    cli.growth.growth(henon, method="krylov", horizon=8, count=1, initial_count=4, out=tmp_path / "again.json")
+    shown = capsys.readouterr().out
     assert "rate/step" in shown
     assert "krylov, 8 steps" in shown
+    assert "written to" in shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from tqs_fast._files import encode_array
 from tqs_fast._progress import Report
 from tqs_fast.growth.rates import GrowthRates, Outcome
 from tqs_fast.growth.statistics import BLOCKS, Estimate, estimate
-from tqs_fast.growth.stretching import Stretcher, Stretching, pick_samples
+from tqs_fast.growth.stretching import Done, FloatArray, IntArray, Stretcher, Stretching, pick_samples
 from tqs_fast.growth.vector import StateVector
 from tqs_fast.systems import States, System
 from tqs_fast.systems.system import advance
-from tqs_fast.systems.tree import tree_leaves, tree_map
+from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
 
 MAX_INTERVAL = 64
 
@@ -45,48 +45,37 @@ def lyapunov(
     """
     vector = StateVector(states.state)
     start = torch.randn(states.count, vector.size, directions, generator=generator, dtype=torch.float64)
-    frame = torch.linalg.qr(start)[0]
-    state, chosen = states.state, interval or 1
-    alive = np.arange(states.count)
-    runs = []
-    report(0, transient + horizon)
-    if transient:
-        warm = engine.run(
-            state,
-            states.inputs,
-            frame,
-            first=0,
-            steps=transient,
-            interval=chosen,
-            blocks=1,
-            report=lambda done: report(done, transient + horizon),
-        )
-        runs.append(warm)
-        alive = np.flatnonzero(warm.alive)
-        state, frame = pick_samples(warm.state, alive), warm.frame[alive]
-        if interval is None and len(alive):
-            chosen = choose_interval(float(warm.condition[alive].max()), horizon, epsilon)
-    if len(alive):
+    total = transient + horizon
+    report(0, total)
+    begin = _align(
+        engine,
+        states,
+        torch.linalg.qr(start)[0],
+        transient=transient,
+        horizon=horizon,
+        interval=interval,
+        epsilon=epsilon,
+        report=lambda done: report(done, total),
+    )
+    if len(begin.alive):
         main = engine.run(
-            state,
-            pick_samples(states.inputs, alive),
-            frame,
+            begin.state,
+            pick_samples(states.inputs, begin.alive),
+            begin.frame,
             first=transient,
             steps=horizon,
-            interval=chosen,
+            interval=begin.interval,
             blocks=BLOCKS,
-            report=lambda done: report(transient + done, transient + horizon),
+            report=lambda done: report(transient + done, total),
         )
-        main = _spread(main, alive, states)
-        runs.append(main)
     else:
-        main = replace(runs[0], logs=np.full_like(runs[0].logs, np.nan))
+        nothing = np.full((1, 0, directions), np.nan)
+        main = Stretching(nothing, np.array([horizon]), np.ones(0), np.zeros(0, int), begin.state, begin.frame)
+    main = _spread(main, begin, states)
     found = estimate(main)
-    condition = main.condition  # that of the transient cannot touch the rates: any frame is as good to start from
-    diverged = np.max([run.diverged for run in runs], axis=0)
     resting = _resting(system, main) if system.inputs is None else []
     limit = epsilon**-0.5
-    outcome = _outcome(found, diverged, condition[diverged < 0], resting, limit)
+    outcome = _outcome(found, main, resting, limit)
     order = np.argsort(-found.exponents, kind="stable")  # nan last
     frame = main.frame[:, :, order.copy()]
     return GrowthRates(
@@ -99,39 +88,104 @@ def lyapunov(
         horizon=horizon,
         directions=vector.tree(frame),
         diagnostics={
-            "interval": chosen,
+            "interval": begin.interval,
             "blocks": len(main.steps),
-            "condition": encode_array(condition),
+            "condition": encode_array(main.condition),
             "condition_limit": limit,
             "drift": encode_array(found.drift[order]),
-            "diverged_at": encode_array(diverged),
+            "diverged_at": encode_array(main.diverged),
             "resting": resting,
         },
         provenance={**provenance, "engine": {**provenance["engine"], "tangents": engine.how}},
     )
 
 
-def choose_interval(condition: float, horizon: int, epsilon: float) -> int:
+@dataclass(frozen=True, eq=False)
+class _Aligned:
+    """What the transient leaves.
+
+    Attributes:
+        state, frame: of the A samples that did not fail, tree of `[A, ...]` and `[A, D, K]`.
+        alive: their indices, `[A]`.
+        diverged, condition: as in `Stretching`, `[N]`; the condition counts for those that failed only.
+        interval: steps between orthonormalisations from here on.
+    """
+
+    state: Tree
+    frame: torch.Tensor
+    alive: IntArray
+    diverged: IntArray
+    condition: FloatArray
+    interval: int
+
+
+def _align(
+    engine: Stretcher,
+    states: States,
+    frame: torch.Tensor,
+    *,
+    transient: int,
+    horizon: int,
+    interval: int | None,
+    epsilon: float,
+    report: Done,
+) -> _Aligned:
+    """Push the frames through the transient, and choose the interval on the way unless it is given.
+
+    Half of the transient at an interval of 1 gives a first guess, the other half tries it out.
+    """
+    stages = (transient,) if interval is not None else (transient // 2, transient - transient // 2)
+    chosen, first = interval or 1, 0
+    state: Tree = states.state
+    alive = np.arange(states.count)
+    diverged, condition = np.full(states.count, -1, dtype=np.int64), np.ones(states.count)
+    for number, steps in enumerate(stages):
+        if steps == 0 or len(alive) == 0:
+            continue
+        run = engine.run(
+            state,
+            pick_samples(states.inputs, alive),
+            frame,
+            first=first,
+            steps=steps,
+            interval=chosen,
+            blocks=1,
+            report=_after(first, report),
+        )
+        first += steps
+        kept = np.flatnonzero(run.alive)
+        failed = np.flatnonzero(~run.alive)
+        diverged[alive[failed]], condition[alive[failed]] = run.diverged[failed], run.condition[failed]
+        state, frame, alive = pick_samples(run.state, kept), run.frame[kept], alive[kept]
+        if interval is None and len(kept):
+            longest = max(1, min(MAX_INTERVAL, horizon // BLOCKS)) if number == 0 else chosen
+            chosen = choose_interval(float(run.condition[kept].max()), chosen, longest, epsilon)
+    return _Aligned(state, frame, alive, diverged, condition, chosen)
+
+
+def _after(first: int, report: Done) -> Done:
+    return lambda done: report(first + done)
+
+
+def choose_interval(condition: float, taken: int, longest: int, epsilon: float) -> int:
     """Steps between orthonormalisations for which the condition stays below epsilon^(-1/4).
 
     Args:
-        condition: the largest that a single step was seen to give; over n steps it grows to about its n-th power.
-        horizon: its blocks need an interval each.
-        engine: pushes the frames.
+        condition: the largest seen after `taken` steps; its logarithm grows about as their number.
+        longest: upper limit.
         epsilon: of the precision of the rollout.
     """
-    longest = max(1, min(MAX_INTERVAL, horizon // BLOCKS))
     if not math.isfinite(condition):
         return 1
-    return max(1, min(longest, int(-0.25 * math.log(epsilon) / max(math.log(condition), 1e-9))))
+    return max(1, min(longest, int(-0.25 * math.log(epsilon) * taken / max(math.log(condition), 1e-9))))
 
 
-def _spread(run: Stretching, alive: np.ndarray[Any, np.dtype[np.int64]], states: States) -> Stretching:
-    """A run of the samples `alive` as one of all, the others failed."""
+def _spread(run: Stretching, begin: _Aligned, states: States) -> Stretching:
+    """A run of the samples that came through the transient as one of all, the others failed."""
     blocks, _, directions = run.logs.shape
-    count = states.count
+    count, alive = states.count, begin.alive
     logs = np.full((blocks, count, directions), np.nan)
-    condition, diverged = np.ones(count), np.full(count, -1, dtype=np.int64)
+    condition, diverged = begin.condition.copy(), begin.diverged.copy()
     logs[:, alive], condition[alive], diverged[alive] = run.logs, run.condition, run.diverged
     frame = torch.full((count, *run.frame.shape[1:]), torch.nan, dtype=torch.float64)
     frame[alive] = run.frame
@@ -157,18 +211,12 @@ def _resting(system: System, run: Stretching) -> list[int]:
     return [int(index) for index in alive[same.cpu().numpy()]]
 
 
-def _outcome(
-    found: Estimate,
-    diverged: np.ndarray[Any, np.dtype[np.int64]],
-    condition: np.ndarray[Any, np.dtype[np.float64]],
-    resting: list[int],
-    limit: float,
-) -> Outcome:
-    if bool((diverged >= 0).any()):
+def _outcome(found: Estimate, run: Stretching, resting: list[int], limit: float) -> Outcome:
+    if bool((run.diverged >= 0).any()):
         return Outcome.DIVERGED
     if bool(np.isneginf(found.exponents).any()):
         return Outcome.COLLAPSED
-    if bool((condition > limit).any()):
+    if bool((run.condition > limit).any()):
         return Outcome.ILL_CONDITIONED
     if resting:
         return Outcome.RESTING

@@ -9,7 +9,7 @@ from tqs_fast._native import core
 from tqs_fast.engines.native_call import address, start
 from tqs_fast.engines.prepared import prepared
 from tqs_fast.errors import CaptureError
-from tqs_fast.growth.stretching import Report, Stretching
+from tqs_fast.growth.stretching import Done, Stretching
 from tqs_fast.systems import System
 from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
 
@@ -43,7 +43,7 @@ class NativeStretching:
         steps: int,
         interval: int,
         blocks: int,
-        report: Report,
+        report: Done,
     ) -> Stretching:
         """As `Stretcher.run`; `report` is called once, at the end."""
         taken = [] if inputs is None else [leaf[:, first : first + steps] for leaf in tree_leaves(inputs)]

@@ -26,7 +26,7 @@ from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Report = Callable[[int], None]
+Done = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class Stretcher(Protocol):
         steps: int,
         interval: int,
         blocks: int,
-        report: Report,
+        report: Done,
     ) -> Stretching:
         """Push `frame` through `steps` steps; samples that fail are set aside and the others go on.
 
@@ -127,7 +127,7 @@ class TorchStretching:
         steps: int,
         interval: int,
         blocks: int,
-        report: Report,
+        report: Done,
     ) -> Stretching:
         """As `Stretcher.run`."""
         vector = StateVector(state)
