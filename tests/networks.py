@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import tqs_fast as tqs
+from tqs_fast.systems.tree import tree_map
 
 
 class Cells(nn.Module):
@@ -82,4 +83,8 @@ def looped(module: nn.Module, inputs: tuple[torch.Tensor, ...], call=None) -> tu
         return {"inputs": nudged, "memory": memory}, torch.cat([features, memory], dim=1)
 
     state = {"inputs": inputs, "memory": torch.zeros(len(inputs[0]), 1)}
-    return tqs.System(module, step=step, initial_state=lambda count, g: state), state
+
+    def rows(count: int, generator: torch.Generator):
+        return tree_map(lambda leaf: leaf[torch.arange(count) % len(leaf)], state)
+
+    return tqs.System(module, step=step, initial_state=rows), state

@@ -17,6 +17,7 @@ from tqs_fast.systems.tree import tree_leaves, tree_map
 HORIZON = 4
 # Central differences in float64 with this step: truncation ~ h^2 |y'''| / 6, rounding ~ 2^-52 |y| / h, both near 1e-10
 # for quantities of size 1; four steps of a nonlinear loop amplify third derivatives, hence the tolerance.
+ENGINES = ("torch", "native")
 STEP = 1e-5
 TOLERANCE = 1e-7
 
@@ -41,7 +42,7 @@ def weight_directions(system, count, seed=7):
 
 
 def differences(system, state, k, *, tangents=None, weights=None, inputs=None, horizon=HORIZON):
-    """Central difference of the outputs in direction k."""
+    """Central difference of the outputs in direction k, by the torch engine."""
     ends = []
     for sign in (1.0, -1.0):
         moved = state
@@ -56,7 +57,7 @@ def differences(system, state, k, *, tangents=None, weights=None, inputs=None, h
             with torch.no_grad():
                 for name, parameter in twin.module.named_parameters():
                     parameter += sign * STEP * weights[name][k]
-        ends.append(tqs.rollout(twin, moved, horizon=horizon, inputs=inputs).outputs)
+        ends.append(tqs.rollout(twin, moved, horizon=horizon, inputs=inputs, engine="torch").outputs)
     return (ends[0] - ends[1]) / (2 * STEP)
 
 
@@ -77,7 +78,7 @@ def test_tangents_of_every_module_kind(case):
     system = tqs.in_float64(system)
     state = system.initial_state(2, torch.Generator())
     tangents, weights = random_like(state, 2, seed=3), weight_directions(system, 2)
-    path = tqs.rollout(system, state, horizon=HORIZON, tangents=tangents, weight_tangents=weights)
+    path = tqs.rollout(system, state, horizon=HORIZON, tangents=tangents, weight_tangents=weights, engine="torch")
     for k in range(2):
         expected = differences(system, state, k, tangents=tangents, weights=weights)
         assert_near(path.tangent_outputs[:, k], expected)
@@ -89,22 +90,23 @@ def test_float32_goes_through_the_same_ways():
     inner = nn.LSTM(3, 8, 2, batch_first=True)
     single, state = looped(inner, (torch.randn(2, 4, 3),), lambda m, x: m(x)[0])
     tangents = random_like(state, 3, seed=2)
-    path = tqs.rollout(single, state, horizon=3, tangents=tangents)
+    path = tqs.rollout(single, state, horizon=3, tangents=tangents, engine="torch")
     assert "elementary" in path.provenance["tangents"]
     assert torch.backends.mkldnn.enabled
     double = tqs.in_float64(single)
-    exact = tqs.rollout(double, tree_map(torch.Tensor.double, state), horizon=3, tangents=tangents)
+    exact = tqs.rollout(double, tree_map(torch.Tensor.double, state), horizon=3, tangents=tangents, engine="torch")
     # float32 through three loops of two LSTM layers of eight units
     torch.testing.assert_close(path.tangent_outputs.double(), exact.tangent_outputs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(path.outputs.double(), exact.outputs, rtol=1e-4, atol=1e-5)
 
 
-def test_a_linear_system_in_closed_form():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_linear_system_in_closed_form(engine):
     matrix = rotation(0.4, 0.97).double()
     system = tqs.in_float64(linear_system(matrix.float()))
     system.module.map.weight.data.copy_(matrix)
     state, tangents = torch.randn(3, 2).double(), torch.randn(5, 3, 2).double()
-    path = tqs.rollout(system, state, horizon=6, tangents=tangents)
+    path = tqs.rollout(system, state, horizon=6, tangents=tangents, engine=engine)
     power = torch.linalg.matrix_power(matrix, 6)
     assert path.outputs.shape == (6, 3, 2)
     assert path.tangent_outputs.shape == (6, 5, 3, 2)
@@ -114,31 +116,35 @@ def test_a_linear_system_in_closed_form():
     torch.testing.assert_close(path.outputs[0], state @ matrix.T)
 
 
-def test_without_tangents_it_is_the_plain_rollout():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_without_tangents_it_is_the_plain_rollout(engine):
     system = cells_system()
     states = draw(tqs.Attractor(count=3, spin_up=4), system, horizon=5)
-    path = tqs.rollout(system, states.state, horizon=5)
+    path = tqs.rollout(system, states.state, horizon=5, engine=engine)
     assert path.tangents is None
     assert path.tangent_outputs is None
     assert set(path.state) == {"value", "h", "pair"}
     torch.testing.assert_close(path.outputs[-1], path.state["value"], rtol=0, atol=0)
-    seeded = tqs.rollout(system, states.state, horizon=5, tangents=random_like(states.state, 2, seed=0))
+    seeded = tqs.rollout(system, states.state, horizon=5, tangents=random_like(states.state, 2, seed=0), engine=engine)
     torch.testing.assert_close(seeded.outputs, path.outputs, rtol=0, atol=0)
 
 
-def test_tangents_are_linear_and_samples_and_tangents_are_independent():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_tangents_are_linear_and_samples_and_tangents_are_independent(engine):
     system = tqs.in_float64(cells_system())
     state = draw(tqs.Attractor(count=3, spin_up=4), system, horizon=5).state
     one, two = random_like(state, 2, seed=0), random_like(state, 2, seed=1)
     pairs = iter(zip(tree_leaves(one), tree_leaves(two), strict=True))
     both = tree_map(lambda _: (lambda a, b: 2 * a - 3 * b)(*next(pairs)), one)
-    results = [tqs.rollout(system, state, horizon=5, tangents=t).tangent_outputs for t in (one, two, both)]
+    rolled = [tqs.rollout(system, state, horizon=5, tangents=seeds, engine=engine) for seeds in (one, two, both)]
+    results = [path.tangent_outputs for path in rolled]
     torch.testing.assert_close(results[2], 2 * results[0] - 3 * results[1], rtol=1e-12, atol=1e-12)
     alone = tqs.rollout(
         system,
         tree_map(lambda leaf: leaf[1:2], state),
         horizon=5,
         tangents=tree_map(lambda leaf: leaf[1:, 1:2], one),
+        engine=engine,
     )
     torch.testing.assert_close(alone.tangent_outputs[:, 0, 0], results[0][:, 1, 1], rtol=1e-12, atol=1e-12)
 
@@ -274,12 +280,13 @@ def test_divergence_names_step_sample_and_tangent():
         tqs.rollout(exploding(), torch.zeros(2, 2), horizon=1, tangents=tangents, engine="native")
 
 
-def test_weight_tangents_alone_and_the_module_is_untouched():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weight_tangents_alone_and_the_module_is_untouched(engine):
     system = tqs.in_float64(cells_system())
     before = copy.deepcopy(system.module.state_dict())
     state = draw(tqs.Attractor(count=2, spin_up=4), system, horizon=3).state
     weights = {"gru.weight_hh": weight_directions(system, 2)["gru.weight_hh"]}
-    path = tqs.rollout(system, state, horizon=3, weight_tangents=weights)
+    path = tqs.rollout(system, state, horizon=3, weight_tangents=weights, engine=engine)
     full = {n: weights.get(n, torch.zeros(2, *p.shape).double()) for n, p in system.module.named_parameters()}
     assert_near(path.tangent_outputs[:, 1], differences(system, state, 1, weights=full, horizon=3))
     for name, tensor in system.module.state_dict().items():
