@@ -173,13 +173,7 @@ class _Rewriting:
         for old, other in ((first, second), (second, first)):
             if not isinstance(old, Tensor) or not isinstance(other, Tensor) or not other.is_constant:
                 continue
-            y: Tensor = old
-            user: Operation = operation
-            while isinstance(y.source, Operation) and y.kind == "reshape" and self._is_only_used_by(y, user):
-                inner = y.source.tensors[0]
-                if inner.sizes[-1:] != y.sizes[-1:]:
-                    break
-                y, user = inner, y.source
+            y, user = self._through_reshapes(old, operation)
             made = self.new(y)
             if made.kind != "linear" or y.kind != "linear" or not self._is_only_used_by(y, user):
                 continue
@@ -191,6 +185,14 @@ class _Rewriting:
                 y = self.graph.add("linear", [x, weight, own], made.sizes)[0]
                 return self.graph.reshape(y, old.sizes)
         return None
+
+    def _through_reshapes(self, x: Tensor, user: Operation) -> tuple[Tensor, Operation]:
+        """What x is a reshape of, as long as its last axis stays and nothing else reads it, and who reads that."""
+        source = x.source
+        if not isinstance(source, Operation) or source.kind != "reshape" or not self._is_only_used_by(x, user):
+            return x, user
+        inner = source.tensors[0]
+        return (x, user) if inner.sizes[-1:] != x.sizes[-1:] else self._through_reshapes(inner, source)
 
 
 def _unrepeated(x: Operand | None) -> Tensor | None:
