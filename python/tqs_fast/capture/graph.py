@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 
 from tqs_fast.capture.expressions import Expression
+from tqs_fast.capture.opcode_functions import evaluate
 
 VIEWS = frozenset({"permute", "slice", "expand", "reshape", "windows", "diagonal"})
 
@@ -138,6 +139,14 @@ class Graph:
             self._known[key] = found
         return found.outputs
 
+    def elementwise(
+        self, opcode: str, operands: Sequence[Operand | None], sizes: Sequence[int], precision: str
+    ) -> Tensor:
+        """One opcode over operands that broadcast to `sizes`; of constants alone it is a constant."""
+        if all(isinstance(x, float) or (isinstance(x, Tensor) and x.is_constant) for x in operands):
+            return self.fold(evaluate, opcode, tuple(sizes), precision, *operands, precision=precision)
+        return self.add("elementwise", operands, sizes, precision=precision, opcode=opcode)[0]
+
     # ---------------------------------------------------------------- views
 
     def permute(self, x: Tensor, order: Sequence[int]) -> Tensor:
@@ -257,10 +266,12 @@ def again(
     **changed: Any,
 ) -> list[Tensor]:
     """An operation of another graph, on other inputs; with other output sizes and attributes where they are given."""
-    x = next(operand for operand in inputs if isinstance(operand, Tensor))
+    x = next(operand for operand in inputs if isinstance(operand, Tensor))  # no operation has numbers only
     given = {**operation.attributes, **changed}
     sizes = operation.outputs[0].sizes if sizes is None else tuple(sizes)
     match operation.kind:
+        case "elementwise":
+            return [graph.elementwise(given["opcode"], inputs, sizes, operation.outputs[0].precision)]
         case "permute":
             return [graph.permute(x, given["order"])]
         case "reshape":
