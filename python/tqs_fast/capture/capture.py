@@ -10,7 +10,8 @@ from tqs_fast.capture.export import export_step
 from tqs_fast.capture.fuse import fuse, needed
 from tqs_fast.capture.lower import lower
 from tqs_fast.capture.program import Program
-from tqs_fast.capture.wiring import Wired, users_of, wire
+from tqs_fast.capture.rewrite import rewrite
+from tqs_fast.capture.wiring import Wired, joined_only, users_of, wire
 from tqs_fast.systems.system import System
 from tqs_fast.systems.tree import Tree, tree_map
 
@@ -40,9 +41,12 @@ def capture(
     graph = lowered.graph
     if not whole:
         graph, results = narrow(needed(graph, results), results)
+    graph, results = rewrite(needed(graph, results), results)
     operations = needed(graph, results)
     users = users_of(operations, results)
-    wired = Wired(lowered.states, lowered.inputs, slides, results[:-1], results[-1], users)
+    wired = Wired(
+        lowered.states, lowered.inputs, slides, results[:-1], results[-1], users, joined_only(operations, users)
+    )
     return emit(fuse(operations, results), wired)
 
 

@@ -7,9 +7,10 @@ come from all of them), and a stack of causal convolutions the part of each laye
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tqs_fast.capture.boxes import Box, lengths, requirements, union, whole
-from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor
+from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor, again
 from tqs_fast.capture.positions import Positions
 
 
@@ -79,45 +80,27 @@ class _Narrowing:
     def _build(
         self, operation: Operation, made: Box, inputs: list[Operand | None], needed: list[Box | None]
     ) -> list[Tensor]:
-        graph, sizes = self.graph, lengths(made)
-        given = dict(operation.attributes)
-        x = next(operand for operand in inputs if isinstance(operand, Tensor))
+        given: dict[str, Any] = {}
         match operation.kind:
-            case "permute":
-                return [graph.permute(x, given["order"])]
-            case "reshape":
-                return [graph.reshape(x, sizes)]
-            case "expand":
-                return [graph.expand(x, sizes)]
             case "slice":
-                return [graph.slice(x, given["axis"], 0, sizes[given["axis"]], given["step"])]
-            case "windows":
-                return [graph.windows(x, given["axis"], given["size"], given["step"])]
-            case "concatenate":
-                return [graph.concatenate([piece for piece in inputs if isinstance(piece, Tensor)], given["axis"])]
+                given["start"] = 0
             case "linear":
-                inputs = [x, *(self._rows(part, made[-1]) for part in inputs[1:])]
+                inputs = [inputs[0], *(self._rows(part, made[-1]) for part in inputs[1:])]
             case "convolution":
+                assert needed[0] is not None
                 spatial = zip(
-                    given["padding"], needed[0][2:] if needed[0] else (), operation.tensors[0].sizes[2:], strict=True
+                    operation.attributes["padding"], needed[0][2:], operation.tensors[0].sizes[2:], strict=True
                 )
                 given["padding"] = tuple(0 if part != (0, size) else padding for padding, part, size in spatial)
             case "attention":
-                given["causal_offset"] += made[-2][0]
+                offset = operation.attributes["causal_offset"] + made[-2][0]
                 # rows that see every key need no test
                 keys = inputs[1].sizes[-2] if isinstance(inputs[1], Tensor) else 0
-                given["causal"] = given["causal"] and given["causal_offset"] < keys - 1
-                given["causal_offset"] = given["causal_offset"] if given["causal"] else 0
+                given["causal"] = operation.attributes["causal"] and offset < keys - 1
+                given["causal_offset"] = offset if given["causal"] else 0
             case "remap":
                 given["positions"] = self._positions(operation, made, needed[0])
-        return graph.add(
-            operation.kind,
-            inputs,
-            sizes,
-            outputs=len(operation.outputs),
-            precision=operation.outputs[0].precision,
-            **given,
-        )
+        return again(self.graph, operation, inputs, lengths(made), **given)
 
     def _rows(self, constant: Operand | None, part: tuple[int, int]) -> Tensor | None:
         """Of a weight or bias, those of the outputs that are needed."""

@@ -175,7 +175,7 @@ class _Emitter:
         layouts = [_broadcast(self.layout(x), sizes) for x in tensors]
         order = memory_order(sizes, layouts)
         results = [op.outputs[0] for op in group.operations if self.wired.leaves(op.outputs[0], made)]
-        outputs = [self.output(x, order) for x in results]
+        outputs = [self._part_of_concatenation(x, order) or self.output(x, order) for x in results]
         turned = tuple(sizes[axis] for axis in order)
         strides = [tuple(layout.strides[axis] for axis in order) for layout in (*layouts, *outputs)]
         fewest, steps = coalesce(turned, strides)
@@ -366,15 +366,27 @@ class _Emitter:
     # ---------------------------------------------------------------- movement
 
     def _concatenate(self, operation: Operation) -> None:
-        (out,), axis = operation.outputs, operation.attributes["axis"]
+        """Copies, but for the pieces that were computed in place."""
+        (out,) = operation.outputs
         pieces = [self.layout(x) for x in operation.tensors]
-        largest = max(pieces, key=lambda piece: prod(n for n, s in zip(piece.sizes, piece.strides, strict=True) if s))
-        whole = self.output(out, memory_order(largest.sizes, [largest]))
-        begin = 0
-        for piece in pieces:
-            offset = begin * whole.strides[axis]
-            self._copy(piece, Layout(whole.buffer, offset, piece.sizes, whole.strides))
-            begin += piece.sizes[axis]
+        whole = self.layouts.get(id(out))
+        if whole is None:
+            largest = max(pieces, key=lambda x: prod(n for n, s in zip(x.sizes, x.strides, strict=True) if s))
+            whole = self.output(out, memory_order(largest.sizes, [largest]))
+        for number, piece in enumerate(pieces):
+            if piece.buffer != whole.buffer:
+                self._copy(piece, _piece(operation, number, whole))
+
+    def _part_of_concatenation(self, x: Tensor, order: Sequence[int]) -> Layout | None:
+        """The part of a concatenation that x is, where it is nothing else."""
+        operation = self.wired.joined.get(id(x))
+        if operation is None:
+            return None
+        (out,) = operation.outputs
+        whole = self.layouts.get(id(out)) or self.output(out, order)
+        number = next(i for i, piece in enumerate(operation.tensors) if piece is x)
+        self.layouts[id(x)] = _piece(operation, number, whole)
+        return self.layouts[id(x)]
 
     def _remap(self, operation: Operation) -> None:
         (x,), (out,) = operation.tensors, operation.outputs
@@ -387,6 +399,13 @@ class _Emitter:
     def _gather(self, operation: Operation) -> None:
         x, index = (self.layout(tensor) for tensor in operation.tensors)
         self.node("gather", [x, index], [self.output(operation.outputs[0])], {"axis": (operation.attributes["axis"],)})
+
+
+def _piece(operation: Operation, number: int, whole: Layout) -> Layout:
+    """Where a piece of a concatenation lies in the whole."""
+    axis = operation.attributes["axis"]
+    begin = sum(piece.sizes[axis] for piece in operation.tensors[:number])
+    return Layout(whole.buffer, begin * whole.strides[axis], operation.tensors[number].sizes, whole.strides)
 
 
 def _broadcast(layout: Layout, sizes: Sizes) -> Layout:

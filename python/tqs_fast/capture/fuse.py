@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tqs_fast.capture.graph import VIEWS, Graph, Operation, Tensor
-from tqs_fast.capture.opcodes import MAX_INPUTS, MAX_OUTPUTS
+from tqs_fast.capture.opcodes import MAX_INPUTS, MAX_INSTRUCTIONS, MAX_OUTPUTS
 
 
 @dataclass(eq=False)
@@ -190,7 +190,7 @@ class _Fusion:
     def _fits(self, operations: Sequence[Operation]) -> bool:
         made = {id(operation) for operation in operations}
         inputs = {id(x) for operation in operations for x in operation.tensors if id(x.source) not in made}
-        if len(inputs) > MAX_INPUTS:
+        if len(inputs) > MAX_INPUTS or len(operations) > MAX_INSTRUCTIONS:
             return False
         outputs = sum(bool(self.users[id(operation.outputs[0])] - made) for operation in operations)
         return outputs <= MAX_OUTPUTS

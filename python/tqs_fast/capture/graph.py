@@ -249,6 +249,40 @@ class Graph:
         return self.add("concatenate", flat, sizes, axis=axis)[0]
 
 
+def again(
+    graph: Graph,
+    operation: Operation,
+    inputs: Sequence[Operand | None],
+    sizes: Sequence[int] | None = None,
+    **changed: Any,
+) -> list[Tensor]:
+    """An operation of another graph, on other inputs; with other output sizes and attributes where they are given."""
+    x = next(operand for operand in inputs if isinstance(operand, Tensor))
+    given = {**operation.attributes, **changed}
+    sizes = operation.outputs[0].sizes if sizes is None else tuple(sizes)
+    match operation.kind:
+        case "permute":
+            return [graph.permute(x, given["order"])]
+        case "reshape":
+            return [graph.reshape(x, sizes)]
+        case "expand":
+            return [graph.expand(x, sizes)]
+        case "slice":
+            return [graph.slice(x, given["axis"], given["start"], sizes[given["axis"]], given["step"])]
+        case "windows":
+            return [graph.windows(x, given["axis"], given["size"], given["step"])]
+        case "concatenate":
+            return [graph.concatenate([piece for piece in inputs if isinstance(piece, Tensor)], given["axis"])]
+    return graph.add(
+        operation.kind,
+        inputs,
+        sizes,
+        outputs=len(operation.outputs),
+        precision=operation.outputs[0].precision,
+        **given,
+    )
+
+
 def _identity(operand: Operand | None) -> Hashable:
     # numbers by value and sign: 0.0 == -0.0, but they are different constants
     return ("number", repr(operand)) if isinstance(operand, float) else id(operand)

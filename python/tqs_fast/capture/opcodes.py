@@ -73,3 +73,4 @@ REDUCTIONS = ("sum", "mean", "maximum", "minimum", "product", "any", "all", "arg
 MAX_RANK = 8
 MAX_INPUTS = 16
 MAX_OUTPUTS = 4
+MAX_INSTRUCTIONS = 64  # of the derivative there are up to MAX_INPUTS times as many

@@ -34,6 +34,8 @@ class Wired:
     Attributes:
         slides: per state leaf, or None where it is copied.
         next_states: per leaf, what it is next; of a slide, the values that join.
+        users: as `users_of` gives them.
+        joined: as `joined_only` gives them.
     """
 
     states: list[Tensor]
@@ -42,10 +44,7 @@ class Wired:
     next_states: list[Tensor]
     output: Tensor
     users: dict[int, set[int]]
-
-    @property
-    def results(self) -> list[Tensor]:
-        return [*self.next_states, self.output]
+    joined: dict[int, Operation]
 
     def leaves(self, tensor: Tensor, made: set[int]) -> bool:
         """Whether `tensor` is read by others than the operations in `made`."""
@@ -90,3 +89,15 @@ def users_of(operations: Sequence[Operation], results: Sequence[Tensor]) -> dict
     for tensor in results:
         users[id(tensor)].add(-1)
     return users
+
+
+def joined_only(operations: Sequence[Operation], users: dict[int, set[int]]) -> dict[int, Operation]:
+    """id of a tensor -> the concatenation that alone reads it, once: its piece can be computed in place."""
+    joined: dict[int, Operation] = {}
+    for operation in operations:
+        if operation.kind == "concatenate":
+            for piece in operation.tensors:
+                once = sum(other is piece for other in operation.tensors) == 1
+                if once and users[id(piece)] == {id(operation)}:
+                    joined[id(piece)] = operation
+    return joined

@@ -11,6 +11,8 @@ from tqs_fast.capture.graph import Tensor
 from tqs_fast.capture.lowering.elementwise import result
 from tqs_fast.capture.lowering.registry import Context, broadcast, lowers
 
+HIDDEN = -1e30  # below this, a score is never seen again
+
 
 @lowers("aten.linear.default")
 def linear(context: Context, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -131,10 +133,14 @@ def attention(
     graph = context.graph
     if dropout:
         raise context.error("attention with dropout draws random numbers")
+    offset: int | None = None
     if mask is not None:
         if context.dtype(3) == torch.bool:
             mask = additive_mask(context, mask, q.precision)
         mask = context.convert(mask, q.precision)
+        offset = None if is_causal else causal_offset(mask)
+        if offset is not None:
+            mask, is_causal = None, True
     sizes = (*context.sizes[:-2], q.sizes[-2], v.sizes[-1])
     shared = q.rank > 2 and k.rank > 2 and k.sizes[-3] not in (1, q.sizes[-3])
     if shared:  # grouped queries: H query heads over G of keys, head h reads h // (H / G)
@@ -154,7 +160,7 @@ def attention(
         [q, k, v, mask],
         (*leading, q.sizes[-2], v.sizes[-1]),
         causal=bool(is_causal),
-        causal_offset=0,
+        causal_offset=offset or 0,
         scale=float(q.sizes[-1] ** -0.5 if scale is None else scale),
     )[0]
     return graph.reshape(y, sizes)
@@ -165,6 +171,24 @@ def additive_mask(context: Context, mask: Tensor, precision: str) -> Tensor:
     if mask.is_constant:
         return context.graph.fold(_additive, mask, precision=precision)
     return context.elementwise("where", mask, 0.0, -torch.inf, precision=precision)
+
+
+def causal_offset(mask: Tensor) -> int | None:
+    """The offset for which a constant mask hides key t from query s where t > s + offset, and adds 0 elsewhere.
+
+    What is hidden may be -inf or the most negative number, which is the same unless a row hides every key.
+    """
+    if not mask.is_constant or mask.source.parameters or mask.rank < 2:  # type: ignore[union-attr]
+        return None
+    value: torch.Tensor = mask.source.value  # type: ignore[union-attr]
+    rows = value.reshape(-1, *value.shape[-2:])
+    hidden = rows[0] < HIDDEN
+    offset = int((~hidden[0]).sum()) - 1
+    if offset < 0 or not bool((rows == rows[:1]).all()):
+        return None
+    queries, keys = (torch.arange(size, device=value.device) for size in hidden.shape)
+    causal = keys[None] > queries[:, None] + offset
+    return offset if bool((hidden == causal).all() and (rows[0][~hidden] == 0).all()) else None
 
 
 def _additive(mask: torch.Tensor) -> torch.Tensor:
