@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from capturing import TOLERANCE, check_program
-from cases.modules import seeded
 from torch import Tensor, nn
 
 import tqs_fast as tqs
+from capturing import TOLERANCE, check_program
+from cases.modules import seeded
 from tqs_fast.capture import capture, verify
 from tqs_fast.systems.initial import draw
 

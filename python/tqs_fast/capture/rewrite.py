@@ -175,11 +175,13 @@ class _Rewriting:
                 continue
             y: Tensor = old
             user: Operation = operation
-            while isinstance(y.source, Operation) and y.kind == "reshape" and self._is_only_used_by(y, user):
-                inner = y.source.tensors[0]
+            while y.kind == "reshape" and self._is_only_used_by(y, user):
+                reshape = y.source
+                assert isinstance(reshape, Operation)
+                inner = reshape.tensors[0]
                 if inner.sizes[-1:] != y.sizes[-1:]:
                     break
-                y, user = inner, y.source
+                y, user = inner, reshape
             made = self.new(y)
             if made.kind != "linear" or y.kind != "linear" or not self._is_only_used_by(y, user):
                 continue
