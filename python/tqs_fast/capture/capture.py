@@ -57,7 +57,7 @@ def example(system: System, dtype: torch.dtype | None = None) -> tuple[Tree, Tre
 
     def prepared(leaf: torch.Tensor) -> torch.Tensor:
         # copied: a tensor that is several leaves at once (zeros, say) would be exported as one
-        return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None, copy=True)
+        return leaf[:1].to(device=device, dtype=dtype if leaf.is_floating_point() else None, copy=True)
 
     state = tree_map(prepared, system.initial_state(1, generator))
     if system.inputs is None:
