@@ -127,9 +127,11 @@ def test_scores_do_not_depend_on_chunks_threads_or_repetition():
 
 
 @pytest.mark.parametrize("method", [tqs.Residual(), tqs.Noise(probes=3)], ids=["residual", "noise"])
-def test_a_killed_run_resumes_bit_for_bit(tmp_path, method):
+@pytest.mark.parametrize(("engine", "limit"), [("torch", 60_000), ("native", 20_000)])
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, method, engine, limit):
     system = cells_system()
-    arguments = {"horizon": 10, "initial": tqs.Attractor(count=4, spin_up=4), "method": method, "memory_limit": 60_000}
+    arguments = {"horizon": 10, "initial": tqs.Attractor(count=4, spin_up=4), "method": method}
+    arguments |= {"memory_limit": limit, "engine": engine}
     whole = tqs.score(system, **arguments)
     folder = tmp_path / "run"
 

@@ -9,8 +9,8 @@ from tqs_fast.capture.emit import emit
 from tqs_fast.capture.export import export_step
 from tqs_fast.capture.fuse import fuse, needed
 from tqs_fast.capture.lower import lower
-from tqs_fast.capture.program import Program
 from tqs_fast.capture.patterns import recognise
+from tqs_fast.capture.program import Program
 from tqs_fast.capture.spread import spread
 from tqs_fast.capture.wiring import Wired, joined_only, users_of, wire
 from tqs_fast.systems.system import System
@@ -58,7 +58,7 @@ def example(system: System, dtype: torch.dtype | None = None) -> tuple[Tree, Tre
 
     def prepared(leaf: torch.Tensor) -> torch.Tensor:
         # copied: a tensor that is several leaves at once (zeros, say) would be exported as one
-        return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None, copy=True)
+        return leaf[:1].to(device=device, dtype=dtype if leaf.is_floating_point() else None, copy=True)
 
     state = tree_map(prepared, system.initial_state(1, generator))
     if system.inputs is None:

@@ -81,7 +81,10 @@ class _Patterns(Pass):
         if not isinstance(source, Operation) or source.kind != "elementwise":
             return None
         match source.attributes["opcode"], source.inputs:
-            case ("multiply", (Tensor() as inner, float() as factor)) | ("multiply", (float() as factor, Tensor() as inner)):
+            case ("multiply", (Tensor() as inner, float() as factor)) | (
+                "multiply",
+                (float() as factor, Tensor() as inner),
+            ):
                 return self._scaled(inner, source, factor)
             case "divide", (Tensor() as inner, float() as factor):
                 return self._scaled(inner, source, 1 / factor)

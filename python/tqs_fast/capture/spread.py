@@ -92,4 +92,3 @@ class _Spread(Pass):
             return self.graph.concatenate(parts, axis)
         return None
 
-    # ---------------------------------------------------------------- operations written out

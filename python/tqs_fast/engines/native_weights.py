@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from tqs_fast.capture import Constant, Program
+from tqs_fast.engines.torch_ways import loading_forward_rules
 
 
 class NativeWeights:
@@ -50,7 +51,8 @@ class NativeWeights:
             names = [name for name in constant.parameters if name in directions]
             primals = tuple(self._parameters[name].detach() for name in names)
             along = tuple(directions[name].to(primal) for name, primal in zip(names, primals, strict=True))
-            result[constant.buffer] = torch.func.jvp(partial(_derive, constant, names), primals, along)[1].contiguous()
+            with loading_forward_rules():
+                result[constant.buffer] = torch.func.jvp(partial(_derive, constant, names), primals, along)[1]
         return result
 
 

@@ -59,9 +59,7 @@ def first_way(name: str, what: str, function: Callable[[Way], Result]) -> tuple[
         ArgumentError: none works; with torch's reason.
     """
     reason = ""
-    with warnings.catch_warnings():
-        # torch's own, when it loads its forward-mode rules
-        warnings.filterwarnings("ignore", r".*torch\.jit\.script.* is ", DeprecationWarning)
+    with loading_forward_rules():
         warnings.filterwarnings("error", "There is a performance drop because we have not yet implemented", UserWarning)
         for way in WAYS:
             try:
@@ -74,6 +72,14 @@ def first_way(name: str, what: str, function: Callable[[Way], Result]) -> tuple[
         f"[{what}] {name}: torch cannot differentiate a step: {reason}; write the operation it names out of elementary "
         "ones, or give its autograd.Function the rules of torch.func (jvp, vmap)"
     )
+
+
+@contextmanager
+def loading_forward_rules() -> Iterator[None]:
+    """Silences what torch says of itself when it loads its forward-mode rules."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*torch\.jit\.script.* is ", DeprecationWarning)
+        yield
 
 
 @contextmanager

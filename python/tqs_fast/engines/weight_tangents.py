@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 from tqs_fast.engines.reference import Reference, family_weights
 from tqs_fast.engines.statistics import ErrorStatistics, LaneErrors
 from tqs_fast.engines.substitution import Substitution
+from tqs_fast.engines.torch_ways import loading_forward_rules
 from tqs_fast.errors import ArgumentError
 from tqs_fast.systems import States, System
 from tqs_fast.systems.system import advance, input_at
@@ -31,25 +32,33 @@ def run_weight_tangents(
         ArgumentError: torch has no forward-mode rule for an operation of the step.
     """
     still = Reference(torch.zeros_like(reference.outputs), reference.scale)
-    results = []
-    for lane in lanes:
-        statistics = ErrorStatistics(still, family_weights(states), 1)
-        with forward_ad.dual_level():
-            duals = {parameters[i]: _dual(parameters[i], direction) for i, direction in lane.items()}
-            state = states.state
-            for t in range(system.steps(len(reference.outputs))):
-                try:
-                    with Substitution(duals):
-                        state, output = advance(system, state, input_at(states.inputs, t))
-                except (NotImplementedError, RuntimeError) as error:
-                    raise ArgumentError(
-                        f"[score] torch cannot differentiate a step of {system.name} forwards "
-                        f'({str(error).splitlines()[0]}); use engine="native", or Noise in place of Tangent'
-                    ) from error
-                tangent = forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call]
-                statistics.update(torch.zeros_like(output) if tangent is None else tangent)
-            results.append(statistics.result())
+    with loading_forward_rules(), forward_ad.dual_level():
+        results = [_roll(system, states, still, parameters, lane) for lane in lanes]
     return LaneErrors(torch.cat([r.samples for r in results]), torch.cat([r.curve for r in results]))
+
+
+def _roll(
+    system: System,
+    states: States,
+    still: Reference,
+    parameters: Sequence[torch.nn.Parameter],
+    lane: Mapping[int, torch.Tensor],
+) -> LaneErrors:
+    statistics = ErrorStatistics(still, family_weights(states), 1)
+    duals = {parameters[i]: _dual(parameters[i], direction) for i, direction in lane.items()}
+    state = states.state
+    for t in range(system.steps(len(still.outputs))):
+        try:
+            with Substitution(duals):
+                state, output = advance(system, state, input_at(states.inputs, t))
+        except (NotImplementedError, RuntimeError) as error:
+            raise ArgumentError(
+                f"[score] torch cannot differentiate a step of {system.name} forwards "
+                f'({str(error).splitlines()[0]}); use engine="native", or Noise in place of Tangent'
+            ) from error
+        tangent = forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call]
+        statistics.update(torch.zeros_like(output) if tangent is None else tangent)
+    return statistics.result()
 
 
 def _dual(parameter: torch.nn.Parameter, direction: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from tqs_fast.capture.lowering.elementwise import result
 from tqs_fast.capture.lowering.registry import Context, broadcast, lowers
 from tqs_fast.capture.masks import additive, causal_offset
 
+
 @lowers("aten.linear.default")
 def linear(context: Context, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., K], weight [N, K]; the bias is added apart where it is no constant."""
