@@ -1,16 +1,78 @@
-"""A pass over a graph: every operation again, or what a rule puts in its place."""
+"""What passes over a graph share: which operations there are, who reads them, and how one is put into a new graph."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor, again
-from tqs_fast.capture.wiring import users_of
+from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor
+
+
+def needed(graph: Graph, results: Iterable[Tensor]) -> list[Operation]:
+    """The operations that `results` depend on, in order."""
+    wanted: set[int] = set()
+    pending = [tensor.source for tensor in results]
+    while pending:
+        source = pending.pop()
+        if isinstance(source, Operation) and id(source) not in wanted:
+            wanted.add(id(source))
+            pending.extend(tensor.source for tensor in source.tensors)
+    return [operation for operation in graph.operations if id(operation) in wanted]
+
+
+def users_of(operations: Sequence[Operation], results: Sequence[Tensor]) -> dict[int, set[int]]:
+    """id of a tensor -> ids of the operations that read it; -1 where it leaves the step."""
+    users: dict[int, set[int]] = defaultdict(set)
+    for operation in operations:
+        for tensor in operation.tensors:
+            users[id(tensor)].add(id(operation))
+    for tensor in results:
+        users[id(tensor)].add(-1)
+    return users
+
+
+def again(
+    graph: Graph,
+    operation: Operation,
+    inputs: Sequence[Operand | None],
+    sizes: Sequence[int] | None = None,
+    **changed: Any,
+) -> list[Tensor]:
+    """An operation of another graph, on other inputs; with other output sizes and attributes where they are given."""
+    x = next(operand for operand in inputs if isinstance(operand, Tensor))  # no operation has numbers only
+    given = {**operation.attributes, **changed}
+    sizes = operation.outputs[0].sizes if sizes is None else tuple(sizes)
+    match operation.kind:
+        case "elementwise":
+            return [graph.elementwise(given["opcode"], inputs, sizes, operation.outputs[0].precision)]
+        case "permute":
+            return [graph.permute(x, given["order"])]
+        case "reshape":
+            return [graph.reshape(x, sizes)]
+        case "expand":
+            return [graph.expand(x, sizes)]
+        case "slice":
+            return [graph.slice(x, given["axis"], given["start"], sizes[given["axis"]], given["step"])]
+        case "windows":
+            return [graph.windows(x, given["axis"], given["size"], given["step"])]
+        case "concatenate":
+            return [graph.concatenate([piece for piece in inputs if isinstance(piece, Tensor)], given["axis"])]
+    return graph.add(
+        operation.kind,
+        inputs,
+        sizes,
+        outputs=len(operation.outputs),
+        precision=operation.outputs[0].precision,
+        **given,
+    )
 
 
 class Pass(ABC):
-    """Rules see the old graph, whose users are known, and build the new one.
+    """Every operation again, or what a rule puts in its place.
+
+    Rules see the old graph, whose users are known, and build the new one.
 
     Args:
         operations: all that `results` depend on, in order.
@@ -47,7 +109,7 @@ class Pass(ABC):
         return self.users[id(x)] == {id(user)}
 
     def through_reshapes(self, x: Tensor, user: Operation, axes: int) -> tuple[Tensor, Operation]:
-        """What x is a reshape of, as long as its last `axes` axes stay and nothing else reads it, and who reads that."""
+        """What x is a reshape of, and who reads that: as far as the last `axes` axes stay and nothing else reads it."""
         source = x.source
         if not isinstance(source, Operation) or source.kind != "reshape" or not self.only_used_by(x, user):
             return x, user

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor, again
-from tqs_fast.capture.masks import HIDDEN, additive, causal_offset
-from tqs_fast.capture.passes import Pass, arguments, opcode
+from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor
+from tqs_fast.capture.masks import HIDDEN, causal_offset
+from tqs_fast.capture.passes import Pass, again, arguments, opcode
 
 
 def recognise(operations: Sequence[Operation], results: Sequence[Tensor]) -> tuple[Graph, list[Tensor]]:
@@ -65,8 +65,14 @@ class _Patterns(Pass):
             offset = causal_offset(mask)
             mask = graph.expand(mask, weights.sizes) if offset is None else None
         sizes = (*leading, q.sizes[-2], value.sizes[-1])
-        given = {"causal": offset is not None, "causal_offset": offset or 0, "scale": scores.scale}
-        y = graph.add("attention", [q, k, value, mask], sizes, **given)[0]
+        y = graph.add(
+            "attention",
+            [q, k, value, mask],
+            sizes,
+            causal=offset is not None,
+            causal_offset=offset or 0,
+            scale=scores.scale,
+        )[0]
         return graph.reshape(y, operation.outputs[0].sizes)
 
     def _scores(self, x: Tensor, user: Operation) -> _Scores | None:
@@ -81,20 +87,23 @@ class _Patterns(Pass):
         if not isinstance(source, Operation) or source.kind != "elementwise":
             return None
         match source.attributes["opcode"], source.inputs:
-            case ("multiply", (Tensor() as inner, float() as factor)) | (
-                "multiply",
-                (float() as factor, Tensor() as inner),
-            ):
+            case "multiply", (Tensor() as inner, float() as factor):
+                return self._scaled(inner, source, factor)
+            case "multiply", (float() as factor, Tensor() as inner):
                 return self._scaled(inner, source, factor)
             case "divide", (Tensor() as inner, float() as factor):
                 return self._scaled(inner, source, 1 / factor)
             case "add", (Tensor() as first, Tensor() as second):
                 return self._masked(first, source, self.new(second)) or self._masked(second, source, self.new(first))
-            case "where", (Tensor() as hidden, float() as value, Tensor() as inner) if value < HIDDEN:
-                return self._masked(inner, source, additive(self.graph, self.new(hidden), inner.precision, False))
-            case "where", (Tensor() as seen, Tensor() as inner, float() as value) if value < HIDDEN:
-                return self._masked(inner, source, additive(self.graph, self.new(seen), inner.precision, True))
+            case "where", (Tensor() as mask, float() as hidden, Tensor() as inner) if hidden < HIDDEN:
+                return self._masked(inner, source, self._added(mask, hidden, 0.0))
+            case "where", (Tensor() as mask, Tensor() as inner, float() as hidden) if hidden < HIDDEN:
+                return self._masked(inner, source, self._added(mask, 0.0, hidden))
         return None
+
+    def _added(self, mask: Tensor, true: float, false: float) -> Tensor:
+        """What is added to scores where a boolean mask is true, and where it is false."""
+        return self.graph.elementwise("where", [self.new(mask), true, false], mask.sizes, mask.precision)
 
     def _scaled(self, inner: Tensor, user: Operation, factor: float) -> _Scores | None:
         found = self._scores(inner, user) if inner.sizes == user.outputs[0].sizes else None

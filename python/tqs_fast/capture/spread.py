@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor, again
-from tqs_fast.capture.passes import Pass
+from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor
+from tqs_fast.capture.passes import Pass, again
 
 MOST_SLICES = 4  # the gates of a cell; a series cut into its steps is better computed at once
 MOST_PIECES = 3  # of a concatenation that elementwise operations are drawn into
@@ -91,4 +91,3 @@ class _Spread(Pass):
             parts = [self._part(out, axis, a, n, None) for a, n in zip(starts, lengths, strict=True)]
             return self.graph.concatenate(parts, axis)
         return None
-

@@ -10,7 +10,7 @@ import torch
 from tqs_fast.capture.graph import Tensor
 from tqs_fast.capture.lowering.elementwise import result
 from tqs_fast.capture.lowering.registry import Context, broadcast, lowers
-from tqs_fast.capture.masks import additive, causal_offset
+from tqs_fast.capture.masks import causal_offset
 
 
 @lowers("aten.linear.default")
@@ -135,7 +135,7 @@ def attention(
     offset: int | None = None
     if mask is not None:
         if context.dtype(3) == torch.bool:
-            mask = additive(graph, mask, q.precision, True)
+            mask = context.elementwise("where", mask, 0.0, -torch.inf, precision=q.precision)
         mask = context.convert(mask, q.precision)
         offset = None if is_causal else causal_offset(mask)
         if offset is not None:

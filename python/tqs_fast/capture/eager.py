@@ -1,4 +1,4 @@
-"""Opcodes as torch functions: for operations that a rewrite leaves with nothing but constants."""
+"""Operations as torch functions: what becomes of those on constants alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
+OPCODES: dict[str, Callable[..., torch.Tensor]] = {
     "cast": lambda x: x,
     "negate": torch.neg,
     "absolute": torch.abs,
@@ -64,8 +64,34 @@ FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-def evaluate(opcode: str, sizes: tuple[int, ...], precision: str, *operands: Any) -> torch.Tensor:
+def elementwise(opcode: str, sizes: tuple[int, ...], precision: str, *operands: Any) -> torch.Tensor:
     """One opcode over constants and numbers, broadcast to `sizes`."""
     dtype = getattr(torch, precision)
-    given = [torch.as_tensor(operand).to(dtype) for operand in operands]
-    return FUNCTIONS[opcode](*given).to(dtype).expand(sizes)
+    given = [torch.as_tensor(operand, dtype=dtype) for operand in operands]
+    return OPCODES[opcode](*given).to(dtype).expand(sizes)
+
+
+def permute(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    return tensor.permute(order)
+
+
+def reshape(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+    return tensor.reshape(sizes)
+
+
+def expand(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+    return tensor.expand(sizes)
+
+
+def cut(tensor: torch.Tensor, axis: int, start: int, length: int, step: int) -> torch.Tensor:
+    index = [slice(None)] * tensor.dim()
+    index[axis] = slice(start, start + (length - 1) * step + 1 if length else start, step)
+    return tensor[tuple(index)]
+
+
+def windows(tensor: torch.Tensor, axis: int, size: int, step: int) -> torch.Tensor:
+    return tensor.unfold(axis, size, step)
+
+
+def concatenate(axis: int, *tensors: torch.Tensor) -> torch.Tensor:
+    return torch.cat(tensors, dim=axis)
