@@ -16,7 +16,7 @@ COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") o
 X86 = platform.machine() in ("x86_64", "AMD64")
 ISAS = ("scalar", "avx2", "avx512") if X86 else ("scalar",)
 # Kernels of native programs: templates that take minutes to compile with sanitizers, and no part of this run.
-PROGRAM_KERNELS = ("attention", "elementwise", "products", "rows")
+PROGRAM_KERNELS = ("attention", "elementwise", "rows")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 pytestmark = pytest.mark.skipif(not COMPILER, reason="needs a C++ compiler")
@@ -29,7 +29,7 @@ def compile_object(source: Path, folder: Path, *flags: str) -> Path:
         own = [f"-DTQS_ISA_{name.upper()}" for name in ISAS]
     if source.name in ("search.cpp", "rng.cpp"):
         own = ["-ffp-contract=off"]
-    target = folder / f"{isa}_{source.stem}.o"
+    target = folder / f"{isa}_{source.parent.name}_{source.stem}.o"
     command = [COMPILER, "-std=c++20", f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(target), *own, *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -42,7 +42,7 @@ def sources() -> list[Path]:
     found.append(ROOT / "csrc/cpu/tables.cpp")
     if X86:
         found.append(ROOT / "csrc/cpu/cpu_features.cpp")
-    return [*found, ROOT / "tests/native/sanitize.cpp"]
+    return found
 
 
 def test_kernels_run_clean_under_sanitizers(tmp_path):
@@ -57,16 +57,18 @@ def test_kernels_run_clean_under_sanitizers(tmp_path):
         flags = ("-O0",) if path.stem in PROGRAM_KERNELS else ("-O1", "-g1", *SANITIZERS)
         return compile_object(path, tmp_path, *flags)
 
+    programs = sorted((ROOT / "tests/native").glob("*.cpp"))
     with ThreadPoolExecutor(2) as executor:
-        objects = list(executor.map(compiled, sources()))
-    program = tmp_path / "sanitize"
-    link = [COMPILER, *SANITIZERS, *map(str, objects), "-o", str(program), "-pthread"]
-    done = subprocess.run(link, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    # Leaks are not looked for: the thread pool lives as long as the process, on purpose.
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TQS_ISA": ""}
-    done = subprocess.run([str(program)], capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+        objects = list(executor.map(compiled, [*programs, *sources()]))
+    for source, own in zip(programs, objects, strict=False):
+        program = tmp_path / source.stem
+        link = [COMPILER, *SANITIZERS, str(own), *map(str, objects[len(programs) :]), "-o", str(program), "-pthread"]
+        done = subprocess.run(link, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        # Leaks are not looked for: the thread pool lives as long as the process, on purpose.
+        environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "TQS_ISA": ""}
+        done = subprocess.run([str(program)], capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(not X86 or not shutil.which("nm"), reason="needs an ISA folder and nm")
