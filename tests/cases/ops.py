@@ -410,6 +410,16 @@ def matmul(name: str, a: View, b: View, roundings: float = 200.0) -> Case:
     return Case(f"matmul {name}", "matmul", (a, b), (View((*sizes, a.sizes[-2], b.sizes[-1])),), {}, {}, roundings)
 
 
+def attention(name: str, q: View, k: View, v: View, mask: View | None = None, *, offset: int | None = None) -> Case:
+    """Causal with that offset, or not. The result lies with the heads between, as capture writes it."""
+    sizes = (*q.sizes[:-1], v.sizes[-1])
+    heads, rows, width = sizes[-3:]
+    out = View(sizes, (heads * rows * width, width, heads * width, 1))
+    ints = {"causal": (int(offset is not None),), "causal_offset": (offset or 0,)}
+    given = View((1,), source="absent") if mask is None else mask
+    return Case(f"attention {name}", "attention", (q, k, v, given), (out,), ints, {"scale": (0.3,)}, 100)
+
+
 def convolution(
     name: str,
     sizes: tuple[int, ...],
@@ -496,6 +506,32 @@ PRODUCT_CASES = (
     matmul("of a constant", View((3, 8), source="constant"), View((8, 21))),
     matmul("with the series", View((5, 8)), View((8, 21), source="series")),
     matmul("of the series", View((5, 8), source="series"), View((8, 21))),
+    attention("of all", View((1, 2, 21, 8)), View((1, 2, 30, 8)), View((1, 2, 30, 9))),
+    attention("of one query", View((1, 2, 1, 8)), View((1, 2, 70, 8)), View((1, 2, 70, 9)), offset=66),
+    attention("causal", View((1, 2, 21, 8)), View((1, 2, 21, 8)), View((1, 2, 21, 20)), offset=0),
+    attention("that sees nothing at first", View((1, 1, 9, 5)), View((1, 1, 9, 5)), View((1, 1, 9, 4)), offset=-3),
+    attention(
+        "with a mask",
+        View((1, 2, 18, 8)),
+        View((1, 2, 20, 8)),
+        View((1, 2, 20, 8)),
+        View((1, 2, 18, 20), (0, 0, 20, 1), source="constant", draw="mask"),
+    ),
+    attention(
+        "with a mask of states",
+        View((1, 2, 18, 8)),
+        View((1, 2, 20, 8)),
+        View((1, 2, 20, 8)),
+        View((20,), (1,)),
+    ),
+    attention(
+        "of shared heads in between",
+        View((1, 4, 19, 8), (0, 8, 32, 1)),
+        View((1, 4, 20, 8), (0, 0, 8, 1)),
+        View((1, 4, 20, 8), (0, 0, 8, 1)),
+        offset=1,
+    ),
+    attention("of transposed keys", View((1, 2, 3, 8)), View((1, 2, 30, 8), (0, 240, 1, 30)), View((1, 2, 30, 8))),
 )
 
 CASES = (
