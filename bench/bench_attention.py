@@ -8,8 +8,8 @@ float32, D = 64, 4 heads, tangents of q, k and v, sequences of 96 to 1024, all c
     by hand        the tangents of that written out as stacked torch products
     differences    forward differences: scaled_dot_product_attention of the 1 + K stacked inputs
 
-Every result is compared with vmap(jvp) of the formula in float64 first; one that is wrong is reported and not timed. The
-limit is the time of the multiply-adds of visible pairs (2 D for the primal and 4 D for each tangent) at the float32
+Every result is compared with vmap(jvp) of the formula in float64 first; one that is wrong is reported and not timed.
+The limit is the time of the multiply-adds of visible pairs (2 D for the primal and 4 D for each tangent) at the float32
 rate of the cores, measured in the same rounds.
 
     python bench/bench_attention.py                     one thread (about four minutes)
@@ -100,9 +100,7 @@ WAYS: dict[str, tuple[Callable[[Parts, Parts], tuple[Tensor, Tensor]], float]] =
 
 def error(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> float:
     """Largest error over the largest element, of output and tangents."""
-    return max(
-        float((ours - exact).abs().max() / exact.abs().max()) for ours, exact in zip(got, expected, strict=True)
-    )
+    return max(float((ours - exact).abs().max() / exact.abs().max()) for ours, exact in zip(got, expected, strict=True))
 
 
 def measure(length: int, options: argparse.Namespace) -> dict[str, Any]:

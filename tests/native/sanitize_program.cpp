@@ -2,6 +2,7 @@
 // exactly the elements that a task may touch and scratch of exactly the bytes asked for, so that AddressSanitizer sees
 // one too many. Each ISA must agree with the scalar one. Prints what went wrong and exits 1. Driven by
 // tests/test_kernels_native.py.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>

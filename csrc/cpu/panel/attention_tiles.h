@@ -60,7 +60,8 @@ template <class V, int rows, int columns, class Finish>
     typename V::Vector sums[rows][columns];
     unroll<rows * columns>([&](auto i)
                                __attribute__((always_inline)) { sums[i / columns][i % columns] = V::broadcast(0); });
-    const typename V::Element *dk_rows = dk.data + key * dk.stride, *dv_rows = dv.data + key * dv.stride;
+    const typename V::Element* dk_rows = dk.data ? dk.data + key * dk.stride : nullptr;
+    const typename V::Element* dv_rows = dv.data ? dv.data + key * dv.stride : nullptr;
     const auto ask = [&](std::int64_t d) __attribute__((always_inline)) {
         unroll<rows>([&](auto r) __attribute__((always_inline)) {
             if (dk.data) __builtin_prefetch(dk_rows + r * dk.stride + d);
