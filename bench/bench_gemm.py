@@ -82,8 +82,8 @@ def main() -> None:
     for shape in shapes:
         native = shape["gflops"]["native"]
         print(
-            f"M={shape['M']:4d} N={shape['N']:5d} K={shape['K']:5d}  {native:6.1f} GFLOP/s  {native / most:4.0%} of the "
-            f"limit  torch takes {shape['torch_over_native']['median']:.2f}x"
+            f"M={shape['M']:4d} N={shape['N']:5d} K={shape['K']:5d}  {native:6.1f} GFLOP/s  {native / most:4.0%} of "
+            f"the limit  torch takes {shape['torch_over_native']['median']:.2f}x"
         )
 
 
