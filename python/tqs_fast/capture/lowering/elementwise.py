@@ -204,17 +204,10 @@ def clamp_max(context: Context, x: Tensor, high: Operand) -> Tensor:
     return result(context, "minimum", x, high)
 
 
-@lowers("aten.fmax.default")
-def fmax(context: Context, x: Tensor, y: Tensor) -> Tensor:
-    return _without_nan(context, "maximum", x, y)
-
-
-@lowers("aten.fmin.default")
-def fmin(context: Context, x: Tensor, y: Tensor) -> Tensor:
-    return _without_nan(context, "minimum", x, y)
-
-
-def _without_nan(context: Context, opcode: str, x: Tensor, y: Tensor) -> Tensor:
+@lowers("aten.fmax.default", "aten.fmin.default")
+def extreme_number(context: Context, x: Tensor, y: Tensor) -> Tensor:
+    """Of the two, as far as they are numbers."""
+    opcode = "maximum" if "fmax" in str(context.node.target) else "minimum"
     chosen = result(context, "where", result(context, "is_nan", y), x, result(context, opcode, x, y))
     return result(context, "where", result(context, "is_nan", x), y, chosen)
 
