@@ -156,6 +156,13 @@ def test_a_state_that_is_swapped_is_copied_first():
     assert kinds == {"arena"}
 
 
+@pytest.mark.parametrize("name", ["attention-written-out-causal", "attention-written-out-lowest"])
+def test_a_causal_mask_is_not_read(name: str):
+    program = capture(ROWS[name].make())
+    (attention,) = (node for node in program.nodes if node.kind == "attention")
+    assert attention.inputs[3] == -1
+
+
 # ---------------------------------------------------------------- verification
 
 
