@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import re
 import traceback
@@ -110,11 +109,8 @@ def _decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
 def _tracing() -> Iterator[list[warnings.WarningMessage]]:
     """torch as a trace needs it, and silent; the warnings it would have given."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    collects = gc.isenabled()
     # the fast path of attention modules is one opaque op
     torch.backends.mha.set_fastpath_enabled(False)
-    # a trace keeps nearly all that it makes, and a full collection on the way costs as much as a small trace
-    gc.disable()
     was_silent, LOGGER.disabled = LOGGER.disabled, True
     try:
         # torch warns of its own internals, and prints what it had traced before it failed
@@ -123,8 +119,6 @@ def _tracing() -> Iterator[list[warnings.WarningMessage]]:
             yield caught
     finally:
         LOGGER.disabled = was_silent
-        if collects:
-            gc.enable()
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
