@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tqs_fast._finite import all_finite
 from tqs_fast.engines.native_program import NativeProgram
 from tqs_fast.engines.native_weights import NativeWeights
 from tqs_fast.engines.prepared import prepared
@@ -72,7 +73,7 @@ def roll_native(
         rolled = Rolled(result.outputs, result.states, result.tangent_outputs, result.state_tangents)
     found = [rolled.outputs, *rolled.states, *(rolled.tangents or ())]
     found += [] if rolled.tangent_outputs is None else [rolled.tangent_outputs]
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
+    if not all_finite(found):
         _explain(system, native, starts, series, steps, seeds)
     return rolled
 
