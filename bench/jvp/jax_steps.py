@@ -76,7 +76,7 @@ def lstm(module: recurrent.Lstm) -> Step:
             gates = x @ w[f"lstm.weight_ih_l{n}"].T + w[f"lstm.bias_ih_l{n}"]
             gates = gates + state["h"][:, n] @ w[f"lstm.weight_hh_l{n}"].T + w[f"lstm.bias_hh_l{n}"]
             i, f, g, o = jnp.split(gates, 4, -1)
-            c = jax.nn.sigmoid(i) * state["c"][:, n] + jax.nn.sigmoid(i) * jnp.tanh(g)
+            c = jax.nn.sigmoid(f) * state["c"][:, n] + jax.nn.sigmoid(i) * jnp.tanh(g)
             x = jax.nn.sigmoid(o) * jnp.tanh(c)
             hs.append(x)
             cs.append(c)
