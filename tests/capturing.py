@@ -10,6 +10,7 @@ import torch
 import tqs_fast as tqs
 from cases.networks import NetworkCase
 from tqs_fast.capture import Program, capture
+from tqs_fast.capture.verify import Leaves, Runner
 from tqs_fast.reference.program import run_program
 from tqs_fast.systems.system import advance, input_at
 from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
@@ -42,6 +43,23 @@ def check_program(system: tqs.System, dtype: torch.dtype, tolerance: float) -> P
             for number, (got, want) in enumerate(zip([*own[i], mine], [*expected, output[i]], strict=True)):
                 close(got, want, tolerance, f"{system.name}: step {t}, sample {i}, leaf {number}")
     return program
+
+
+def interpreted(program: Program) -> Runner:
+    """The oracle as `verify` runs a program."""
+
+    def run(states: Leaves, inputs: Leaves, steps: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        rows = []
+        for i in range(len(states[0])):
+            leaves, outputs = [leaf[i].numpy() for leaf in states], []
+            for t in range(steps):
+                leaves, output = run_program(program, leaves, [leaf[i, t].numpy() for leaf in inputs])
+                outputs.append(output.reshape(-1, output.shape[-1]))
+            rows.append([np.concatenate(outputs), *leaves])
+        outputs, *final = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
+        return outputs, final
+
+    return run
 
 
 def close(got: np.ndarray, want: torch.Tensor, tolerance: float, place: str) -> None:

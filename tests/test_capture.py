@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import tqs_fast as tqs
-from capturing import TOLERANCE, check_program
+from capturing import TOLERANCE, check_program, interpreted
 from cases.networks import CASES, Encoder, Learned, TemporalConvolution
 from networks import cells_system, linear_system, rotation
 from tqs_fast.capture import Program, capture, describe, opcodes, sizes, verify
@@ -159,15 +159,13 @@ def test_a_state_that_is_swapped_is_copied_first():
 # ---------------------------------------------------------------- verification
 
 
-def states_of(system: tqs.System, count: int = 3) -> tqs.systems.States:
-    from tqs_fast.systems.initial import draw
-
-    return draw(tqs.Attractor(count=count, spin_up=0), system, horizon=4)
+def drawn(system: tqs.System) -> torch.Tensor:
+    return system.initial_state(3, torch.Generator().manual_seed(0))
 
 
 def test_verify_accepts_what_was_captured():
     system = ROWS["GRUCell"].make()
-    verify(capture(system), system, states_of(system))
+    verify(interpreted(capture(system)), system, drawn(system))
 
 
 def test_verify_finds_a_step_that_mixes_samples():
@@ -176,8 +174,30 @@ def test_verify_finds_a_step_that_mixes_samples():
         return state, state
 
     system = tqs.System(nn.Linear(3, 3), step=step, initial_state=lambda n, g: torch.randn(n, 3, generator=g))
-    with pytest.raises(tqs.CaptureError, match=r"other results for a batch.*engine=\"torch\""):
-        verify(capture(system), system, states_of(system))
+    with pytest.raises(tqs.CaptureError, match=r"mixes initial conditions.*for a batch.*engine=\"torch\""):
+        verify(interpreted(capture(system)), system, drawn(system))
+
+
+def test_verify_finds_a_step_that_takes_one_sample_only():
+    def step(module: nn.Module, state: torch.Tensor):
+        state = module(state.view(3)).view(1, 3)
+        return state, state
+
+    system = tqs.System(nn.Linear(3, 3), step=step, initial_state=lambda n, g: torch.randn(n, 3, generator=g))
+    with pytest.raises(tqs.CaptureError, match="fails for a batch of 3: RuntimeError"):
+        verify(interpreted(capture(system)), system, drawn(system))
+
+
+def test_verify_draws_where_it_is_given_too_few_states():
+    """One state is repeated to a batch in which mixing would not show."""
+
+    def step(module: nn.Module, state: torch.Tensor):
+        state = module(state) - (state - state.mean(0, keepdim=True))
+        return state, state
+
+    system = tqs.System(nn.Linear(3, 3), step=step, initial_state=lambda n, g: torch.randn(n, 3, generator=g))
+    with pytest.raises(tqs.CaptureError, match="mixes initial conditions"):
+        verify(interpreted(capture(system)), system, drawn(system)[:1])
 
 
 def test_verify_finds_a_wrong_program():
@@ -188,7 +208,7 @@ def test_verify_finds_a_wrong_program():
     broken = replace(node, inputs=(*node.inputs[:2], -1))  # its bias forgotten
     program = replace(program, nodes=(*program.nodes[:linear], broken, *program.nodes[linear + 1 :]))
     with pytest.raises(tqs.CaptureError, match="something else than the step"):
-        verify(program, system, states_of(system))
+        verify(interpreted(program), system, drawn(system))
 
 
 def test_checkers_see_a_planted_fault():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import tqs_fast as tqs
-from capturing import TOLERANCE, check_program
+from capturing import TOLERANCE, check_program, interpreted
 from cases.modules import seeded
 from tqs_fast.capture import capture, verify
 from tqs_fast.systems.initial import draw
@@ -129,4 +129,4 @@ def test_program_follows_torch(model: Callable[[], Any], dtype: torch.dtype):
     program = check_program(system, dtype, TOLERANCE[dtype if exact else torch.float32])
     assert {"linear"} <= {node.kind for node in program.nodes}
     if dtype == torch.float32:
-        verify(capture(system), system, draw(tqs.Synthetic(count=3), system, horizon=4))
+        verify(interpreted(capture(system)), system, draw(tqs.Synthetic(count=3), system, horizon=4).state)

@@ -7,11 +7,13 @@ import torch
 from tqs_fast.capture.demand import narrow
 from tqs_fast.capture.emit import emit
 from tqs_fast.capture.export import export_step
-from tqs_fast.capture.fuse import fuse, needed
+from tqs_fast.capture.fuse import fuse
 from tqs_fast.capture.lower import lower
+from tqs_fast.capture.passes import needed, users_of
+from tqs_fast.capture.patterns import recognise
 from tqs_fast.capture.program import Program
-from tqs_fast.capture.rewrite import rewrite
-from tqs_fast.capture.wiring import Wired, joined_only, users_of, wire
+from tqs_fast.capture.spread import spread
+from tqs_fast.capture.wiring import Wired, joined_only, wire
 from tqs_fast.systems.system import System
 from tqs_fast.systems.tree import Tree, tree_map
 
@@ -38,10 +40,10 @@ def capture(
     lowered = lower(export_step(system, system.module if module is None else module, state, step_input), system.name)
     slides, carried = wire(lowered)
     results = [*carried, lowered.output]
-    graph = lowered.graph
+    graph, results = recognise(needed(lowered.graph, results), results)
     if not whole:
         graph, results = narrow(needed(graph, results), results)
-    graph, results = rewrite(needed(graph, results), results)
+    graph, results = spread(needed(graph, results), results)
     operations = needed(graph, results)
     users = users_of(operations, results)
     wired = Wired(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from tqs_fast.capture import eager
 from tqs_fast.capture.expressions import Expression
 from tqs_fast.capture.graph import Tensor
 from tqs_fast.capture.layout import Layout, contiguous
@@ -94,9 +95,7 @@ def _fits(tensor: torch.Tensor, precision: str) -> bool:
 
 def _unpermuted(expression: Expression, order: tuple[int, ...]) -> Expression | None:
     """What `expression` is a permutation of, where `order` undoes it."""
-    from tqs_fast.capture.graph import _permute
-
-    if expression.function is _permute:
+    if expression.function is eager.permute:
         inner, before = expression.arguments
         if tuple(before[axis] for axis in order) == tuple(range(len(order))):
             return inner  # type: ignore[no-any-return]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tqs_fast.capture.boxes import Box, lengths, requirements, union, whole
-from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor, again
+from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor
+from tqs_fast.capture.passes import again
 from tqs_fast.capture.positions import Positions
 
 

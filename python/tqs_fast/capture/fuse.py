@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tqs_fast.capture.graph import VIEWS, Graph, Operation, Tensor
+from tqs_fast.capture.graph import VIEWS, Operation, Tensor
 from tqs_fast.capture.opcodes import MAX_INPUTS, MAX_INSTRUCTIONS, MAX_OUTPUTS
+from tqs_fast.capture.passes import users_of
 
 
 @dataclass(eq=False)
@@ -26,18 +26,6 @@ class Group:
         made = {id(operation) for operation in self.operations}
         found = {id(x): x for operation in self.operations for x in operation.tensors if id(x.source) not in made}
         return list(found.values())
-
-
-def needed(graph: Graph, results: Iterable[Tensor]) -> list[Operation]:
-    """The operations that `results` depend on, in order."""
-    wanted: set[int] = set()
-    pending = [tensor.source for tensor in results]
-    while pending:
-        source = pending.pop()
-        if isinstance(source, Operation) and id(source) not in wanted:
-            wanted.add(id(source))
-            pending.extend(tensor.source for tensor in source.tensors)
-    return [operation for operation in graph.operations if id(operation) in wanted]
 
 
 def compute_precision(operation: Operation) -> str:
@@ -63,12 +51,7 @@ class _Fusion:
         # group number -> bits of the groups it depends on, itself not included, closed under transitivity
         self.before: list[int] = []
         self.after: list[int] = []
-        self.users: dict[int, set[int]] = defaultdict(set)  # id of tensor -> ids of operations, -1: leaves the step
-        for operation in operations:
-            for tensor in operation.tensors:
-                self.users[id(tensor)].add(id(operation))
-        for tensor in results:
-            self.users[id(tensor)].add(-1)
+        self.users = users_of(operations, results)
 
     def run(self) -> list[Group]:
         for operation in self.operations:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeAlias
 
-import torch
-
+from tqs_fast.capture import eager
 from tqs_fast.capture.expressions import Expression
 
 VIEWS = frozenset({"permute", "slice", "expand", "reshape", "windows", "diagonal"})
@@ -105,7 +104,7 @@ class Graph:
     def fold(self, function: Callable[..., Any], *arguments: Any, precision: str) -> Tensor:
         """`function` of constants and plain values, which is a constant."""
         given = tuple(argument.source if isinstance(argument, Tensor) else argument for argument in arguments)
-        key = (function, tuple(id(item) if isinstance(item, Expression) else item for item in given))
+        key = (function, tuple(id(item) if isinstance(item, Expression) else _by_value(item) for item in given))
         expression = self._folded.setdefault(key, Expression(function, given))
         return self.constant(expression, precision)
 
@@ -138,17 +137,25 @@ class Graph:
             self._known[key] = found
         return found.outputs
 
+    def elementwise(
+        self, opcode: str, operands: Sequence[Operand | None], sizes: Sequence[int], precision: str
+    ) -> Tensor:
+        """One opcode over operands that broadcast to `sizes`; of constants alone it is a constant."""
+        if all(isinstance(x, float) or (isinstance(x, Tensor) and x.is_constant) for x in operands):
+            return self.fold(eager.elementwise, opcode, tuple(sizes), precision, *operands, precision=precision)
+        return self.add("elementwise", operands, sizes, precision=precision, opcode=opcode)[0]
+
     # ---------------------------------------------------------------- views
 
     def permute(self, x: Tensor, order: Sequence[int]) -> Tensor:
         order = tuple(axis % x.rank for axis in order)
         if isinstance(x.source, Expression):
-            if x.source.function is _permute:
+            if x.source.function is eager.permute:
                 inner, before = x.source.arguments
                 return self.permute(self.constant(inner, x.precision), [before[axis] for axis in order])
             if order == tuple(range(x.rank)):
                 return x
-            return self.fold(_permute, x, order, precision=x.precision)
+            return self.fold(eager.permute, x, order, precision=x.precision)
         if isinstance(x.source, Operation) and x.kind == "permute":
             before = x.source.attributes["order"]
             order, x = tuple(before[axis] for axis in order), x.source.tensors[0]
@@ -163,7 +170,7 @@ class Graph:
         if sizes == x.sizes:
             return x
         if isinstance(x.source, Expression):
-            return self.fold(_reshape, x, sizes, precision=x.precision)
+            return self.fold(eager.reshape, x, sizes, precision=x.precision)
         if isinstance(x.source, Operation) and x.kind == "reshape":
             return self.reshape(x.source.tensors[0], sizes)
         return self.add("reshape", [x], sizes)[0]
@@ -177,7 +184,7 @@ class Graph:
         if sizes == x.sizes:
             return x
         if isinstance(x.source, Expression):
-            return self.fold(_expand, x, sizes, precision=x.precision)
+            return self.fold(eager.expand, x, sizes, precision=x.precision)
         return self.add("expand", [x], sizes)[0]
 
     def slice(self, x: Tensor, axis: int, start: int, length: int, step: int = 1) -> Tensor:
@@ -185,7 +192,7 @@ class Graph:
         if start == 0 and length == x.sizes[axis]:
             return x
         if isinstance(x.source, Expression):
-            return self.fold(_slice, x, axis, start, length, step, precision=x.precision)
+            return self.fold(eager.cut, x, axis, start, length, step, precision=x.precision)
         if isinstance(x.source, Operation):
             found = self._slice_of(x, x.source, axis, start, length, step)
             if found is not None:
@@ -216,7 +223,7 @@ class Graph:
         """Overlapping windows along `axis`, whose elements become a new last axis."""
         axis %= x.rank
         if isinstance(x.source, Expression):
-            return self.fold(_windows, x, axis, size, step, precision=x.precision)
+            return self.fold(eager.windows, x, axis, size, step, precision=x.precision)
         count = (x.sizes[axis] - size) // step + 1
         sizes = [count if i == axis else n for i, n in enumerate(x.sizes)] + [size]
         return self.add("windows", [x], sizes, axis=axis, size=size, step=step)[0]
@@ -243,72 +250,16 @@ class Graph:
         if len(flat) == 1:
             return flat[0]
         if all(piece.is_constant for piece in flat):
-            return self.fold(_concatenate, axis, *flat, precision=flat[0].precision)
+            return self.fold(eager.concatenate, axis, *flat, precision=flat[0].precision)
         sizes = list(flat[0].sizes)
         sizes[axis] = sum(piece.sizes[axis] for piece in flat)
         return self.add("concatenate", flat, sizes, axis=axis)[0]
 
 
-def again(
-    graph: Graph,
-    operation: Operation,
-    inputs: Sequence[Operand | None],
-    sizes: Sequence[int] | None = None,
-    **changed: Any,
-) -> list[Tensor]:
-    """An operation of another graph, on other inputs; with other output sizes and attributes where they are given."""
-    x = next(operand for operand in inputs if isinstance(operand, Tensor))
-    given = {**operation.attributes, **changed}
-    sizes = operation.outputs[0].sizes if sizes is None else tuple(sizes)
-    match operation.kind:
-        case "permute":
-            return [graph.permute(x, given["order"])]
-        case "reshape":
-            return [graph.reshape(x, sizes)]
-        case "expand":
-            return [graph.expand(x, sizes)]
-        case "slice":
-            return [graph.slice(x, given["axis"], given["start"], sizes[given["axis"]], given["step"])]
-        case "windows":
-            return [graph.windows(x, given["axis"], given["size"], given["step"])]
-        case "concatenate":
-            return [graph.concatenate([piece for piece in inputs if isinstance(piece, Tensor)], given["axis"])]
-    return graph.add(
-        operation.kind,
-        inputs,
-        sizes,
-        outputs=len(operation.outputs),
-        precision=operation.outputs[0].precision,
-        **given,
-    )
-
-
 def _identity(operand: Operand | None) -> Hashable:
-    # numbers by value and sign: 0.0 == -0.0, but they are different constants
-    return ("number", repr(operand)) if isinstance(operand, float) else id(operand)
+    return _by_value(operand) if isinstance(operand, float) else id(operand)
 
 
-def _permute(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-    return tensor.permute(order)
-
-
-def _reshape(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
-    return tensor.reshape(sizes)
-
-
-def _expand(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
-    return tensor.expand(sizes)
-
-
-def _slice(tensor: torch.Tensor, axis: int, start: int, length: int, step: int) -> torch.Tensor:
-    index: list[slice] = [slice(None)] * tensor.dim()
-    index[axis] = slice(start, start + (length - 1) * step + 1 if length else start, step)
-    return tensor[tuple(index)]
-
-
-def _windows(tensor: torch.Tensor, axis: int, size: int, step: int) -> torch.Tensor:
-    return tensor.unfold(axis, size, step)
-
-
-def _concatenate(axis: int, *tensors: torch.Tensor) -> torch.Tensor:
-    return torch.cat(tensors, dim=axis)
+def _by_value(item: Any) -> Hashable:
+    # 0.0 == -0.0, but they are different constants
+    return ("number", repr(item)) if isinstance(item, float) else item

@@ -1,95 +1,115 @@
-"""Whether a program computes what the step does for a batch: catches steps that mix samples or expect one alone."""
+"""A captured program against the step it was captured from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from tqs_fast.capture.lower import WAY_OUT
-from tqs_fast.capture.program import Program
-from tqs_fast.errors import CaptureError
-from tqs_fast.reference.program import run_program
-from tqs_fast.systems.initial import States
-from tqs_fast.systems.system import System, advance, input_at
-from tqs_fast.systems.tree import tree_leaves, tree_map
+from tqs_fast.errors import CaptureError, TqsError
+from tqs_fast.systems.system import System, iterate
+from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
 
-Arrays = Sequence[npt.NDArray[Any]]
-Runner = Callable[[Program, Arrays, Arrays], tuple[Arrays, npt.NDArray[Any]]]
+Leaves = Sequence[torch.Tensor]
+# run(state leaves [N, ...], input leaves [N, steps, ...], steps) -> outputs [N, steps * block, C], final state leaves
+Runner = Callable[[Leaves, Leaves, int], tuple[torch.Tensor, Leaves]]
 
-SAMPLES = 3
+SAMPLES = 3  # a step that mixes samples, or only fits a batch of one, shows
+STEPS = 2  # the second starts from a state that the program itself has left
+# Of the largest element: far above what rounding does in two steps, far below what another function would give.
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 
 
-def verify(
-    program: Program,
-    system: System,
-    states: States,
-    *,
-    module: torch.nn.Module | None = None,
-    run: Runner = run_program,
-) -> None:
-    """Step three samples as one batch in torch, and each alone by the program, and compare.
-
-    They may differ by the square root of the precision, relative to the largest element of a leaf: half of the digits,
-    far above the rounding of a step and far below what another sample's values would do.
+def verify(run: Runner, system: System, state: Tree) -> None:
+    """Run a few samples for two steps by the program and, as one batch, by torch, and compare.
 
     Args:
-        states: where the samples come from; rows are repeated where there are fewer than three.
-        module: stepped in place of `system.module`; the one that was captured.
-        run: `run(program, state_leaves, input_leaves)` -> next state leaves and output, for one sample.
+        run: the program.
+        state: tree of `[N, ...]`; its first rows are the samples, or random states where it has too few.
 
     Raises:
-        CaptureError: they differ; the message says whether torch itself differs between a batch and single samples.
+        CaptureError: torch cannot run a batch of samples, or the two differ; the message says whether torch itself
+            differs between a batch and its samples alone.
     """
-    rows = torch.arange(SAMPLES) % states.count
-    state = tree_map(lambda leaf: leaf[rows], states.state)
-    given = input_at(states.inputs, 0)
-    step_input = None if given is None else tree_map(lambda leaf: leaf[rows], given)
-    together = _results(*advance(system, state, step_input, module=module))
+    samples, inputs = _drawn(system, state)
+    outputs, final = run(tree_leaves(samples), [] if inputs is None else tree_leaves(inputs), STEPS)
+    try:
+        expected = _rolled(system, samples, inputs)
+    except TqsError:
+        raise
+    except Exception as error:  # whatever a step raises
+        raise CaptureError(
+            f"[capture] {system.name}: the step takes one initial condition alone, and fails for a batch of {SAMPLES}: "
+            f"{type(error).__name__}: {_first_line(error)}; make it work along the first axis"
+        ) from error
+    for number, (ours, theirs) in enumerate(zip([outputs, *final], expected, strict=True)):
+        difference = _difference(ours, theirs)
+        if difference is not None:
+            place = f"state leaf {number - 1}" if number else "the output"
+            reason = (
+                "the step mixes initial conditions: it gives other results for a batch than for its samples alone"
+                if _mixes(system, samples, inputs, expected)
+                else "the program computes something else than the step"
+            )
+            raise CaptureError(
+                f"[capture] {system.name}: the captured program differs from the step by {difference} in {place}: "
+                f'{reason}; use engine="torch"'
+            )
+
+
+def _drawn(system: System, state: Tree) -> tuple[Tree, Tree | None]:
+    """`SAMPLES` states, and inputs for every step."""
+    generator = torch.Generator().manual_seed(0)
+    samples = tree_map(lambda leaf: leaf[:SAMPLES], state)
+    if len(tree_leaves(state)[0]) < SAMPLES:
+        drawn = iter(tree_leaves(system.initial_state(SAMPLES, generator)))
+        samples = tree_map(lambda leaf: _like(next(drawn), leaf, generator), state)
+    if system.inputs is None:
+        return samples, None
+    dtype = next((leaf.dtype for leaf in tree_leaves(state) if leaf.is_floating_point()), None)
+    inputs = system.inputs(SAMPLES, STEPS, generator)
+    return samples, tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, inputs)
+
+
+def _like(drawn: torch.Tensor, leaf: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A drawn state leaf in the dtype of a given one; noise where a growing context has another length."""
+    if drawn.shape[1:] != leaf.shape[1:]:
+        drawn = torch.randn(len(drawn), *leaf.shape[1:], generator=generator)
+    return drawn.to(leaf)
+
+
+def _rolled(system: System, state: Tree, inputs: Tree | None) -> list[torch.Tensor]:
+    """By torch: outputs `[N, T, C]`, and the final state leaves."""
+    taken = list(iterate(system, state, inputs, STEPS))
+    return [torch.cat([output for _, output in taken], dim=1), *tree_leaves(taken[-1][0])]
+
+
+def _mixes(system: System, samples: Tree, inputs: Tree | None, together: Leaves) -> bool:
+    """Whether torch gives a sample other results alone than in a batch."""
     for row in range(SAMPLES):
-        leaves = [leaf[row].cpu().numpy() for leaf in tree_leaves(state)]
-        driven = [] if step_input is None else [leaf[row].cpu().numpy() for leaf in tree_leaves(step_input)]
-        after, output = run(program, leaves, driven)
-        for number, (got, expected) in enumerate(zip([*after, output], together, strict=True)):
-            error = _excess(torch.from_numpy(np.array(got)), expected[row])
-            if error is not None:
-                place = "the output" if number == len(after) else f"state leaf {number}"
-                alone = _results(*_single(system, state, step_input, row, module))
-                mixed = any(_excess(one[0], many[row]) is not None for one, many in zip(alone, together, strict=True))
-                reason = (
-                    "the step gives other results for a batch than for its samples alone"
-                    if mixed
-                    else "its program computes something else than the step"
-                )
-                raise CaptureError(
-                    f"[verify] {system.name}: {place} of sample {row} differs by {error}: {reason}; {WAY_OUT}"
-                )
+        alone = _rolled(system, _row(samples, row), None if inputs is None else _row(inputs, row))
+        if any(_difference(one, many[row : row + 1]) for one, many in zip(alone, together, strict=True)):
+            return True
+    return False
 
 
-def _results(state: Any, output: torch.Tensor) -> list[torch.Tensor]:
-    return [*tree_leaves(state), output]
+def _row(tree: Tree, row: int) -> Tree:
+    return tree_map(lambda leaf: leaf[row : row + 1], tree)
 
 
-def _single(
-    system: System, state: Any, step_input: Any, row: int, module: torch.nn.Module | None
-) -> tuple[Any, torch.Tensor]:
-    own = tree_map(lambda leaf: leaf[row : row + 1], state)
-    driven = None if step_input is None else tree_map(lambda leaf: leaf[row : row + 1], step_input)
-    return advance(system, own, driven, module=module)
-
-
-def _excess(got: torch.Tensor, expected: torch.Tensor) -> str | None:
+def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> str | None:
     """How far two tensors are apart, in words, where that is too far."""
-    precision = torch.finfo(expected.dtype).eps if expected.is_floating_point() else torch.finfo(torch.float64).eps
-    left, right = got.double().cpu().reshape(-1), expected.double().cpu().reshape(-1)
-    finite = torch.isfinite(left)
-    if bool((finite != torch.isfinite(right)).any()):
+    theirs = theirs.to(ours)
+    finite = torch.isfinite(theirs)
+    if bool((torch.isfinite(ours) != finite).any()) or bool((torch.isnan(ours) != torch.isnan(theirs)).any()):
         return "values that are not finite"
     if not bool(finite.any()):
         return None
-    error = float((left - right)[finite].abs().max())
-    size = float(right[finite].abs().max())
-    return f"{error:.3g} (largest element {size:.3g})" if error > precision**0.5 * max(size, precision**0.5) else None
+    worst, size = float((ours - theirs).abs()[finite].max()), float(theirs.abs()[finite].max())
+    too_far = worst > TOLERANCE.get(ours.dtype, 0.0) * size
+    return f"{worst:.2g} (largest element {size:.2g})" if too_far else None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200].rstrip(".") if lines else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -34,7 +33,7 @@ class Wired:
     Attributes:
         slides: per state leaf, or None where it is copied.
         next_states: per leaf, what it is next; of a slide, the values that join.
-        users: as `users_of` gives them.
+        users: as `passes.users_of` gives them.
         joined: as `joined_only` gives them.
     """
 
@@ -78,17 +77,6 @@ def wire(lowered: Lowered) -> tuple[list[Slide | None], list[Tensor]]:
         slides.append(found[0] if found else None)
         carried.append(found[1] if found else after)
     return slides, carried
-
-
-def users_of(operations: Sequence[Operation], results: Sequence[Tensor]) -> dict[int, set[int]]:
-    """id of a tensor -> ids of the operations that read it; -1 where it leaves the step."""
-    users: dict[int, set[int]] = defaultdict(set)
-    for operation in operations:
-        for tensor in operation.tensors:
-            users[id(tensor)].add(id(operation))
-    for tensor in results:
-        users[id(tensor)].add(-1)
-    return users
 
 
 def joined_only(operations: Sequence[Operation], users: dict[int, set[int]]) -> dict[int, Operation]:

@@ -8,9 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from tqs_fast import kernels
-from tqs_fast.capture import Program, capture, stream
-from tqs_fast.engines.native_program import NativeProgram
-from tqs_fast.engines.verify import verify
+from tqs_fast.capture import Program, capture, stream, verify
+from tqs_fast.engines.native_program import Leaves, NativeProgram
 from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.systems import System
 from tqs_fast.systems.tree import Tree, tree_leaves
@@ -24,7 +23,7 @@ def prepared(system: System, state: Tree, *, horizon: int) -> NativeProgram:
     """The native program of `system`, for rollouts of `horizon` values from states like `state` `[N, ...]`.
 
     Captured once: a later call with the same module, unchanged weights and states of the same sizes gets the same
-    program. Its first step is compared with torch.
+    program. Its first steps are compared with torch.
 
     Raises:
         CaptureError: the step cannot be captured, or its program does something else than the step.
@@ -51,7 +50,12 @@ def _prepare(system: System, state: Tree, last: int) -> NativeProgram:
     else:
         dtype = next((leaf.dtype for leaf in tree_leaves(state) if leaf.is_floating_point()), None)
         native = _bind(system, capture(system, dtype=dtype), None)
-    verify(native, system, state)
+
+    def run(states: Leaves, inputs: Leaves, steps: int) -> tuple[torch.Tensor, Leaves]:
+        outputs, final = native.ensemble(states, inputs, steps=steps, values=steps * system.block)
+        return outputs[0].transpose(0, 1), [leaf[0] for leaf in final]
+
+    verify(run, system, state)
     return native
 
 

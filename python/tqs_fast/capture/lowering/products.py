@@ -10,8 +10,7 @@ import torch
 from tqs_fast.capture.graph import Tensor
 from tqs_fast.capture.lowering.elementwise import result
 from tqs_fast.capture.lowering.registry import Context, broadcast, lowers
-
-HIDDEN = -1e30  # below this, a score is never seen again
+from tqs_fast.capture.masks import causal_offset
 
 
 @lowers("aten.linear.default")
@@ -136,7 +135,7 @@ def attention(
     offset: int | None = None
     if mask is not None:
         if context.dtype(3) == torch.bool:
-            mask = additive_mask(context, mask, q.precision)
+            mask = context.elementwise("where", mask, 0.0, -torch.inf, precision=q.precision)
         mask = context.convert(mask, q.precision)
         offset = None if is_causal else causal_offset(mask)
         if offset is not None:
@@ -164,32 +163,3 @@ def attention(
         scale=float(q.sizes[-1] ** -0.5 if scale is None else scale),
     )[0]
     return graph.reshape(y, sizes)
-
-
-def additive_mask(context: Context, mask: Tensor, precision: str) -> Tensor:
-    """0 where a boolean mask lets a key be seen, -inf elsewhere."""
-    if mask.is_constant:
-        return context.graph.fold(_additive, mask, precision=precision)
-    return context.elementwise("where", mask, 0.0, -torch.inf, precision=precision)
-
-
-def causal_offset(mask: Tensor) -> int | None:
-    """The offset for which a constant mask hides key t from query s where t > s + offset, and adds 0 elsewhere.
-
-    What is hidden may be -inf or the most negative number, which is the same unless a row hides every key.
-    """
-    if not mask.is_constant or mask.source.parameters or mask.rank < 2:  # type: ignore[union-attr]
-        return None
-    value: torch.Tensor = mask.source.value  # type: ignore[union-attr]
-    rows = value.reshape(-1, *value.shape[-2:])
-    hidden = rows[0] < HIDDEN
-    offset = int((~hidden[0]).sum()) - 1
-    if offset < 0 or not bool((rows == rows[:1]).all()):
-        return None
-    queries, keys = (torch.arange(size, device=value.device) for size in hidden.shape)
-    causal = keys[None] > queries[:, None] + offset
-    return offset if bool((hidden == causal).all() and (rows[0][~hidden] == 0).all()) else None
-
-
-def _additive(mask: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)

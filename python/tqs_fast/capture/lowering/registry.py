@@ -79,14 +79,14 @@ class Context:
             precision = "float64" if any(x.precision == "float64" for x in tensors) else "float32"
         sizes = broadcast(*(x.sizes for x in tensors))
         given = [self.simple(self.convert(x, precision)) if isinstance(x, Tensor) else float(x) for x in operands]
-        return self.graph.add("elementwise", given, tuple(sizes), precision=precision, opcode=opcode)[0]
+        return self.graph.elementwise(opcode, given, sizes, precision)
 
     def convert(self, x: Tensor, precision: str) -> Tensor:
         if x.precision == precision:
             return x
         if x.is_constant:
             return self.graph.constant(x.source, precision)  # type: ignore[arg-type]
-        return self.graph.add("elementwise", [x], x.sizes, precision=precision, opcode="cast")[0]
+        return self.graph.elementwise("cast", [x], x.sizes, precision)
 
     def simple(self, x: Tensor) -> Operand:
         """A constant that is one number everywhere, and no parameter, as a number."""
