@@ -26,14 +26,11 @@ def tree_map(function: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tr
 
 def tree_leaves(tree: Tree) -> list[torch.Tensor]:
     """The tensor leaves in a fixed order (dicts in insertion order)."""
-    leaves: list[torch.Tensor] = []
-
-    def collect(leaf: torch.Tensor) -> torch.Tensor:
-        leaves.append(leaf)
-        return leaf
-
-    tree_map(collect, tree)
-    return leaves
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, (dict, tuple, list)):
+        return [leaf for item in (tree.values() if isinstance(tree, dict) else tree) for leaf in tree_leaves(item)]
+    raise TypeError(f"[tree_leaves] expected tensors in tuples, lists and dicts, got {type(tree).__name__}")
 
 
 def tree_like(template: Tree, tree: Tree) -> Tree:
