@@ -19,6 +19,7 @@ void bind_errors(pybind11::module_& m);
 void bind_attention(pybind11::module_& m);
 void bind_backend(pybind11::module_& m);
 void bind_growth(pybind11::module_& m);
+void bind_products(pybind11::module_& m);
 void bind_program(pybind11::module_& m);
 void bind_quant(pybind11::module_& m);
 void bind_rng(pybind11::module_& m);

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, m) {
     tqs::bind_attention(m);
     tqs::bind_backend(m);
     tqs::bind_growth(m);
+    tqs::bind_products(m);
     tqs::bind_program(m);
     tqs::bind_quant(m);
     tqs::bind_rng(m);

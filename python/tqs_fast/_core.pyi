@@ -75,6 +75,13 @@ def attention(
 ) -> None: ...
 def program_ops() -> list[str]: ...
 
+class PackedWeight:
+    """float32 or float64 `weight` [N, K] at an address, packed for the product of native programs."""
+
+    def __init__(self, weight: int, *, n: int, k: int, precision: str) -> None: ...
+    def multiply(self, *, rows: int, x: int, bias: int, y: int, repeats: int = 1) -> None:
+        """y [rows, N] = x [rows, K] weight^T + bias [N] (0: none), `repeats` times."""
+
 class Program:
     """`program` is a tqs_fast.capture.program.Program; `constants` its constant buffers -> address of the data."""
 

@@ -152,14 +152,6 @@ def _primals(tensors: Sequence[Optional]) -> list[Optional]:
     return [None if tensor is None else forward_ad.unpack_dual(tensor).primal for tensor in tensors]  # type: ignore[no-untyped-call]
 
 
-def _refuse_transforms() -> None:
-    if torch._C._are_functorch_transforms_active():
-        raise TqsError(
-            "[attention] torch.func derivatives go through tqs.ops.attention called outside torch.compile, not through "
-            "torch.ops.tqs_fast.attention or a function that torch.compile traces; compile the function inside instead"
-        )
-
-
 def _fold(info: Any, in_dims: Sequence[int | None], parts: Sequence[Optional], to: int) -> list[Optional]:
     """Each part with the mapped dimension at `to`, expanded where it is not mapped."""
     folded: list[Optional] = []
@@ -177,8 +169,7 @@ def _fold(info: Any, in_dims: Sequence[int | None], parts: Sequence[Optional], t
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, mask: Optional, scale: float, causal: bool, causal_offset: int) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return ATTENTION(q, k, v, mask, scale, causal, causal_offset)
+        return ATTENTION(q, k, v, mask, scale, causal, causal_offset)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -213,8 +204,7 @@ class _Attention(torch.autograd.Function):
 class _Tangents(torch.autograd.Function):
     @staticmethod
     def forward(*arguments: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return TANGENTS(*arguments)
+        return TANGENTS(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -257,14 +247,18 @@ _apply_attention: Any = _Attention.apply
 _apply_tangents: Any = _Tangents.apply
 
 
-def _attention_autograd(keyset: Any, *arguments: Any) -> Any:
-    _refuse_transforms()
-    return _apply_attention(*arguments)
+def _autograd_kernel(operator: Any, function: Any) -> Callable[..., Any]:
+    def kernel(keyset: Any, *arguments: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            raise TqsError(
+                "[attention] torch.func derivatives go through tqs.ops.attention called outside torch.compile, not "
+                "through torch.ops.tqs_fast.attention or what torch.compile traces; compile the function inside instead"
+            )
+        if torch.is_grad_enabled() or torch._C._is_fwd_grad_enabled():
+            return function.apply(*arguments)
+        return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)  # from function.forward
 
-
-def _tangents_autograd(keyset: Any, *arguments: Any) -> Any:
-    _refuse_transforms()
-    return _apply_tangents(*arguments)
+    return kernel
 
 
 def _attention_vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
@@ -273,6 +267,6 @@ def _attention_vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
 
 # A kernel of our own for Autograd: what torch.library.register_autograd makes drops forward-mode tangents silently.
 _LIBRARY: Any = torch.library.Library("tqs_fast", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("attention", _attention_autograd, "Autograd", with_keyset=True)
-_LIBRARY.impl("attention_tangents", _tangents_autograd, "Autograd", with_keyset=True)
+_LIBRARY.impl("attention", _autograd_kernel(ATTENTION, _Attention), "Autograd", with_keyset=True)
+_LIBRARY.impl("attention_tangents", _autograd_kernel(TANGENTS, _Tangents), "Autograd", with_keyset=True)
 torch.library.register_vmap("tqs_fast::attention", _attention_vmap)

@@ -410,28 +410,39 @@ def matmul(name: str, a: View, b: View, roundings: float = 200.0) -> Case:
     return Case(f"matmul {name}", "matmul", (a, b), (View((*sizes, a.sizes[-2], b.sizes[-1])),), {}, {}, roundings)
 
 
+def attention(name: str, q: View, k: View, v: View, mask: View | None = None, *, offset: int | None = None) -> Case:
+    """Causal with that offset, or not. The result lies with the heads between, as capture writes it."""
+    sizes = (*q.sizes[:-1], v.sizes[-1])
+    heads, rows, width = sizes[-3:]
+    out = View(sizes, (heads * rows * width, width, heads * width, 1))
+    ints = {"causal": (int(offset is not None),), "causal_offset": (offset or 0,)}
+    given = View((1,), source="absent") if mask is None else mask
+    return Case(f"attention {name}", "attention", (q, k, v, given), (out,), ints, {"scale": (0.3,)}, 100)
+
+
 def convolution(
     name: str,
     sizes: tuple[int, ...],
     filters: int,
     taps: tuple[int, ...],
     *,
-    stride: int = 1,
-    padding: int = 0,
-    dilation: int = 1,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
     groups: int = 1,
     strides: tuple[int, ...] | None = None,
     bias: bool = True,
 ) -> Case:
     """Out is stored channels-last."""
     axes = len(taps)
-    length = [(n + 2 * padding - dilation * (t - 1) - 1) // stride + 1 for n, t in zip(sizes[2:], taps, strict=True)]
-    steps = tuple(filters * s for s in contiguous(length))
-    out = View((1, filters, *length), (0, 1, *steps))
+    given = {"stride": stride, "padding": padding, "dilation": dilation}
+    ints = {key: (value,) * axes if isinstance(value, int) else value for key, value in given.items()}
+    along = zip(sizes[2:], taps, ints["stride"], ints["padding"], ints["dilation"], strict=True)
+    length = [(n + 2 * p - d * (t - 1) - 1) // s + 1 for n, t, s, p, d in along]
+    batch, *steps = (filters * s for s in contiguous((1, *length)))
+    out = View((sizes[0], filters, *length), (batch, 1, *steps))
     weight = View((filters, sizes[1] // groups, *taps), source="constant")
-    given = View((filters,), source="constant" if bias else "absent")
-    ints = {"stride": (stride,) * axes, "padding": (padding,) * axes, "dilation": (dilation,) * axes}
-    inputs = (View(sizes, strides), weight, given)
+    inputs = (View(sizes, strides), weight, View((filters,), source="constant" if bias else "absent"))
     return Case(f"convolution {name}", "convolution", inputs, (out,), {**ints, "groups": (groups,)}, {}, 200)
 
 
@@ -440,18 +451,87 @@ PRODUCT_CASES = (
     convolution("padded and dilated", (1, 5, 20), 9, (3,), padding=2, dilation=2),
     convolution("with stride", (1, 4, 21), 6, (4,), stride=3, padding=1, bias=False),
     convolution("channels last", (1, 5, 20), 9, (3,), strides=(0, 1, 5)),
+    convolution("channels last, with stride", (1, 6, 21), 9, (4,), stride=3, strides=(0, 1, 6), bias=False),
+    convolution("of a slice of channels", (1, 4, 9), 5, (3,), strides=(0, 1, 6)),
+    convolution("of patches", (5, 1, 24), 16, (8,), stride=8),
+    convolution("to one position", (1, 4, 3), 40, (3,)),
+    convolution("padded beyond its taps", (1, 3, 5), 4, (2,), padding=4),
+    convolution("dilated, stride a multiple", (1, 5, 30), 7, (3,), dilation=2, stride=4, padding=1),
+    convolution("dilated, stride with a common factor", (1, 5, 30), 7, (3,), dilation=4, stride=6, padding=3),
+    convolution("dilated, fewer outputs than phases", (1, 5, 14), 7, (3,), dilation=5, stride=2),
     convolution("in groups", (1, 6, 20), 4, (3,), groups=2),
+    convolution("in groups, one tap", (1, 6, 20), 8, (1,), groups=2, strides=(0, 1, 6)),
     convolution("depthwise", (1, 7, 20), 7, (4,), groups=7, padding=3),
     convolution("depthwise, several each", (1, 3, 20), 6, (3,), groups=3, strides=(0, 1, 3)),
+    convolution("depthwise, channels last", (1, 37, 12), 37, (4,), groups=37, strides=(0, 1, 37), bias=False),
+    convolution("depthwise, everything", (1, 5, 12), 15, (3,), groups=5, stride=2, dilation=2, padding=5),
+    convolution("depthwise, of a batch", (3, 4, 6), 4, (2,), groups=4, strides=(4, 1, 12)),
     convolution("of an image", (1, 3, 6, 7), 5, (3, 2), padding=1),
+    convolution(
+        "of images, everything",
+        (2, 4, 9, 11),
+        6,
+        (2, 3),
+        stride=(2, 1),
+        padding=(0, 2),
+        dilation=(3, 2),
+        groups=2,
+        strides=(396, 1, 44, 4),
+    ),
+    convolution("of an image, one tap", (1, 4, 5, 6), 6, (1, 1), stride=2, strides=(0, 1, 24, 4)),
+    convolution("of an image, a channel a group", (1, 4, 5, 6), 8, (2, 2), groups=4),
     linear("of a row", View((1, 33)), 17),
+    linear("of a vector", View((24,)), 35),
     linear("of rows", View((1, 5, 40)), 35),
     linear("without bias", View((2, 20)), 7, bias=False),
     linear("of strided rows", View((3, 20), (1, 3)), 7),
     linear("of windows", View((1, 6, 8), (0, 2, 1)), 9),
+    linear("of the series", View((5, 20), source="series"), 19),
+    linear("of a broadcast", View((2, 3, 8), (0, 5, 1)), 13),
+    linear("of every second", View((2, 3, 8), (16, 0, 2), 1), 13),
+    linear("of permuted axes", View((2, 2, 2, 2, 2, 2, 8), (8, 16, 32, 64, 128, 256, 1)), 5),
     matmul("of two", View((1, 5, 20)), View((1, 20, 9))),
+    matmul("of transposed tensors", View((9, 8), (1, 9)), View((8, 21), (1, 8))),
     matmul("with a transposed tensor", View((2, 5, 20)), View((2, 20, 9), (180, 1, 20))),
+    matmul("of heads", View((1, 3, 5, 8), (0, 8, 24, 1)), View((1, 3, 8, 5), (0, 8, 1, 24))),
+    matmul("of a row", View((2, 1, 8)), View((2, 8, 21))),
+    matmul("of a row, transposed", View((2, 1, 8)), View((2, 8, 21), (168, 1, 8))),
+    matmul("to a column", View((2, 17, 8)), View((2, 8, 1))),
+    matmul("to a column, transposed", View((2, 17, 8), (136, 1, 17)), View((2, 8, 1))),
+    matmul("to one element", View((2, 1, 8)), View((2, 8, 1))),
+    matmul("of vectors, outer", View((2, 6, 1)), View((2, 1, 33))),
     matmul("with a broadcast", View((2, 3, 4, 6)), View((2, 3, 6, 5), (30, 0, 5, 1))),
+    matmul("of a broadcast", View((2, 3, 4, 8), (32, 0, 8, 1)), View((2, 3, 8, 5))),
+    matmul("with a constant", View((3, 8)), View((8, 21), source="constant")),
+    matmul("of a constant", View((3, 8), source="constant"), View((8, 21))),
+    matmul("with the series", View((5, 8)), View((8, 21), source="series")),
+    matmul("of the series", View((5, 8), source="series"), View((8, 21))),
+    attention("of all", View((1, 2, 21, 8)), View((1, 2, 30, 8)), View((1, 2, 30, 9))),
+    attention("of one query", View((1, 2, 1, 8)), View((1, 2, 70, 8)), View((1, 2, 70, 9)), offset=66),
+    attention("causal", View((1, 2, 21, 8)), View((1, 2, 21, 8)), View((1, 2, 21, 20)), offset=0),
+    attention("that sees nothing at first", View((1, 1, 9, 5)), View((1, 1, 9, 5)), View((1, 1, 9, 4)), offset=-3),
+    attention(
+        "with a mask",
+        View((1, 2, 18, 8)),
+        View((1, 2, 20, 8)),
+        View((1, 2, 20, 8)),
+        View((1, 2, 18, 20), (0, 0, 20, 1), source="constant", draw="mask"),
+    ),
+    attention(
+        "with a mask of states",
+        View((1, 2, 18, 8)),
+        View((1, 2, 20, 8)),
+        View((1, 2, 20, 8)),
+        View((20,), (1,)),
+    ),
+    attention(
+        "of shared heads in between",
+        View((1, 4, 19, 8), (0, 8, 32, 1)),
+        View((1, 4, 20, 8), (0, 0, 8, 1)),
+        View((1, 4, 20, 8), (0, 0, 8, 1)),
+        offset=1,
+    ),
+    attention("of transposed keys", View((1, 2, 3, 8)), View((1, 2, 30, 8), (0, 240, 1, 30)), View((1, 2, 30, 8))),
 )
 
 CASES = (

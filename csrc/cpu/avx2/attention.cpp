@@ -13,7 +13,6 @@ struct Float32 {
     using Word = std::uint32_t;
     typedef Word Words __attribute__((vector_size(32)));
     static constexpr int kLanes = 8;
-    static constexpr int kColumns = 2;  // with kRows 4: 8 sums, 2 vectors of queries and a broadcast of 16 registers
     static constexpr int kRows = 4;
     static constexpr int kValueSums = 8, kValueColumns = 2;
     static constexpr int kFewQueries = 4;
@@ -39,7 +38,6 @@ struct Float64 {
     using Word = std::uint64_t;
     typedef Word Words __attribute__((vector_size(32)));
     static constexpr int kLanes = 4;
-    static constexpr int kColumns = 2;
     static constexpr int kRows = 4;
     static constexpr int kValueSums = 8, kValueColumns = 2;
     static constexpr int kFewQueries = 2;

@@ -13,7 +13,6 @@ struct Float32 {
     using Word = std::uint32_t;
     typedef Word Words __attribute__((vector_size(64)));
     static constexpr int kLanes = 16;
-    static constexpr int kColumns = 2;  // with kRows 8: 16 sums, 2 vectors of queries and a broadcast
     static constexpr int kRows = 8;
     static constexpr int kValueSums = 16, kValueColumns = 4;
     static constexpr int kFewQueries = 9;
@@ -40,7 +39,6 @@ struct Float64 {
     using Word = std::uint64_t;
     typedef Word Words __attribute__((vector_size(64)));
     static constexpr int kLanes = 8;
-    static constexpr int kColumns = 2;
     static constexpr int kRows = 8;
     static constexpr int kValueSums = 16, kValueColumns = 4;
     static constexpr int kFewQueries = 4;

@@ -30,7 +30,7 @@ static void attention(const AttentionTask& task) {
             ++vectors;
             rest = 0;
         }
-        const std::int64_t blocks = (vectors + V::kColumns - 1) / V::kColumns, columned = head.queries - rest;
+        const std::int64_t blocks = (vectors + kColumns - 1) / kColumns, columned = head.queries - rest;
         for (std::int64_t block = 0; block < blocks; ++block) {
             const std::int64_t first = vectors * block / blocks, end = vectors * (block + 1) / blocks;
             attend_columns<V>(head, first * V::kLanes, std::min(end * V::kLanes, columned), scratch);

@@ -53,11 +53,9 @@ struct ColumnBlock {
 
     template <class Finish>
     void scores(Rows<T> k, const T* q, Rows<T> dk, const T* q0, Rows<T> dv, const Finish& finish) const {
-        for (std::int64_t key = 0; key < keys; key += V::kRows) {
-            dispatch_count<V::kRows>(keys - key, [&](auto rows) {
-                score_tile<V, rows.value, columns>(k, q, dk, q0, dv, key, head.depth, head.width, finish);
-            });
-        }
+        for_tiles<V::kRows>(keys, [&](std::int64_t key, auto rows) {
+            score_tile<V, rows.value, columns>(k, q, dk, q0, dv, key, head.depth, head.width, finish);
+        });
     }
 
     // The mask (or its tangent) of this block into s.bias.
@@ -183,9 +181,11 @@ static void attend_columns(const Head<typename V::Element>& head, std::int64_t f
             *array += skipped;
         }
         live.sums += skipped * s.width;
-        dispatch_count<V::kColumns>(vectors - vector, [&](auto columns) {
-            ColumnBlock<V, columns.value>{head, live, first + skipped, queries - skipped, key, keys}.run();
-        });
+        if (vectors - vector == 1) {
+            ColumnBlock<V, 1>{head, live, first + skipped, queries - skipped, key, keys}.run();
+        } else {
+            ColumnBlock<V, 2>{head, live, first + skipped, queries - skipped, key, keys}.run();
+        }
         key += keys;
     }
     write_results<V>(head, first, queries, s);

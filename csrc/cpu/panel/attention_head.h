@@ -13,6 +13,10 @@ namespace tqs::panel {
 // is small beside the 4 kKeys multiply-adds on each; small enough that the block's weights stay in the first cache.
 static constexpr std::int64_t kKeys = 64;
 
+// Vectors of queries in a block: 1 or 2. More would read keys and values less often, but triangles of hidden keys are
+// computed by whole vectors, and 3 or 4 (with fewer rows) were no faster on Zen 5.
+static constexpr std::int64_t kColumns = 2;
+
 // The last two axes of an operand at one sample and head, for the lanes that are computed together.
 template <class T>
 struct LaneMatrix {
@@ -108,7 +112,7 @@ struct Rows {
 template <class V>
 struct AttentionScratch {
     using T = typename V::Element;
-    static constexpr std::int64_t kBlock = V::kColumns * V::kLanes;
+    static constexpr std::int64_t kBlock = kColumns * V::kLanes;
 
     T *queries, *weights, *moved, *bias, *totals, *lane_totals, *sums, *maxima, *rescale, *partial, *rows;
     std::int64_t depth, width;  // Dp, Ep
@@ -154,13 +158,14 @@ struct AttentionScratch {
     }
 };
 
-// Calls body(std::integral_constant<int, count>) for count in [1, most].
+// Covers [0, count) by body(first, std::integral_constant<int, size>): as many of size `most`, a power of two, as fit,
+// then one each of smaller powers. (Every size would be one instance of a tile; powers are a third of that.)
 template <int most, class Body>
-static inline void dispatch_count(std::int64_t count, const Body& body) {
+static inline void for_tiles(std::int64_t count, const Body& body, std::int64_t first = 0) {
+    for (; first + most <= count; first += most) body(first, std::integral_constant<int, most>{});
     if constexpr (most > 1) {
-        if (count < most) return dispatch_count<most - 1>(count, body);
+        if (first < count) for_tiles<most / 2>(count, body, first);
     }
-    body(std::integral_constant<int, most>{});
 }
 
 }  // namespace tqs::panel

@@ -12,7 +12,6 @@ struct RowBlock {
     using T = typename V::Element;
     using Vector = typename V::Vector;
     static constexpr std::int64_t B = AttentionScratch<V>::kBlock;
-    static constexpr int kKeyRows = 8;
 
     const Head<T>& head;
     const AttentionScratch<V>& s;
@@ -40,15 +39,13 @@ struct RowBlock {
     // rubbish.
     template <class Finish>
     void scores(Rows<T> k, const T* q, Rows<T> dk, const T* q0, std::int64_t keys, const Finish& finish) const {
-        for (std::int64_t key = 0; key < keys; key += kKeyRows) {
-            dispatch_count<kKeyRows>(keys - key, [&](auto rows) {
-                Vector sums[rows.value];
-                for (Vector& sum : sums) sum = V::broadcast(T{0});
-                if (k.data) add_dots(k.data + key * k.stride, k.stride, q, head.depth, sums);
-                if (dk.data) add_dots(dk.data + key * dk.stride, dk.stride, q0, head.depth, sums);
-                for (int r = 0; r < rows.value; ++r) V::store(s.partial + (key + r) * V::kLanes, sums[r]);
-            });
-        }
+        for_tiles<V::kRows>(keys, [&](std::int64_t key, auto rows) {
+            Vector sums[rows.value];
+            for (Vector& sum : sums) sum = V::broadcast(T{0});
+            if (k.data) add_dots(k.data + key * k.stride, k.stride, q, head.depth, sums);
+            if (dk.data) add_dots(dk.data + key * dk.stride, dk.stride, q0, head.depth, sums);
+            for (int r = 0; r < rows.value; ++r) V::store(s.partial + (key + r) * V::kLanes, sums[r]);
+        });
         for (std::int64_t key = 0; key < keys; key += V::kLanes) {
             Vector rows[V::kLanes];
             for (int r = 0; r < V::kLanes; ++r) rows[r] = V::load(s.partial + (key + r) * V::kLanes);

@@ -60,7 +60,8 @@ template <class V, int rows, int columns, class Finish>
     typename V::Vector sums[rows][columns];
     unroll<rows * columns>([&](auto i)
                                __attribute__((always_inline)) { sums[i / columns][i % columns] = V::broadcast(0); });
-    const typename V::Element *dk_rows = dk.data + key * dk.stride, *dv_rows = dv.data + key * dv.stride;
+    const typename V::Element* dk_rows = dk.data ? dk.data + key * dk.stride : nullptr;
+    const typename V::Element* dv_rows = dv.data ? dv.data + key * dv.stride : nullptr;
     const auto ask = [&](std::int64_t d) __attribute__((always_inline)) {
         unroll<rows>([&](auto r) __attribute__((always_inline)) {
             if (dk.data) __builtin_prefetch(dk_rows + r * dk.stride + d);
@@ -108,25 +109,20 @@ static void add_values(const typename V::Element* w, Rows<typename V::Element> v
                        const AttentionScratch<V>& s, typename V::Element* sums) {
     using T = typename V::Element;
     const auto tiles = [&](std::int64_t e, auto columns, auto partial) {
-        constexpr int most = V::kValueSums / columns.value;
         const auto from = [&](Rows<T> rows) {
             return Rows<T>{rows.data ? rows.data + e : nullptr, rows.stride};
         };
-        for (std::int64_t query = 0; query < queries; query += most) {
+        for_tiles<V::kValueSums / columns.value>(queries, [&](std::int64_t query, auto rows) {
             const std::int64_t at = transposed ? query : query * kKeys;
-            dispatch_count<most>(queries - query, [&](auto rows) {
-                value_tile<V, transposed, partial.value, rows.value, columns.value>(
-                    w + at, from(v), w0 + at, from(dv), seen(query + rows.value - 1), width - e, s.rescale + query,
-                    sums + query * s.width + e, s.width);
-            });
-        }
+            value_tile<V, transposed, partial.value, rows.value, columns.value>(
+                w + at, from(v), w0 + at, from(dv), seen(query + rows.value - 1), width - e, s.rescale + query,
+                sums + query * s.width + e, s.width);
+        });
     };
-    const std::int64_t whole = width / V::kLanes * V::kLanes;
-    for (std::int64_t e = 0; e < whole; e += V::kValueColumns * V::kLanes) {
-        dispatch_count<V::kValueColumns>((whole - e) / V::kLanes,
-                                         [&](auto columns) { tiles(e, columns, std::false_type{}); });
-    }
-    if (whole < width) tiles(whole, std::integral_constant<int, 1>{}, std::true_type{});
+    const std::int64_t whole = width / V::kLanes;
+    for_tiles<V::kValueColumns>(
+        whole, [&](std::int64_t vector, auto columns) { tiles(vector * V::kLanes, columns, std::false_type{}); });
+    if (whole * V::kLanes < width) tiles(whole * V::kLanes, std::integral_constant<int, 1>{}, std::true_type{});
 }
 
 // out = sums / totals of lane 0; its tangent (dsums - dtotals out) / totals. Without visible keys, 0.

@@ -247,46 +247,84 @@ class Elementwise {
         copy_out(k, base_[k], spread(r, extra(2 * task_.inputs)));
     }
 
+    // An input that counts, and d output / d input over the block (null: one).
+    struct Source {
+        int input;
+        const T* coefficient;
+    };
+
     void run_tangents(int o) {
-        const T* coefficients[kMaxElementwiseInputs];  // null: one
-        int inputs[kMaxElementwiseInputs];
+        Source sources[kMaxElementwiseInputs];
         int count = 0;
+        bool steady = in_place(task_.inputs + o);
         for (int i = 0; i < task_.inputs; ++i) {
             const std::int16_t coefficient = task_.jacobian[o * task_.inputs + i];
             if (coefficient == kZeroCoefficient || is_shared(task_.in[i])) continue;
-            coefficients[count] =
-                coefficient == kUnitCoefficient ? nullptr : spread(coefficient, extra(task_.inputs + i));
-            inputs[count++] = i;
+            const bool unit = coefficient == kUnitCoefficient;
+            sources[count++] = {i, unit ? nullptr : spread(coefficient, extra(task_.inputs + i))};
+            steady = steady && in_place(i) && !task_.in[i].lanes;
+        }
+        if (steady && count <= kMaxTerms) {
+            combine_steadily(o, sources, count);
+        } else {
+            for (std::int64_t lane = 1; lane < task_.extent.lanes; ++lane) combine_lane(o, sources, count, lane);
+        }
+    }
+
+    // All tangents where they lie, a fixed step from lane to lane: nothing but pointers changes between lanes.
+    void combine_steadily(int o, const Source* sources, int count) {
+        Terms<T> terms;
+        std::int64_t unit_step[kMaxTerms], tangent_step[kMaxTerms];
+        for (const Source* source = sources; source < sources + count; ++source) {
+            const Operand& in = task_.in[source->input];
+            const T* tangent = reinterpret_cast<const T*>(at(source->input, lane_bytes(in, 1, true)));
+            if (source->coefficient) {
+                terms.coefficient[terms.products] = source->coefficient;
+                tangent_step[terms.products] = in.lane_stride;
+                terms.tangent[terms.products++] = tangent;
+            } else {
+                unit_step[terms.units] = in.lane_stride;
+                terms.unit[terms.units++] = tangent;
+            }
+        }
+        const Operand& out = task_.out[o];
+        T* to = reinterpret_cast<T*>(at(task_.inputs + o, lane_bytes(out, 1, false)));
+        const Combine<W> combine = find_combine<W>(terms.units, terms.products);
+        for (std::int64_t lane = 1; lane < task_.extent.lanes; ++lane, to += out.lane_stride) {
+            combine(terms, 0, 0, to, padded_);
+            for (int k = 0; k < terms.units; ++k) terms.unit[k] += unit_step[k];
+            for (int k = 0; k < terms.products; ++k) terms.tangent[k] += tangent_step[k];
+        }
+    }
+
+    void combine_lane(int o, const Source* sources, int count, std::int64_t lane) {
+        Terms<T> terms;
+        for (const Source* source = sources; source < sources + count; ++source) {
+            const int i = source->input;
+            char* base = lane_bytes(task_.in[i], lane, true);
+            if (!base) continue;
+            const T* tangent = extra(i);
+            if (in_place(i)) {
+                tangent = reinterpret_cast<const T*>(at(i, base));
+            } else {
+                copy_in(i, base, extra(i));
+            }
+            if (source->coefficient) {
+                terms.coefficient[terms.products] = source->coefficient;
+                terms.tangent[terms.products++] = tangent;
+            } else {
+                terms.unit[terms.units++] = tangent;
+            }
         }
         T* const partial[2] = {extra(2 * task_.inputs), extra(2 * task_.inputs + 1)};
         const int k = task_.inputs + o;
-        for (std::int64_t lane = 1; lane < task_.extent.lanes; ++lane) {
-            Terms<T> terms;
-            for (int term = 0; term < count; ++term) {
-                const int i = inputs[term];
-                char* base = lane_bytes(task_.in[i], lane, true);
-                if (!base) continue;
-                const T* tangent = extra(i);
-                if (in_place(i)) {
-                    tangent = reinterpret_cast<const T*>(at(i, base));
-                } else {
-                    copy_in(i, base, extra(i));
-                }
-                if (coefficients[term]) {
-                    terms.coefficient[terms.products] = coefficients[term];
-                    terms.tangent[terms.products++] = tangent;
-                } else {
-                    terms.unit[terms.units++] = tangent;
-                }
-            }
-            char* base = lane_bytes(task_.out[o], lane, false);
-            if (in_place(k)) {
-                combine_terms<W>(terms, reinterpret_cast<T*>(at(k, base)), padded_, partial);
-            } else {
-                T* block = extra(2 * task_.inputs + 2);
-                combine_terms<W>(terms, block, padded_, partial);
-                copy_out(k, base, block);
-            }
+        char* base = lane_bytes(task_.out[o], lane, false);
+        if (in_place(k)) {
+            combine_terms<W>(terms, reinterpret_cast<T*>(at(k, base)), padded_, partial);
+        } else {
+            T* block = extra(2 * task_.inputs + 2);
+            combine_terms<W>(terms, block, padded_, partial);
+            copy_out(k, base, block);
         }
     }
 

@@ -58,20 +58,26 @@ static constexpr std::array<Combine<W>, sizeof...(index)> list_combines(std::ind
     }()...};
 }
 
+// units + products <= kMaxTerms.
+template <class W>
+static Combine<W> find_combine(int units, int products) {
+    static constexpr auto kCombines =
+        list_combines<W>(std::make_index_sequence<static_cast<std::size_t>((kMaxTerms + 1) * (kMaxTerms + 1))>{});
+    return kCombines[static_cast<std::size_t>(units * (kMaxTerms + 1) + products)];
+}
+
 // In passes of at most kMaxTerms terms; `partial` are two blocks for the sums between them. Units come first, each
 // kind in order of the inputs.
 template <class W>
 static void combine_terms(Terms<typename W::Element>& terms, typename W::Element* out, std::int64_t count,
                           typename W::Element* const (&partial)[2]) {
-    static constexpr auto kCombines =
-        list_combines<W>(std::make_index_sequence<static_cast<std::size_t>((kMaxTerms + 1) * (kMaxTerms + 1))>{});
     int unit = 0, product = 0;
     for (int pass = 0;; ++pass) {
         const int units = std::min(terms.units - unit, kMaxTerms);
         const int products = std::min(terms.products - product, kMaxTerms - units);
         const bool last = unit + units == terms.units && product + products == terms.products;
         typename W::Element* target = last ? out : partial[pass % 2];
-        kCombines[static_cast<std::size_t>(units * (kMaxTerms + 1) + products)](terms, unit, product, target, count);
+        find_combine<W>(units, products)(terms, unit, product, target, count);
         if (last) return;
         // The sum so far takes the place of a unit that was added, or is a new one.
         unit += units > 0 ? units - 1 : 0;

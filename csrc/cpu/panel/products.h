@@ -27,7 +27,7 @@
 #include <cstdint>
 
 #include "backend/program_kernels.h"
-#include "cpu/panel/unroll.h"
+#include "cpu/panel/dispatch_rows.h"
 
 namespace tqs::panel {
 
@@ -65,51 +65,56 @@ static void pack(const void* data, std::int64_t n, std::int64_t k, std::int64_t 
     }
 }
 
-// Where a block's rows begin and what they start from.
+// Rows of a and y, and columns [first, first + columns) of y, of which a kernel takes its own part.
 template <class Element>
 struct Block {
     const Element* const* a;
     Element* const* y;
-    const Element* bias;  // of the block's first column, or null
+    std::int64_t first, columns;
+    const Element* bias;  // of column `first`, or null
     bool accumulate;
     std::int64_t k;
-    std::int64_t panel_elements;  // between panels side by side
-    std::int64_t columns;         // of y, at most panels * kPanel
+    std::int64_t panel_elements;
 };
 
-// `vectors` of each of `panels` panels meet `rows` rows.
+// `vectors` of each of `panels` panels meet `rows` rows. Left to itself GCC unrolls the short loops only after it has
+// given the arrays a place on the stack; asked for early, they are registers (2 to 6 % at K = 128).
 template <class V, int rows, int panels, int vectors>
 static inline void multiply(const Block<typename V::Element>& block, const typename V::Element* w) {
     using Element = typename V::Element;
     constexpr int width = panels * vectors;
     const Element* a[rows];
     typename V::Float sums[rows][width];
-    unroll<rows>([&](auto r) { a[r] = block.a[r]; });
-    unroll<width>([&](auto v) {
-        const std::int64_t left = block.columns - v * V::kLanes;
-        const auto start = block.bias ? V::load_first(block.bias + v * V::kLanes, left) : V::broadcast(0);
-        unroll<rows>([&](auto r) { sums[r][v] = start; });
-    });
-    if (block.accumulate) {
-        unroll<width>([&](auto v) {
-            const std::int64_t left = block.columns - v * V::kLanes;
-            unroll<rows>(
-                [&](auto r) { sums[r][v] = V::add(sums[r][v], V::load_first(block.y[r] + v * V::kLanes, left)); });
-        });
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) a[r] = block.a[r];
+#pragma GCC unroll 16
+    for (int v = 0; v < width; ++v) {
+        const std::int64_t at = v * V::kLanes, left = block.columns - at;
+        const auto start = block.bias ? V::load_first(block.bias + at, left) : V::broadcast(0);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            sums[r][v] = block.accumulate ? V::add(start, V::load_first(block.y[r] + block.first + at, left)) : start;
+        }
     }
     for (std::int64_t k = 0; k < block.k; ++k, w += V::kPanel) {
         typename V::Float weights[width];
-        unroll<width>(
-            [&](auto v) { weights[v] = V::load(w + v / vectors * block.panel_elements + v % vectors * V::kLanes); });
-        unroll<rows>([&](auto r) {
+#pragma GCC unroll 16
+        for (int v = 0; v < width; ++v) {
+            weights[v] = V::load(w + v / vectors * block.panel_elements + v % vectors * V::kLanes);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
             const auto value = V::broadcast(a[r][k]);
-            unroll<width>([&](auto v) { sums[r][v] = V::multiply_add(value, weights[v], sums[r][v]); });
-        });
+#pragma GCC unroll 16
+            for (int v = 0; v < width; ++v) sums[r][v] = V::multiply_add(value, weights[v], sums[r][v]);
+        }
     }
-    unroll<width>([&](auto v) {
-        const std::int64_t left = block.columns - v * V::kLanes;
-        unroll<rows>([&](auto r) { V::store_first(block.y[r] + v * V::kLanes, sums[r][v], left); });
-    });
+#pragma GCC unroll 16
+    for (int v = 0; v < width; ++v) {
+        const std::int64_t at = v * V::kLanes;
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) V::store_first(block.y[r] + block.first + at, sums[r][v], block.columns - at);
+    }
 }
 
 // Panels side by side, where a block has too few rows to fill the registers with sums.
@@ -150,9 +155,7 @@ static void gemm(const GemmTask& task) {
             for (std::int64_t b = begin; b < end; ++b) {
                 const std::int64_t at = rows * b / blocks - first_row;
                 const std::int64_t count = rows * (b + 1) / blocks - first_row - at;
-                Element* out[most];
-                for (std::int64_t r = 0; r < count; ++r) out[r] = y[at + r] + n;
-                const Block<Element> block{a + at, out, bias, task.accumulate, task.k, panel_elements, columns};
+                const Block<Element> block{a + at, y + at, n, columns, bias, task.accumulate, task.k, panel_elements};
                 dispatch_rows<most>(count, [&](auto fixed) {
                     constexpr int rows_fixed = fixed.value;
                     constexpr int side_by_side = panels_together<V>(rows_fixed);

@@ -16,7 +16,7 @@
 
 #include "backend/kernel_table.h"
 #include "cpu/panel/decode.h"
-#include "cpu/panel/unroll.h"
+#include "cpu/panel/dispatch_rows.h"
 
 namespace tqs::panel {
 

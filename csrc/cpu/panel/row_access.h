@@ -6,6 +6,7 @@
 #pragma once
 
 #include <limits>
+#include <utility>
 
 #include "cpu/panel/nest.h"
 #include "cpu/panel/runs.h"
@@ -43,14 +44,25 @@ static inline void for_row(std::int64_t elements, const Body& body) {
     for (std::int64_t i = 0; i < elements; i += W::kLanes) body(i, elements - i);
 }
 
-template <class W>
-static inline typename W::Element add_lanes(typename W::Vector value) {
-    alignas(64) typename W::Element lanes[W::kLanes];
-    W::store(lanes, value);
-    for (int half = W::kLanes / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+// The lanes moved on by `by`, and around.
+template <class W, std::size_t by, std::size_t... lane>
+static inline typename W::Vector rotate(typename W::Vector value, std::index_sequence<lane...>) {
+    return __builtin_shufflevector(value, value, ((lane + by) % sizeof...(lane))...);
+}
+
+// All lanes together by f(vector, vector), commutative: halves, quarters, ...
+template <class W, std::size_t half = W::kLanes / 2, class F>
+static inline typename W::Element fold_lanes(typename W::Vector value, const F& f) {
+    if constexpr (W::kLanes == 1) {
+        return value;
+    } else {
+        value = f(value, rotate<W, half>(value, std::make_index_sequence<std::size_t{W::kLanes}>{}));
+        if constexpr (half > 1) {
+            return fold_lanes<W, half / 2>(value, f);
+        } else {
+            return value[0];
+        }
     }
-    return lanes[0];
 }
 
 // Sum of term(i, count), vectors that are zero from element `count` on.
@@ -72,25 +84,39 @@ static inline typename W::Element sum_row(std::int64_t elements, const Term& ter
         }
         total += (sums[0] + sums[1]) + (sums[2] + sums[3]);
     }
-    return add_lanes<W>(total);
+    return fold_lanes<W>(total, [](typename W::Vector a, typename W::Vector b) { return a + b; });
 }
 
-// The largest element, or with sign -1 the smallest; NaN if there is one.
+// The largest element, or with sign -1 the smallest; NaN if there is one. Four chains, as a comparison waits for the
+// one before it; NaN, which loses every comparison, goes another way.
 template <class W>
 static inline typename W::Element extremum_of_row(const typename W::Element* row, std::int64_t elements,
                                                   typename W::Element sign) {
     using T = typename W::Element;
-    const T last = -sign * std::numeric_limits<T>::infinity();
-    typename W::Vector best = W::broadcast(last);
-    for_row<W>(elements, [&](std::int64_t i, std::int64_t count) {
-        const typename W::Vector x = load_some<W>(row + i, count, last);
-        best = (x * sign > best * sign) | (x != x) ? x : best;
-    });
-    alignas(64) T lanes[W::kLanes];
-    W::store(lanes, best);
-    T result = lanes[0];
-    for (const T lane : lanes) result = lane * sign > result * sign || lane != lane ? lane : result;
-    return result;
+    using V = typename W::Vector;
+    constexpr int kChains = 4;
+    constexpr T lowest = -std::numeric_limits<T>::infinity();
+    const T padding = sign * lowest;
+    const auto larger = [](V a, V b) {
+        return a > b ? a : b;
+    };
+    const auto invalid = [](V a, V b) {
+        return a != a ? a : b;
+    };
+    V best[kChains], nan = W::broadcast(T(0));
+    for (V& chain : best) chain = W::broadcast(lowest);
+    for (std::int64_t i = 0; i < elements; i += kChains * W::kLanes) {
+        for (int k = 0; k < kChains; ++k) {
+            const std::int64_t left = elements - i - k * W::kLanes;
+            if (left <= 0) break;
+            const V x = load_some<W>(row + i + k * W::kLanes, left, padding);
+            best[k] = larger(x * sign, best[k]);
+            nan = invalid(x, nan);
+        }
+    }
+    const T not_a_number = fold_lanes<W>(nan, invalid);
+    if (not_a_number != not_a_number) return not_a_number;
+    return sign * fold_lanes<W>(larger(larger(best[0], best[1]), larger(best[2], best[3])), larger);
 }
 
 // Rows of several operands, the last `axes` axes of each; one lane at a time.

@@ -18,6 +18,11 @@ static void softmax_row(const typename W::Element* x, typename W::Element* y, st
     using T = typename W::Element;
     constexpr T lowest = -std::numeric_limits<T>::infinity();
     const auto top = W::broadcast(extremum_of_row<W>(x, elements, T(1)));
+    if (elements <= W::kLanes && !logarithm) {  // in one register: a partial store is slow to load again
+        const auto e = Functions<W>::exp(load_some<W>(x, elements, lowest) - top);
+        const auto sum = W::broadcast(fold_lanes<W>(e, [](auto a, auto b) { return a + b; }));
+        return store_some<W>(y, e * (T(1) / sum), elements);
+    }
     const T sum = sum_row<W>(elements, [&](std::int64_t i, std::int64_t count) {
         const auto shifted = load_some<W>(x + i, count, lowest) - top;
         const auto e = Functions<W>::exp(shifted);
