@@ -144,7 +144,8 @@ class Data:
 
     Attributes:
         values: per input `[N, elements]` (a constant: `[elements]`, absent: None).
-        seeds: per input `[K, N, elements]` (a constant: `[K, elements]`), None where it has no tangent.
+        seeds: per input `[K, N, elements]` (a constant: `[K, elements]`), None where it has no tangent; of 12 bits, so
+            that small multiples of them add up exactly.
         outputs: per output `[N, size]`, of the oracle in float64.
         tangents: per output `[K, N, size]`, by central differences of the oracle.
     """
@@ -172,7 +173,7 @@ def draw(case: Case, samples: int, tangents: int) -> Data:
         else:
             flat = [DRAWS[x.draw](generator, x.elements) for _ in range(prod(shape) // x.elements)]
             values.append(np.asarray(flat, np.float32).astype(np.float64).reshape(shape))
-        directions = generator.uniform(-1, 1, (tangents, *shape)).astype(np.float32).astype(np.float64)
+        directions = generator.integers(-4095, 4096, (tangents, *shape)) / 4096
         seeds.append(directions if x.source in ("state", "constant") else None)
     outputs = evaluate(case, values)
     moved = [difference(case, values, [s if s is None else s[k] for s in seeds]) for k in range(tangents)]

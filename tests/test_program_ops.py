@@ -1,8 +1,8 @@
 """Every op of native programs (tests/cases/ops.py) on every instruction set and precision.
 
 Values against the NumPy oracle in float64; tangents against central differences of that oracle, which know nothing of
-our derivative rules. What must be exact is tested bit for bit: linearity in scaling by two, independence of lanes,
-samples, tiles and threads.
+our derivative rules, and linear in the seed. What must be exact is tested bit for bit: linearity in scaling by two,
+independence of lanes, samples, tiles and threads.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cases.ops import CASES, MANY, Y, elementwise
 from checking import same_bits
 from programs import Case, Native, View, draw
 from tqs_fast import kernels
+from tqs_fast._native import core
 from tqs_fast.errors import ArgumentError
 
 ISAS = sorted({row["isa"] for row in kernels.list() if row["available"] and row["isa"] != "cuda"})
@@ -72,6 +73,18 @@ def close(got, expected, roundings, u, noise=0.0):
         assert np.linalg.norm(error) <= np.linalg.norm((roundings * u / 4 + noise) * size)
 
 
+def close_to_linear(tangents, roundings, u):
+    """Assert J(3 a - b / 2) = 3 J a - J b / 2 of `tangents` [J a, J b, ..., J(3 a - b / 2)], each within its bound."""
+    parts = [part.astype(np.float64) for part in (3 * tangents[0], tangents[1] / 2, tangents[-1])]
+    error = np.abs(parts[0] - parts[1] - parts[2])
+    bound = roundings * u * sum(np.abs(part) + root_mean_square(part[np.isfinite(part)]) for part in parts)
+    assert (error <= bound)[np.isfinite(parts[0])].all(), "not linear in the seed"
+
+
+def test_every_op_has_a_case():
+    assert {case.kind for case in CASES} == set(core.program_ops())
+
+
 @by_precision
 @by_isa
 @by_case
@@ -84,22 +97,28 @@ def test_values_and_tangents(case, isa, precision):
         close(y[0], expected, case.roundings, u)
     if not case.seeded():
         return
-    outputs, tangents = native.tangents(data.values, data.seeds)
+    seeds = [s if s is None else np.concatenate([s, 3 * s[:1] - s[1:2] / 2]) for s in data.seeds]
+    outputs, tangents = native.tangents(data.values, seeds)
     for y, expected in zip(outputs, data.outputs, strict=True):
         close(y, expected, case.roundings, u)
     for dy, expected, y in zip(tangents, data.tangents, data.outputs, strict=True):
+        close_to_linear(dy, case.roundings, u)
+        dy = dy[:-1]
         finite = np.isfinite(y)
         # what differences leave (programs.STEP), with room for fifth derivatives of some hundreds
         scale = root_mean_square(y[finite]) / max(root_mean_square(expected[:, finite]), 1e-3)
         close(dy, expected, case.roundings, u, noise=1e-10 * (1 + scale))
 
 
+def samples_of(parts, n):
+    return [v if v is None or v.ndim == 1 else v[n : n + 1] for v in parts]
+
+
 def pieces(native, data):
     """Values and tangents with one tangent of one sample at a time."""
     outputs, tangents = [], []
     for n in range(SAMPLES):
-        values = [v if v is None or v.ndim == 1 else v[n : n + 1] for v in data.values]
-        columns = []
+        values, columns = samples_of(data.values, n), []
         for k in range(TANGENTS):
             seeds = [s if s is None else s[k : k + 1] if s.ndim == 2 else s[k : k + 1, n : n + 1] for s in data.seeds]
             columns.append(native.tangents(values, seeds))
@@ -114,11 +133,18 @@ def pieces(native, data):
 @by_isa
 @by_case
 def test_lanes_samples_tiles_and_threads_change_no_bit(case, isa):
-    if not case.seeded():
-        return
     kernels.use_isa(isa)
     data = draw(case, SAMPLES, TANGENTS)
     native = Native(case, "float32", data.values)
+    torch.set_num_threads(1)
+    together = native.ensemble(data.values)
+    alone = [native.ensemble(samples_of(data.values, n)) for n in range(SAMPLES)]
+    torch.set_num_threads(2)
+    for got, *parts, expected in zip(native.ensemble(data.values), *alone, together, strict=True):
+        same_bits(got, expected)
+        same_bits(np.concatenate(parts, axis=1), expected)
+    if not case.seeded():
+        return
     torch.set_num_threads(1)
     outputs, tangents = native.tangents(data.values, data.seeds)
     doubled = [s if s is None else 2 * s for s in data.seeds]
@@ -126,8 +152,7 @@ def test_lanes_samples_tiles_and_threads_change_no_bit(case, isa):
         same_bits(twice, 2 * once)
     torch.set_num_threads(2)
     other = native.tangents(data.values, data.seeds)
-    alone = pieces(native, data)
-    for result in (other, alone):
+    for result in (other, pieces(native, data)):
         for got, expected in zip(result[0] + result[1], outputs + tangents, strict=True):
             same_bits(got, expected)
 

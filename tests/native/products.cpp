@@ -1,6 +1,6 @@
-// Runs the product kernels of native programs over odd shapes on blocks of exactly the promised size, so that
-// AddressSanitizer sees one element too many. Each ISA must agree with the scalar one. Prints what went wrong and exits
-// 1. Driven by tests/test_kernels_native.py.
+// Runs the product and attention kernels of native programs over odd shapes on blocks of exactly the promised size, so
+// that AddressSanitizer sees one element too many. Each ISA must agree with the scalar one. Prints what went wrong and
+// exits 1. Driven by tests/test_kernels_native.py.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -139,6 +139,35 @@ Block<T> run_depthwise(const KernelTable& table, std::int64_t channels, std::int
     return y;
 }
 
+// Causal, `keys` being the last ones; heads between the queries as capture writes them, keys transposed or not.
+template <class T>
+Block<T> run_attention(const KernelTable& table, std::int64_t queries, std::int64_t keys, std::int64_t depth,
+                       std::int64_t width, bool transposed) {
+    const tqs::AttentionKernels& kernels = table.program.attention[static_cast<int>(precision_of<T>)];
+    constexpr std::int64_t lanes = 3, samples = 2, heads = 2, all = lanes * samples * heads;
+    const Block<T> q(all * queries * depth, 1), k(all * keys * depth, 2), v(all * keys * width, 3),
+        mask(lanes * samples * queries * keys, 4);
+    Block<T> out(all * queries * width, 5);
+    tqs::AttentionTask task{{lanes, samples, true},
+                            operand(q, {heads, queries, depth}, samples),
+                            operand(k, {heads, keys, depth}, samples),
+                            operand(v, {heads, keys, width}, samples),
+                            operand(mask, {1, queries, keys}, samples),
+                            operand(out, {heads, queries, width}, samples),
+                            0.3,
+                            true,
+                            keys - queries,
+                            nullptr};
+    task.mask.sizes[0] = heads;
+    task.mask.strides[0] = 0;
+    task.out.strides[0] = width, task.out.strides[1] = heads * width;
+    if (transposed) task.k.strides[1] = 1, task.k.strides[2] = keys;
+    const auto scratch = tqs::allocate_aligned(kernels.attention_scratch(task));
+    task.scratch = scratch.get();
+    kernels.attention(task);
+    return out;
+}
+
 template <class T>
 void check(const KernelTable& table, const KernelTable& scalar) {
     for (const std::int64_t m : {1, 2, 3, 4, 6, 7, 12, 13, 21, 100}) {
@@ -149,6 +178,16 @@ void check(const KernelTable& table, const KernelTable& scalar) {
                         table, m, n, k);
                 compare(run_matmul<T>(table, m, n, k + 1, flag).all(), run_matmul<T>(scalar, m, n, k + 1, flag).all(),
                         "matmul", table, m, n, k);
+            }
+        }
+    }
+    for (const std::int64_t queries : {1, 2, 9, 17, 40}) {
+        for (const std::int64_t keys : {1, 33, 70}) {
+            const std::int64_t depth = (queries * 5 + keys) % 37 + 1, width = (queries + keys * 3) % 35 + 1;
+            for (const bool flag : {false, true}) {
+                compare(run_attention<T>(table, queries, keys, depth, width, flag).all(),
+                        run_attention<T>(scalar, queries, keys, depth, width, flag).all(), "attention", table, queries,
+                        width, keys);
             }
         }
     }
