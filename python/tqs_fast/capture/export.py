@@ -15,7 +15,7 @@ import torch
 
 from tqs_fast.errors import CaptureError, TqsError
 from tqs_fast.systems.system import System
-from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
+from tqs_fast.systems.tree import Tree, tree_leaves, tree_like, tree_map
 
 # Kept whole, beside what core ATen keeps: each has a kernel or a shorter lowering of its own.
 WHOLE = (
@@ -66,7 +66,7 @@ class _Step(torch.nn.Module):
         given = iter(leaves)
         trees = [tree_map(lambda _: next(given), tree) for tree in self._trees]
         state, output = self._step(self.module, *trees)
-        return (*tree_leaves(state), output)
+        return (*tree_leaves(tree_like(self._trees[0], state)), output)
 
 
 def export_step(system: System, module: torch.nn.Module, state: Tree, step_input: Tree | None) -> Exported:
@@ -91,23 +91,29 @@ def export_step(system: System, module: torch.nn.Module, state: Tree, step_input
     except TqsError:
         raise
     except Exception as error:  # torch raises many kinds, RuntimeError and its own
-        raise CaptureError(f'[capture] {system.name}: {_explain(error)}; use engine="torch"') from error
+        raise CaptureError(f'[capture] {system.name}: {explained(error)}; use engine="torch"') from error
     _refuse_attributes(system, caught)
     return _flatten(system, module, program, len(tree_leaves(state)))
 
 
 @contextmanager
-def _tracing() -> Iterator[list[warnings.WarningMessage]]:
+def without_fused_paths() -> Iterator[None]:
+    """No gradients, and no module as one opaque op where it has another form."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    # the fast path of attention modules is one opaque op
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        # torch warns of its own internals
-        with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield caught
+        with torch.no_grad():
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def _tracing() -> Iterator[list[warnings.WarningMessage]]:
+    # torch warns of its own internals
+    with without_fused_paths(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
 
 
 def _refuse_attributes(system: System, caught: list[warnings.WarningMessage]) -> None:
@@ -155,7 +161,7 @@ def _flatten(
     return Exported(program.graph, constants, leaves[:state_leaves], leaves[state_leaves:], results)
 
 
-def _explain(error: Exception) -> str:
+def explained(error: Exception) -> str:
     """One sentence of a long message, and the user's line."""
     text = str(error)
     place = _user_line(error)

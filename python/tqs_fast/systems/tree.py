@@ -34,10 +34,18 @@ def tree_leaves(tree: Tree) -> list[torch.Tensor]:
 
 
 def tree_like(template: Tree, tree: Tree) -> Tree:
-    """`tree` with its dicts in the key order of `template`, so that leaves of the two line up."""
+    """`tree` with its dicts in the key order of `template`, so that leaves of the two line up.
+
+    Raises:
+        ValueError: another structure.
+    """
     if isinstance(template, dict):
+        if not isinstance(tree, dict) or set(tree) != set(template):
+            raise ValueError(f"[tree_like] expected a dict with keys {sorted(template)}")
         return {key: tree_like(value, tree[key]) for key, value in template.items()}
     if isinstance(template, (tuple, list)):
+        if not isinstance(tree, (tuple, list)) or len(tree) != len(template):
+            raise ValueError(f"[tree_like] expected a tuple or list of {len(template)}")
         items = [tree_like(value, item) for value, item in zip(template, tree, strict=True)]
         return type(template)(*items) if hasattr(template, "_fields") else type(template)(items)
     return tree
