@@ -26,6 +26,8 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # without it.
 COSTLY = ("-fno-sanitize=null,alignment,pointer-overflow",)
 
+WORKERS = min(4, os.cpu_count() or 1)
+
 pytestmark = pytest.mark.skipif(not COMPILER, reason="needs a C++ compiler")
 
 
@@ -81,8 +83,8 @@ def test_kernels_run_clean_under_sanitizers(tmp_path):
         return compile_object(path, tmp_path, *flags)
 
     programs, others = sorted((ROOT / "tests/native").glob("*.cpp")), sources()
-    others.sort(key=lambda path: path.stem not in PROGRAM_KERNELS)  # the longest first
-    with ThreadPoolExecutor(2) as executor:
+    others.sort(key=lambda path: (path.stem != "attention", path.stem not in PROGRAM_KERNELS))  # the longest first
+    with ThreadPoolExecutor(WORKERS) as executor:
         objects = list(executor.map(compiled, [*others, *programs]))
         shared, own = objects[: len(others)], objects[len(others) :]
         outcomes = list(executor.map(lambda program: link_and_run(program, shared), own))
@@ -93,8 +95,12 @@ def test_kernels_run_clean_under_sanitizers(tmp_path):
 @pytest.mark.skipif(not X86 or not shutil.which("nm"), reason="needs an ISA folder and nm")
 @pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != "scalar"])
 def test_isa_files_leave_nothing_for_the_linker_to_mix_up(tmp_path, isa):
-    for source in sorted((ROOT / "csrc/cpu" / isa).glob("*.cpp")):
-        compiled = compile_object(source, tmp_path, "-O2", "-Wno-maybe-uninitialized")
+    files = sorted((ROOT / "csrc/cpu" / isa).glob("*.cpp"))
+    with ThreadPoolExecutor(WORKERS) as executor:
+        objects = executor.map(
+            lambda source: compile_object(source, tmp_path, "-O1", "-Wno-maybe-uninitialized"), files
+        )
+    for source, compiled in zip(files, objects, strict=True):
         listing = subprocess.run(
             ["nm", "-C", "--defined-only", str(compiled)], capture_output=True, text=True, check=True
         )

@@ -87,8 +87,8 @@ Block<T> run_gemm(const KernelTable& table, std::int64_t m, std::int64_t n, std:
     Block<T> y((outer - 1) * y_outer + (inner - 1) * (n + 1) + n, 4);
     const auto panels = tqs::allocate_aligned(kernels.packed_elements(n, k) * static_cast<std::int64_t>(sizeof(T)));
     kernels.pack(w.data(), n, k, k, 1, panels.get());
-    kernels.gemm({outer, inner, a.data(), a_outer, k + 2, panels.get(), n, k, accumulate ? nullptr : bias.data(),
-                  y.data(), y_outer, n + 1, accumulate});
+    kernels.gemm({outer, inner, a.data(), a_outer, k + 2, panels.get(), n, k, bias.data(), y.data(), y_outer, n + 1,
+                  accumulate});
     return y;
 }
 
