@@ -156,6 +156,13 @@ def test_a_state_that_is_swapped_is_copied_first():
     assert kinds == {"arena"}
 
 
+@pytest.mark.parametrize("name", ["attention-written-out-causal", "attention-written-out-lowest"])
+def test_a_causal_mask_is_not_read(name: str):
+    program = capture(ROWS[name].make())
+    (attention,) = (node for node in program.nodes if node.kind == "attention")
+    assert attention.inputs[3] == -1
+
+
 # ---------------------------------------------------------------- verification
 
 
@@ -270,7 +277,24 @@ def test_a_branch_on_a_value_is_refused():
         state = module(state) if state.sum() > 0 else -state
         return state, state
 
-    assert "branches on a value" in refused(step)
+    message = refused(step)
+    assert "step at test_capture.py:" in message
+    assert "branches on a value" in message
+
+
+def test_a_branch_is_named_with_its_module_and_torch_stays_silent(capfd):
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * float(x.sum())
+
+    def step(module: nn.Module, state: torch.Tensor):
+        state = module(state)
+        return state, state
+
+    message = refused(step, Wrapped(Branching()))
+    assert "layers.0 at test_capture.py:" in message
+    assert "torch.where" in message
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_size_from_a_value_is_refused():

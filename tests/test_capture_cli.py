@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from test_cli import run
 
 FACTORY = """
@@ -18,6 +20,14 @@ def odd():
 
     start = lambda count, generator: torch.randn(count, 3, generator=generator)
     return tqs.System(torch.nn.Linear(3, 3), step=step, initial_state=start, name="odd")
+
+def mixing():
+    def step(module, state):
+        state = module(state) - state.mean(0, keepdim=True)
+        return state, state
+
+    start = lambda count, generator: torch.randn(count, 3, generator=generator)
+    return tqs.System(torch.nn.Linear(3, 3), step=step, initial_state=start, name="mixing")
 """
 
 
@@ -28,11 +38,17 @@ def test_info_prints_a_program():
     assert any(line.endswith("out (aten.linear.default)") for line in document["program"])
 
 
-def test_info_says_why_a_step_is_refused(tmp_path: Path):
+REASONS = {
+    "odd": ("aten.i0.default in step", "write it with others", 'use engine="torch"'),
+    "mixing": ("mixes initial conditions", 'use engine="torch"'),
+}
+
+
+@pytest.mark.parametrize("factory", REASONS)
+def test_info_says_why_a_step_is_refused(factory: str, tmp_path: Path):
     (tmp_path / "factories.py").write_text(FACTORY)
-    failed = run("info", "--capture", "factories:odd", status=1, cwd=tmp_path)
+    failed = run("info", "--capture", f"factories:{factory}", status=1, cwd=tmp_path)
     assert failed.stdout == ""
     message = failed.stderr.strip()
     assert message.count("\n") == 0
-    for part in ("odd", "aten.i0.default in step", 'use engine="torch"'):
-        assert part in message
+    assert all(part in message for part in (factory, *REASONS[factory])), message

@@ -330,6 +330,33 @@ class HandAttention(nn.Module):
         return x + torch.einsum("nhst,nhtd->nshd", weights, v).flatten(2)
 
 
+class WrittenOut(nn.Module):
+    """softmax(scale q k^T) v with a mask: constant and causal, computed, with the lowest number, or over whole rows."""
+
+    def __init__(self, mask: str) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.mask = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        scores = 0.6 * (q @ k.mT)
+        length = x.shape[1]
+        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        lowest = torch.finfo(x.dtype).min
+        if self.mask == "causal":
+            scores = scores.masked_fill(later, -torch.inf)
+        elif self.mask == "computed":
+            seen = (x[..., 0] < x[..., 1] + 1)[:, None, None] | ~later.T
+            scores = torch.where(seen, scores, -torch.inf)
+        elif self.mask == "lowest":
+            scores = scores + torch.zeros(length, length, dtype=x.dtype).masked_fill(later, lowest)
+        elif self.mask == "row-hidden":  # such a row sees all keys alike
+            scores = scores.masked_fill(later.flip(0), lowest).masked_fill((x[..., :1] > 0)[:, None], lowest)
+        weights = scores.softmax(-1)
+        y = (weights @ v).transpose(1, 2).flatten(2)
+        return x + (y * weights.sum(dim=(1, 3))[..., None] if self.mask == "weights" else y)
+
+
 class Stack(nn.Module):
     def __init__(self, *layers: nn.Module, width: int = 8) -> None:
         super().__init__()
@@ -366,7 +393,18 @@ for _first in (False, True):
 forecaster("decoder", "transformers", Decoder, block=3, kinds=("attention",))
 forecaster("llama", "transformers", lambda: Stack(LlamaLayer(), LlamaLayer()), kinds=("attention", "normalize"))
 forecaster("llama-repeated-keys", "transformers", lambda: Stack(LlamaLayer(repeat=True)), kinds=("attention",))
-forecaster("attention-by-hand", "transformers", lambda: Stack(HandAttention()), kinds=("matmul", "softmax"))
+forecaster(
+    "attention-by-hand", "transformers", lambda: Stack(HandAttention()), kinds=("attention",), absent=("softmax",)
+)
+for _mask in ("none", "causal", "computed", "lowest", "row-hidden"):
+    forecaster(
+        f"attention-written-out-{_mask}",
+        "transformers",
+        lambda mask=_mask: Stack(WrittenOut(mask)),
+        kinds=("attention",),
+        absent=("softmax", "matmul"),
+    )
+forecaster("attention-weights-returned", "transformers", lambda: Stack(WrittenOut("weights")), kinds=("softmax",))
 forecaster("attention-padding", "transformers", lambda: Stack(PaddingMask()))
 
 

@@ -46,7 +46,7 @@ def arena_bytes(program: Program) -> int:
                 buffer = program.values[value].buffer
                 first.setdefault(buffer, number)
                 last[buffer] = number
-    for value in (program.output, *(state.next for state in program.states)):
+    for value in (program.output, *(state.next for state in program.states if state.next >= 0)):
         last[program.values[value].buffer] = len(program.nodes)
     change = Counter[int]()
     for buffer, begin in first.items():
@@ -102,7 +102,7 @@ def _name(program: Program, buffer: int) -> str:
 
 
 def value_text(program: Program, index: int) -> str:
-    """`a5[8x12]`; `a5+96[8x12:24,1]` for a part."""
+    """`a5[8x12]`; `a5+96[8x12:24,1]` for a part, `c5+96+12t[1x12]` for one that moves on with the steps."""
     value = program.values[index]
     shape = "x".join(str(size) for size in value.sizes)
     plain = all(
@@ -112,12 +112,16 @@ def value_text(program: Program, index: int) -> str:
     )
     strides = "" if plain else ":" + ",".join(str(stride) for stride in value.strides)
     offset = f"+{value.offset}" if value.offset else ""
+    offset += f"+{value.step}t" if value.step else ""
     return f"{_name(program, value.buffer)}{offset}[{shape}{strides}]"
 
 
 def _state(program: Program, number: int) -> str:
     state = program.states[number]
-    name, after = _name(program, state.buffer), value_text(program, state.next)
+    name = _name(program, state.buffer)
+    if state.next < 0:
+        return f"state {name}[{program.buffers[state.buffer].elements}] keeps what nodes write into it"
+    after = value_text(program, state.next)
     if state.slide:
         return f"state {name}[{state.outer}x{state.length}x{state.inner}] slides by {state.slide}, joined by {after}"
     return f"state {name}[{program.buffers[state.buffer].elements}] becomes {after}"

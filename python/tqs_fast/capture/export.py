@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from tqs_fast.errors import CaptureError, TqsError
 from tqs_fast.systems.system import System
 from tqs_fast.systems.tree import Tree, tree_leaves, tree_like, tree_map
 
+LOGGER = logging.getLogger("torch.fx.experimental.symbolic_shapes")  # of its difficulties with values
+WAY_OUT = 'use engine="torch"'
 # Kept whole, beside what core ATen keeps: each has a kernel or a shorter lowering of its own.
 WHOLE = (
     "_fused_rms_norm",
@@ -82,38 +88,44 @@ def export_step(system: System, module: torch.nn.Module, state: Tree, step_input
     leaves = [*tree_leaves(state), *([] if step_input is None else tree_leaves(step_input))]
     wrapper = _Step(system, module, state, step_input).eval()
     try:
-        with _tracing() as caught:
+        with tracing() as caught:
             program = torch.export.export(wrapper, tuple(leaves), strict=False)
-            table = torch.export.default_decompositions()
-            for operator in [key for key in table if str(key).split(".")[1] in WHOLE]:
-                table.pop(operator)  # type: ignore[no-untyped-call]
-            program = program.run_decompositions(table)
+            program = program.run_decompositions(_decompositions())
     except TqsError:
         raise
     except Exception as error:  # torch raises many kinds, RuntimeError and its own
-        raise CaptureError(f'[capture] {system.name}: {explained(error)}; use engine="torch"') from error
+        raise CaptureError(f"[capture] {system.name}: {explain(error, module)}") from error
     _refuse_attributes(system, caught)
     return _flatten(system, module, program, len(tree_leaves(state)))
 
 
+@cache
+def _decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
+    """To core ATen but for `WHOLE`."""
+    table = torch.export.default_decompositions()
+    return {operator: table[operator] for operator in table if str(operator).split(".")[1] not in WHOLE}
+
+
 @contextmanager
-def without_fused_paths() -> Iterator[None]:
-    """No gradients, and no module as one opaque op where it has another form."""
+def tracing() -> Iterator[list[warnings.WarningMessage]]:
+    """torch as a trace needs it, and silent; the warnings it would have given."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
+    collects = gc.isenabled()
+    # the fast path of attention modules is one opaque op
     torch.backends.mha.set_fastpath_enabled(False)
+    # a trace keeps nearly all that it makes, and a full collection on the way costs as much as a small trace
+    gc.disable()
+    was_silent, LOGGER.disabled = LOGGER.disabled, True
     try:
-        with torch.no_grad():
-            yield
+        # torch warns of its own internals, and prints what it had traced before it failed
+        with torch.no_grad(), warnings.catch_warnings(record=True) as caught, redirect_stderr(StringIO()):
+            warnings.simplefilter("always")
+            yield caught
     finally:
+        LOGGER.disabled = was_silent
+        if collects:
+            gc.enable()
         torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-@contextmanager
-def _tracing() -> Iterator[list[warnings.WarningMessage]]:
-    # torch warns of its own internals
-    with without_fused_paths(), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield caught
 
 
 def _refuse_attributes(system: System, caught: list[warnings.WarningMessage]) -> None:
@@ -161,24 +173,28 @@ def _flatten(
     return Exported(program.graph, constants, leaves[:state_leaves], leaves[state_leaves:], results)
 
 
-def explained(error: Exception) -> str:
-    """One sentence of a long message, and the user's line."""
+def explain(error: Exception, module: torch.nn.Module) -> str:
+    """One sentence of a long message, with the user's line, and what to do."""
+    place = _user_place(error, module)
     text = str(error)
-    place = _user_line(error)
-    where = f" at {place}" if place else ""
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
-        return f"a step branches on a value that it computes, or takes a size from one{where}"
+        return (
+            f"{place} branches on a value that it computes, or makes a number or a size of one; keep it a tensor "
+            f"(torch.where in place of if), or {WAY_OUT}"
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = lines[0].rstrip(".") if lines else ""
-    return f"torch.export failed{where}: {type(error).__name__}: {first[:200]}"
+    return f"torch.export failed in {place}: {type(error).__name__}: {first[:200]}; {WAY_OUT}"
 
 
-def _user_line(error: Exception) -> str:
-    """The innermost line outside torch and this file."""
+def _user_place(error: Exception, module: torch.nn.Module) -> str:
+    """`layers.0 at file.py:12`: the innermost line outside torch and this file, and whose method it is in."""
     own = (str(Path(torch.__file__).parent), __file__)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(own) and "/tqs_fast/systems/" not in frame.filename
-    ]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    paths = {id(inner): path for path, inner in module.named_modules()}
+    place = "step"
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if not file.startswith(own) and "/tqs_fast/systems/" not in file:
+            path = paths.get(id(frame.f_locals.get("self"))) or "step"
+            place = f"{path} at {Path(file).name}:{line}"
+    return place

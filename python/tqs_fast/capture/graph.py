@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeAlias
 
+import torch
+
 from tqs_fast.capture import eager
 from tqs_fast.capture.expressions import Expression
 
@@ -159,9 +161,11 @@ class Graph:
         if isinstance(x.source, Operation) and x.kind == "permute":
             before = x.source.attributes["order"]
             order, x = tuple(before[axis] for axis in order), x.source.tensors[0]
-        if order == tuple(range(x.rank)):
-            return x
-        return self.add("permute", [x], [x.sizes[axis] for axis in order], order=order)[0]
+        sizes = [x.sizes[axis] for axis in order]
+        moved = [axis for axis in order if x.sizes[axis] != 1]
+        if moved == sorted(moved):  # einsum moves axes of size one about
+            return self.reshape(x, sizes)
+        return self.add("permute", [x], sizes, order=order)[0]
 
     def reshape(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """In row-major order of the logical axes, whatever lies in memory."""
@@ -263,3 +267,8 @@ def _identity(operand: Operand | None) -> Hashable:
 def _by_value(item: Any) -> Hashable:
     # 0.0 == -0.0, but they are different constants
     return ("number", repr(item)) if isinstance(item, float) else item
+
+
+def broadcast(*sizes: Sequence[int]) -> tuple[int, ...]:
+    """Sizes of an elementwise result."""
+    return tuple(torch.broadcast_shapes(*sizes))  # type: ignore[no-untyped-call]

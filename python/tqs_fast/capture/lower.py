@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from tqs_fast.capture.export import Exported
+from tqs_fast.capture.export import WAY_OUT, Exported
 from tqs_fast.capture.expressions import Expression
 from tqs_fast.capture.graph import Graph, Tensor
 from tqs_fast.capture.lowering import COMPLEX_LOWERINGS, LOWERINGS, Context
 from tqs_fast.errors import CaptureError
 
-WAY_OUT = 'use engine="torch"'
 # Ops that see only the sizes of their tensor -> where their value is among the arguments, or what it is.
 CREATED: dict[str, int | float] = {
     "aten.full_like.default": 1,
@@ -129,7 +128,7 @@ class _Lowerer:
         given = [self.values[inner] for inner in node.all_input_nodes]
         seeded = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
         if seeded and str(target) not in LOWERINGS:
-            raise self._error(node, "draws random numbers")
+            raise self._error(node, "it draws random numbers; hand them to the step as inputs")
         if all(isinstance(value, Expression) for value in given):
             return self._fold(node)
         if str(target) in CREATED:
@@ -141,14 +140,17 @@ class _Lowerer:
         is_complex = any(isinstance(meta, torch.Tensor) and meta.dtype.is_complex for meta in metas)
         lowering = (COMPLEX_LOWERINGS if is_complex else LOWERINGS).get(str(target))
         if lowering is None:
-            raise self._error(node, "is not supported for complex numbers" if is_complex else "is not supported")
+            reason = "no native operation does this; write it with others"
+            if is_complex:
+                reason = "no native operation does this for complex numbers; write it with real ones"
+            raise self._error(node, reason)
         arguments = torch.fx.map_arg(node.args, self._operand)
         keywords = torch.fx.map_arg(node.kwargs, self._operand)
         context = Context(self.graph, node, self.precision)
         try:
             inspect.signature(lowering).bind(context, *arguments, **keywords)
         except TypeError as error:
-            raise self._error(node, f"is not supported with these arguments ({error})") from error
+            raise self._error(node, f"these arguments are not supported ({error})") from error
         try:
             result = lowering(context, *arguments, **keywords)
         except CaptureError as error:
@@ -202,7 +204,11 @@ class _Lowerer:
     def _error(self, node: torch.fx.Node, reason: str) -> CaptureError:
         place = source_line(node)
         where = f"in {module_path(node)}" + (f" at {place}" if place else "")
-        return CaptureError(f"[capture] {self.name}: {node.target} {where}: {reason}; {WAY_OUT}")
+        what = f"{node.target} {where}"
+        if node.op == "placeholder":
+            what = self.exported.constants.get(node.name, (None,))[0] or str(node.target)
+        way_out = f", or {WAY_OUT}" if ";" in reason else f"; {WAY_OUT}"
+        return CaptureError(f"[capture] {self.name}: {what}: {reason}{way_out}")
 
 
 def _as_real(tensor: torch.Tensor) -> torch.Tensor:

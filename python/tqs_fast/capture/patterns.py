@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor
+from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor, broadcast
 from tqs_fast.capture.masks import HIDDEN, causal_offset
 from tqs_fast.capture.passes import Pass, again, arguments, opcode
 
@@ -96,27 +96,34 @@ class _Patterns(Pass):
             case "add", (Tensor() as first, Tensor() as second):
                 return self._masked(first, source, self.new(second)) or self._masked(second, source, self.new(first))
             case "where", (Tensor() as mask, float() as hidden, Tensor() as inner) if hidden < HIDDEN:
-                return self._masked(inner, source, self._added(mask, hidden, 0.0))
+                return self._hidden(inner, source, mask, hidden, where=True)
             case "where", (Tensor() as mask, Tensor() as inner, float() as hidden) if hidden < HIDDEN:
-                return self._masked(inner, source, self._added(mask, 0.0, hidden))
+                return self._hidden(inner, source, mask, hidden, where=False)
         return None
-
-    def _added(self, mask: Tensor, true: float, false: float) -> Tensor:
-        """What is added to scores where a boolean mask is true, and where it is false."""
-        return self.graph.elementwise("where", [self.new(mask), true, false], mask.sizes, mask.precision)
 
     def _scaled(self, inner: Tensor, user: Operation, factor: float) -> _Scores | None:
         found = self._scores(inner, user) if inner.sizes == user.outputs[0].sizes else None
         return None if found is None or found.mask is not None else replace(found, scale=found.scale * factor)
 
     def _masked(self, inner: Tensor, user: Operation, mask: Tensor) -> _Scores | None:
+        """inner + mask."""
         found = self._scores(inner, user) if inner.sizes == user.outputs[0].sizes else None
         if found is None or found.mask is None:
             return None if found is None else replace(found, mask=mask)
-        both = [found.mask, mask]
-        sizes = tuple(max(pair) for pair in zip(*(_padded(x.sizes, inner.rank) for x in both), strict=True))
-        total = self.graph.elementwise("add", both, sizes, mask.precision)
-        return replace(found, mask=total)
+        return replace(found, mask=self._combined("add", found.mask, mask))
+
+    def _hidden(self, inner: Tensor, user: Operation, mask: Tensor, value: float, *, where: bool) -> _Scores | None:
+        """inner, or `value` where the boolean mask is `where`: then what is added to a score does not count."""
+        found = self._scores(inner, user) if inner.sizes == user.outputs[0].sizes else None
+        if found is None:
+            return None
+        added: Operand = 0.0 if found.mask is None else found.mask
+        choice = (value, added) if where else (added, value)
+        return replace(found, mask=self._combined("where", self.new(mask), *choice))
+
+    def _combined(self, name: str, *operands: Operand) -> Tensor:
+        tensors = [x for x in operands if isinstance(x, Tensor)]
+        return self.graph.elementwise(name, operands, broadcast(*(x.sizes for x in tensors)), tensors[0].precision)
 
     def _shared_heads(self, operation: Operation) -> Tensor | None:
         """Keys and values that are repeated for several query heads are read where they are."""
@@ -177,10 +184,6 @@ class _Patterns(Pass):
                 y = self.graph.add("linear", [x, weight, own], made.sizes)[0]
                 return self.graph.reshape(y, old.sizes)
         return None
-
-
-def _padded(sizes: Sequence[int], rank: int) -> tuple[int, ...]:
-    return (*(1,) * (rank - len(sizes)), *sizes)
 
 
 def _unrepeated(x: Operand | None) -> Tensor | None:

@@ -10,7 +10,6 @@ backward formulas of torch, decomposed into ops that programs have.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,7 @@ from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tqs_fast.capture.export import explained, without_fused_paths
+from tqs_fast.capture.export import explain, tracing
 from tqs_fast.errors import CaptureError
 from tqs_fast.systems.system import System
 from tqs_fast.systems.tree import Tree, tree_leaves, tree_like, tree_map
@@ -80,10 +79,8 @@ WRITTEN_OUT = {
 @contextmanager
 def _written_out() -> Iterator[None]:
     """Recurrent layers and attention as the operations that they consist of."""
-    with without_fused_paths(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch, of a flag that it restores
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
+    with tracing(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+        yield
 
 
 def transposed(system: System) -> System:
@@ -118,7 +115,7 @@ def transposed(system: System) -> System:
         with _written_out():
             graph = make_fx(torch.func.functionalize(pull), decomposition_table=WRITTEN_OUT)(state, example)  # type: ignore[arg-type]
     except Exception as error:  # torch raises many kinds
-        raise CaptureError(f'[capture] {system.name}, transposed: {explained(error)}; use engine="torch"') from error
+        raise CaptureError(f"[capture] {system.name}, transposed: {explain(error, system.module)}") from error
 
     def step(module: torch.nn.Module, cotangents: Tree, given: tuple[Tree, ...]) -> tuple[Tree, torch.Tensor]:
         pulled: Any = (graph if torch.compiler.is_exporting() else pull)(cotangents, given)

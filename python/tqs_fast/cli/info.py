@@ -8,12 +8,15 @@ from typing import Annotated
 import torch
 import typer
 
-from tqs_fast import capture as capturing
 from tqs_fast import kernels
 from tqs_fast._table import Table
+from tqs_fast.capture import describe, sizes
 from tqs_fast.cli import options
 from tqs_fast.cli.output import print_json, print_line, print_table
+from tqs_fast.engines.prepared import prepared
 from tqs_fast.systems import load_system
+
+SAMPLES, STEPS = 3, 2  # that the program is compared with torch over
 
 
 def info(
@@ -42,11 +45,17 @@ def info(
 
 
 def _print_program(name: str, json: bool) -> None:
-    program = capturing.capture(load_system(name))
-    counts = capturing.sizes(program)
+    system = load_system(name)
+    state = system.initial_state(SAMPLES, torch.Generator().manual_seed(0))
+    native = prepared(system, state, horizon=STEPS * system.block)
+    counts = sizes(native.program)
+    parts = {"program": describe(native.program)}
+    if native.first is not native.program:
+        parts = {"first step": describe(native.first), "later steps": parts["program"]}
     if json:
-        print_json({"system": name, **counts, "program": capturing.describe(program).splitlines()})
+        print_json({"system": name, **counts, **{part: text.splitlines() for part, text in parts.items()}})
         return
-    print_line(capturing.describe(program))
+    for part, text in parts.items():
+        print_line(text if len(parts) == 1 else f"{part}:\n{text}")
     for key, value in counts.items():
         print_line(f"{key}: {value if isinstance(value, int) else json_module.dumps(value)}")

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from tqs_fast.capture.graph import Operand, Tensor
+from tqs_fast.capture.graph import Operand, Tensor, broadcast
 from tqs_fast.capture.lowering.elementwise import SIMPLE
 from tqs_fast.capture.lowering.products import linear
-from tqs_fast.capture.lowering.registry import Context, broadcast, lowers
+from tqs_fast.capture.lowering.registry import Context, lowers
 from tqs_fast.capture.lowering.rows import to_last
 
 

@@ -23,7 +23,7 @@ def index(context: Context, x: Tensor, indices: Sequence[Tensor | None]) -> Tens
     """Computed positions become row-major ones over the indexed axes, then one gather."""
     given = [(axis, tensor) for axis, tensor in enumerate(indices) if tensor is not None]
     if any(_dtype_of(context, axis) == torch.bool for axis, _ in given):
-        raise context.error("a selection by a mask has a size that depends on values")
+        raise context.error("a selection by a mask has a size that depends on values; use torch.where")
     if all(tensor.is_constant for _, tensor in given):
         if len(given) == 1 and given[0][1].rank == 1:
             return rows(context, x, given[0][0], _numbers(given[0][1]))
@@ -128,7 +128,7 @@ def index_put(
     values = context.convert(values, x.precision)
     if len(given) == 1 and _dtype_of(context, given[0][0]) == torch.bool:
         if values.elements != 1:
-            raise context.error("an assignment of several values by a mask depends on how many there are")
+            raise context.error("an assignment of values by a mask depends on how many there are; use torch.where")
         axis, mask = given[0]
         mask = context.graph.reshape(mask, (*(1,) * axis, *mask.sizes, *(1,) * (x.rank - axis - mask.rank)))
         return result(context, "where", mask, context.graph.reshape(values, ()), x)

@@ -7,9 +7,9 @@ from math import prod
 
 import torch
 
-from tqs_fast.capture.graph import Tensor
+from tqs_fast.capture.graph import Tensor, broadcast
 from tqs_fast.capture.lowering.elementwise import result
-from tqs_fast.capture.lowering.registry import Context, broadcast, lowers
+from tqs_fast.capture.lowering.registry import Context, lowers
 from tqs_fast.capture.masks import causal_offset
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from tqs_fast.capture.graph import Graph, Operand, Tensor
+from tqs_fast.capture.graph import Graph, Operand, Tensor, broadcast
 from tqs_fast.errors import CaptureError
 
 Lowering = Callable[..., Any]
@@ -111,8 +111,3 @@ class Context:
 
 def _number(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float64)
-
-
-def broadcast(*sizes: Sequence[int]) -> tuple[int, ...]:
-    """Sizes of an elementwise result."""
-    return tuple(torch.broadcast_shapes(*sizes))  # type: ignore[no-untyped-call]
