@@ -163,13 +163,10 @@ def show(result: dict[str, Any]) -> None:
         f"{limit_seconds * 1e3:.2f} ms at {result['float32_per_second'] / 1e9:.0f} GFLOP/s"
     )
     for name, row in sorted(timed.items(), key=lambda item: item[1]["median_seconds"]):
-        ratios = [
-            f"{ours} / it {found[name]['median']:.3f} ({found[name]['low']:.3f} to {found[name]['high']:.3f})"
-            for ours, found in result["ratios"].items()
-            if name in found
-        ]
+        found = result["ratios"].get("native", {}).get(name)
+        ratio = f"native / it {found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f})" if found else ""
         share = 100 * limit_seconds / row["median_seconds"]
-        print(f"  {name:40} {row['median_seconds'] * 1e3:10.2f} ms  {share:5.1f} % of the limit  {'; '.join(ratios)}")
+        print(f"  {name:40} {row['median_seconds'] * 1e3:10.2f} ms  {share:5.1f} % of the limit  {ratio}")
     print(flush=True)
 
 

@@ -10,7 +10,6 @@ import torch
 
 import tqs_fast as tqs
 from growth_cases import gru_oracle, gru_system, lorenz_jacobian, matrix_system, start
-from tqs_fast.growth.linearisation import Linearisation
 from tqs_fast.growth.stretching import TorchStretching
 from tqs_fast.reference import growth as oracle
 from tqs_fast.systems import flows
@@ -197,22 +196,6 @@ def test_krylov_takes_fewer_products_than_power_iteration():
         assert rates.outcome is tqs.Outcome.CONVERGED
         products[method] = rates.diagnostics["products"]["adjoint"]
     assert products["krylov"] < products["power"] / 2
-
-
-def test_the_adjoint_is_the_transpose():
-    system = tqs.in_float64(tqs.load_system("lorenz-gru"))
-    states = tqs.systems.draw(tqs.Attractor(count=2), system, horizon=5)
-    operator = Linearisation(system, states.state, None, steps=5)
-    generator = torch.Generator().manual_seed(0)
-    v, u = (torch.randn(2, operator.size, 3, generator=generator, dtype=torch.float64) for _ in range(2))
-    ahead, back = operator.forward(v), operator.adjoint(u)
-    torch.testing.assert_close(u.transpose(1, 2) @ ahead, back.transpose(1, 2) @ v, rtol=1e-12, atol=1e-12)
-    # the scales drop out
-    path = tqs.rollout(
-        system, states.state, horizon=5, tangents=dict(zip(states.state, operator.directions(v), strict=True))
-    )
-    whole = torch.cat([leaf.flatten(2) for leaf in path.tangents.values()], dim=2).permute(1, 2, 0)
-    torch.testing.assert_close(ahead * operator.log_scale.exp()[:, None, None], whole, rtol=1e-12, atol=1e-14)
 
 
 def test_long_horizons_neither_overflow_nor_underflow():

@@ -258,8 +258,13 @@ def test_which_engine_is_said():
     assert "integers in its state" in rates.provenance["engine"]["reason"]
     with pytest.raises(tqs.CaptureError, match="integers in its state"):
         tqs.growth_rates(counting, horizon=8, initial=state, engine="native")
-    with pytest.raises(tqs.ArgumentError, match="adjoint"):
-        tqs.growth_rates(flows.henon(), horizon=8, method="krylov", engine="native")
+    rates = tqs.growth_rates(flows.henon(), horizon=8, method="krylov", initial=start(flows.henon(), 1))
+    assert rates.provenance["engine"] == {
+        "name": "native",
+        "reason": "the step and its transpose were captured",
+        "tangents": "native tangent rollout",
+        "adjoints": "native rollout of the transposed step",
+    }
 
 
 def test_a_growing_context_has_no_rate():

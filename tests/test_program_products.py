@@ -15,6 +15,7 @@ from cases.ops import PRODUCT_CASES, linear
 from checking import same_bits
 from programs import Case, Native, View
 from tqs_fast import kernels
+from tqs_fast._native import core
 from tqs_fast.errors import ArgumentError
 from tqs_fast.reference import program as reference
 
@@ -137,6 +138,23 @@ def test_a_row_has_the_same_bits_wherever_it_lies(isa, precision):
                 x[:, place * depth : (place + 1) * depth] = row
                 got = multiply(rows, columns, depth, precision, values=[x, *values[1:]])
                 same_bits(got[0, place], alone)
+
+
+@by_precision
+@by_isa
+def test_packed_weight(isa, precision):
+    """The product by itself, as bench/bench_gemm.py times it, has the bits of the op."""
+    kernels.use_isa(isa)
+    values = draw(linear("", View((9, 19)), 37), 11, 1)
+    expected = multiply(9, 37, 19, precision, values=values)
+    x, weight, bias = (torch.from_numpy(v).to(getattr(torch, precision)) for v in values)
+    y = torch.empty(1, 9, 37, dtype=x.dtype)
+    packed = core.PackedWeight(weight.data_ptr(), n=37, k=19, precision=precision)
+    packed.multiply(rows=9, x=x.data_ptr(), bias=bias.data_ptr(), y=y.data_ptr())
+    same_bits(y.numpy(), expected)
+    for wrong in ({"n": 0}, {"k": 0}, {"precision": "float16"}):
+        with pytest.raises(ArgumentError, match="PackedWeight"):
+            core.PackedWeight(weight.data_ptr(), **{"n": 37, "k": 19, "precision": precision} | wrong)
 
 
 # ---------------------------------------------------------------- lanes

@@ -15,6 +15,9 @@ namespace {
 constexpr std::int64_t kTileBytes = 1 << 20;
 // Rows that a product should have: two blocks of the widest micro-kernel.
 constexpr std::int64_t kProductRows = 32;
+// Tangents that a tile should have: each tile of tangents runs the primal too, at the cost of about one of them. That
+// outweighs a tile which leaves the second-level cache (products read it once per panel of weights).
+constexpr std::int64_t kTangents = 16;
 // How often the caller is asked whether to go on. Asking takes Python's lock.
 constexpr std::chrono::milliseconds kPatience{20};
 
@@ -33,6 +36,7 @@ TileSize choose_tile(const Stages& stages, std::int64_t lanes, std::int64_t samp
     std::int64_t unit = std::max<std::int64_t>(1, Tile::bytes(program, {1, 1, tangent}));
     if (stages.prologue) unit += Tile::bytes(*stages.prologue, {1, 1, tangent});
     std::int64_t units = std::max(kTileBytes / unit, ceil_divide(kProductRows, program.product_rows()));
+    if (tangent) units = std::max(units, 1 + std::min(lanes, kTangents));
     if (memory_limit > 0) {
         const std::int64_t allowed = memory_limit / workers / unit;
         require(allowed >= 1 + own, "rollout", "a memory limit of ", memory_limit, " bytes is too small for ", workers,

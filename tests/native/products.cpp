@@ -1,16 +1,16 @@
-// Runs the product and attention kernels of native programs over odd shapes on blocks of exactly the promised size, so
-// that AddressSanitizer sees one element too many. Each ISA must agree with the scalar one. Prints what went wrong and
-// exits 1. Driven by tests/test_kernels_native.py.
+// Runs the product and attention kernels of native programs over odd shapes on blocks of exactly the promised size.
+// Each ISA must agree with the scalar one. Prints what went wrong and exits 1. Driven by tests/test_kernels_native.py.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <memory>
 #include <span>
 #include <vector>
 
 #include "backend/kernel_table.h"
 #include "core/aligned.h"
 #include "core/rng.h"
+#include "guarded.h"
 
 namespace {
 
@@ -21,22 +21,21 @@ using tqs::ProductKernels;
 
 int failures = 0;
 
-// On the heap and of this very size.
 template <class T>
 class Block {
   public:
     explicit Block(std::int64_t size, std::uint64_t stream = 0)
-        : size_(size), data_(new T[static_cast<std::size_t>(size)]) {
-        std::vector<float> values(static_cast<std::size_t>(size));
+        : size_(static_cast<std::size_t>(size)), bytes_(size * static_cast<std::int64_t>(sizeof(T))) {
+        std::vector<float> values(size_);
         tqs::fill_normal(values.data(), size, 1, stream, 0);
-        for (std::int64_t i = 0; i < size; ++i) data_[i] = static_cast<T>(values[static_cast<std::size_t>(i)]);
+        std::copy(values.begin(), values.end(), data());
     }
-    T* data() const { return data_.get(); }
-    std::span<const T> all() const { return {data_.get(), static_cast<std::size_t>(size_)}; }
+    T* data() const { return reinterpret_cast<T*>(bytes_.data()); }
+    std::span<const T> all() const { return {data(), size_}; }
 
   private:
-    std::int64_t size_;
-    std::unique_ptr<T[]> data_;
+    std::size_t size_;
+    Guarded bytes_;
 };
 
 template <class T>
@@ -87,8 +86,8 @@ Block<T> run_gemm(const KernelTable& table, std::int64_t m, std::int64_t n, std:
     Block<T> y((outer - 1) * y_outer + (inner - 1) * (n + 1) + n, 4);
     const auto panels = tqs::allocate_aligned(kernels.packed_elements(n, k) * static_cast<std::int64_t>(sizeof(T)));
     kernels.pack(w.data(), n, k, k, 1, panels.get());
-    kernels.gemm({outer, inner, a.data(), a_outer, k + 2, panels.get(), n, k, accumulate ? nullptr : bias.data(),
-                  y.data(), y_outer, n + 1, accumulate});
+    kernels.gemm({outer, inner, a.data(), a_outer, k + 2, panels.get(), n, k, bias.data(), y.data(), y_outer, n + 1,
+                  accumulate});
     return y;
 }
 
@@ -170,7 +169,7 @@ Block<T> run_attention(const KernelTable& table, std::int64_t queries, std::int6
 
 template <class T>
 void check(const KernelTable& table, const KernelTable& scalar) {
-    for (const std::int64_t m : {1, 2, 3, 4, 6, 7, 12, 13, 21, 100}) {
+    for (const std::int64_t m : {1, 2, 3, 4, 6, 7, 12, 13, 29}) {
         for (const std::int64_t n : {1, 3, 8, 17, 32, 65, 129}) {
             const std::int64_t k = (m * 7 + n) % 33;
             for (const bool flag : {false, true}) {

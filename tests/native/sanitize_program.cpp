@@ -1,17 +1,18 @@
 // Runs the elementwise, row and movement kernels of native programs over random shapes and strides, on buffers of
-// exactly the elements that a task may touch and scratch of exactly the bytes asked for, so that AddressSanitizer sees
-// one too many. Each ISA must agree with the scalar one. Prints what went wrong and exits 1. Driven by
-// tests/test_kernels_native.py.
+// exactly the elements that a task may touch and scratch of exactly the bytes asked for. Each ISA must agree with the
+// scalar one. Prints what went wrong and exits 1. Driven by tests/test_kernels_native.py.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <random>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/kernel_table.h"
+#include "guarded.h"
 #include "program/chain.h"
 
 namespace {
@@ -46,9 +47,9 @@ class Tensor {
         operand_.sample_stride = view;
         operand_.lane_stride = shared ? 0 : view * extent.samples;
         count_ = view * extent.samples * (shared ? 1 : extent.lanes);
-        bytes_.reset(new char[static_cast<std::size_t>(count_ * precision_bytes(precision))]);
+        bytes_.emplace(count_ * precision_bytes(precision));
         for (std::int64_t i = 0; i < count_; ++i) set(i, static_cast<double>(draw(-800, 800)) / 256.0);
-        operand_.data = bytes_.get();
+        operand_.data = bytes_->data();
     }
     const Operand& operand() const { return operand_; }
     Operand& operand() { return operand_; }
@@ -69,17 +70,17 @@ class Tensor {
     template <class T>
     T read(std::int64_t i) const {
         T value;
-        std::memcpy(&value, bytes_.get() + i * static_cast<std::int64_t>(sizeof value), sizeof value);
+        std::memcpy(&value, bytes_->data() + i * static_cast<std::int64_t>(sizeof value), sizeof value);
         return value;
     }
     template <class T>
     void write(std::int64_t i, T value) {
-        std::memcpy(bytes_.get() + i * static_cast<std::int64_t>(sizeof value), &value, sizeof value);
+        std::memcpy(bytes_->data() + i * static_cast<std::int64_t>(sizeof value), &value, sizeof value);
     }
 
     Operand operand_;
     std::int64_t count_;
-    std::unique_ptr<char[]> bytes_;
+    std::optional<Guarded> bytes_;
 };
 
 struct FreeAligned {

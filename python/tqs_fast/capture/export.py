@@ -18,7 +18,7 @@ import torch
 
 from tqs_fast.errors import CaptureError, TqsError
 from tqs_fast.systems.system import System
-from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
+from tqs_fast.systems.tree import Tree, tree_leaves, tree_like, tree_map
 
 LOGGER = logging.getLogger("torch.fx.experimental.symbolic_shapes")  # of its difficulties with values
 WAY_OUT = 'use engine="torch"'
@@ -71,7 +71,7 @@ class _Step(torch.nn.Module):
         given = iter(leaves)
         trees = [tree_map(lambda _: next(given), tree) for tree in self._trees]
         state, output = self._step(self.module, *trees)
-        return (*tree_leaves(state), output)
+        return (*tree_leaves(tree_like(self._trees[0], state)), output)
 
 
 def export_step(system: System, module: torch.nn.Module, state: Tree, step_input: Tree | None) -> Exported:
@@ -87,13 +87,13 @@ def export_step(system: System, module: torch.nn.Module, state: Tree, step_input
     leaves = [*tree_leaves(state), *([] if step_input is None else tree_leaves(step_input))]
     wrapper = _Step(system, module, state, step_input).eval()
     try:
-        with _tracing() as caught:
+        with tracing() as caught:
             program = torch.export.export(wrapper, tuple(leaves), strict=False)
             program = program.run_decompositions(_decompositions())
     except TqsError:
         raise
     except Exception as error:  # torch raises many kinds, RuntimeError and its own
-        raise CaptureError(f"[capture] {system.name}: {_explain(error, module)}") from error
+        raise CaptureError(f"[capture] {system.name}: {explain(error, module)}") from error
     _refuse_attributes(system, caught)
     return _flatten(system, module, program, len(tree_leaves(state)))
 
@@ -106,7 +106,7 @@ def _decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
 
 
 @contextmanager
-def _tracing() -> Iterator[list[warnings.WarningMessage]]:
+def tracing() -> Iterator[list[warnings.WarningMessage]]:
     """torch as a trace needs it, and silent; the warnings it would have given."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     # the fast path of attention modules is one opaque op
@@ -167,7 +167,7 @@ def _flatten(
     return Exported(program.graph, constants, leaves[:state_leaves], leaves[state_leaves:], results)
 
 
-def _explain(error: Exception, module: torch.nn.Module) -> str:
+def explain(error: Exception, module: torch.nn.Module) -> str:
     """One sentence of a long message, with the user's line, and what to do."""
     place = _user_place(error, module)
     text = str(error)

@@ -99,6 +99,11 @@ class _Lowerer:
                 parameter, tensor = exported.constants[node.name]
                 self.values[node] = Expression(parameter=parameter, leaf=tensor)
                 continue
+            if node.name not in (*exported.states, *exported.inputs):
+                raise CaptureError(
+                    f"[capture] {self.name}: a step has an operation with a side effect (a check, a print, random "
+                    f"numbers); {WAY_OUT}"
+                )
             kind, names = ("state", exported.states) if node.name in exported.states else ("input", exported.inputs)
             context = Context(self.graph, node, self.precision)
             dtype = node.meta["val"].dtype

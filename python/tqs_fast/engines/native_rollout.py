@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tqs_fast._finite import all_finite
 from tqs_fast.engines.native_program import NativeProgram
 from tqs_fast.engines.native_weights import NativeWeights
 from tqs_fast.engines.prepared import prepared
@@ -65,16 +66,23 @@ def roll_native(
         outputs, final = native.ensemble(starts, series, steps=steps, values=horizon)
         rolled = Rolled(outputs[0], [leaf[0] for leaf in final], None, None)
     else:
-        count = len(next(iter(weight_seeds.values()))) if weight_seeds else 0
-        weights = NativeWeights(native.program, system.module)
-        lanes = [weights.tangents({name: d[k] for name, d in (weight_seeds or {}).items()}) for k in range(count)]
+        lanes = _weight_lanes(system, native, weight_seeds) if weight_seeds else []
         result = native.tangents(starts, series, steps=steps, values=horizon, seeds=seeds, weight_seeds=lanes)
         rolled = Rolled(result.outputs, result.states, result.tangent_outputs, result.state_tangents)
     found = [rolled.outputs, *rolled.states, *(rolled.tangents or ())]
     found += [] if rolled.tangent_outputs is None else [rolled.tangent_outputs]
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
+    if not all_finite(found):
         _explain(system, native, starts, series, steps, seeds)
     return rolled
+
+
+def _weight_lanes(
+    system: System, native: NativeProgram, seeds: Mapping[str, torch.Tensor]
+) -> list[dict[int, torch.Tensor]]:
+    """Per tangent, constant buffer -> tangent of the constant."""
+    weights = NativeWeights(native.program, system.module)
+    count = len(next(iter(seeds.values())))
+    return [weights.tangents({name: directions[k] for name, directions in seeds.items()}) for k in range(count)]
 
 
 def _explain(

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from tqs_fast import kernels
-from tqs_fast.capture import Program, capture, stream, verify
+from tqs_fast.capture import Program, capture, stream, transposed, verify
 from tqs_fast.engines.native_program import Leaves, NativeProgram
 from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.systems import System
@@ -19,7 +19,7 @@ Key = tuple[Any, ...]
 _known: WeakKeyDictionary[torch.nn.Module, dict[Any, tuple[Key, NativeProgram]]] = WeakKeyDictionary()
 
 
-def prepared(system: System, state: Tree, *, horizon: int) -> NativeProgram:
+def prepared(system: System, state: Tree, *, horizon: int, transpose: bool = False) -> NativeProgram:
     """The native program of `system`, for rollouts of `horizon` values from states like `state` `[N, ...]`.
 
     Captured once: a later call with the same module, unchanged weights and states of the same sizes gets the same
@@ -36,10 +36,10 @@ def prepared(system: System, state: Tree, *, horizon: int) -> NativeProgram:
         tuple((leaf.shape[1:], leaf.dtype) for leaf in tree_leaves(state)),
     )
     last = state.shape[1] + (system.steps(horizon) - 1) * system.block if system.growing else 0
-    slot = (system.step, last)
+    slot = (system.step, last, transpose)
     entries = _known.setdefault(module, {})
     if slot not in entries or entries[slot][0] != unchanged:
-        entries[slot] = (unchanged, _prepare(system, state, last))
+        entries[slot] = (unchanged, _prepare(transposed(system) if transpose else system, state, last))
     return entries[slot][1]
 
 

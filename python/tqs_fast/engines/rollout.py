@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tqs_fast._finite import all_finite
 from tqs_fast.engines.native_rollout import roll_native
 from tqs_fast.engines.torch_tangents import Leaves, TorchTangents, floating, replace_floating
 from tqs_fast.errors import ArgumentError, CaptureError, DivergenceError
@@ -122,7 +123,7 @@ def conform_seeds(
         return None
     counts: dict[int, str] = {}
     weights: dict[torch.nn.Parameter, torch.Tensor] = {}
-    known = dict(system.module.named_parameters())
+    known = dict(system.module.named_parameters()) if weight_tangents else {}
     for name, given in (weight_tangents or {}).items():
         parameter = known.get(name)
         if parameter is None or not parameter.is_floating_point():
@@ -154,7 +155,7 @@ def conform_seeds(
 def _native(
     system: System, state: Tree, inputs: Tree | None, horizon: int, seeds: Seeds | None, provenance: dict[str, Any]
 ) -> Rollout:
-    names = {parameter: name for name, parameter in system.module.named_parameters()}
+    names = {parameter: name for name, parameter in system.module.named_parameters()} if seeds and seeds.weights else {}
     rolled = roll_native(
         system,
         state,
@@ -220,14 +221,14 @@ def _require_finite(
 ) -> None:
     """Raise for the first initial condition that is not finite: its trajectory, else the tangent that overflowed."""
     for leaf in (output, *state):
-        if not bool(torch.isfinite(leaf).all()):
+        if not all_finite([leaf]):
             bad = (~torch.isfinite(leaf)).flatten(1).any(dim=1).nonzero().flatten().tolist()
             raise DivergenceError(
                 f"[rollout] {system.name}: not finite after step {t} for {len(bad)} of {len(leaf)} initial conditions "
                 f"(first: {bad[0]}); shorten the horizon, or start elsewhere"
             )
     for leaf in tangents if output_tangents is None else (output_tangents, *tangents):
-        if not bool(torch.isfinite(leaf).all()):
+        if not all_finite([leaf]):
             k, n = (~torch.isfinite(leaf)).flatten(2).any(dim=2).nonzero()[0].tolist()
             raise DivergenceError(
                 f"[rollout] {system.name}: tangent {k} of initial condition {n} is not finite after step {t} while the "

@@ -10,6 +10,7 @@ import torch
 from tqs_fast._files import encode_array
 from tqs_fast._progress import Report
 from tqs_fast.growth.linearisation import Linearisation
+from tqs_fast.growth.products import Products
 from tqs_fast.growth.rates import GrowthRates, Outcome
 from tqs_fast.growth.singular import SingularValues, singular_values
 from tqs_fast.growth.vector import StateVector
@@ -19,6 +20,7 @@ from tqs_fast.systems import States, System
 def finite_time(
     system: System,
     states: States,
+    multiplier: Products,
     *,
     directions: int,
     horizon: int,
@@ -31,7 +33,7 @@ def finite_time(
     report: Report,
 ) -> GrowthRates:
     """(1/T) log σ_i(M_T) of `directions` leading singular values; arguments as in `growth_rates`."""
-    operator = Linearisation(system, states.state, states.inputs, steps=horizon)
+    operator = Linearisation(system, multiplier, states.state, states.inputs, steps=horizon)
     vector = StateVector(states.state)
     alive = operator.samples.numpy()
     samples = np.full((states.count, directions), np.nan)
@@ -77,7 +79,7 @@ def finite_time(
             "residual": encode_array(residuals),
             "diverged_at": encode_array(operator.diverged),
         },
-        provenance={**provenance, "engine": {**provenance["engine"], **operator.how}},
+        provenance={**provenance, "engine": {**provenance["engine"], **multiplier.how}},
     )
 
 

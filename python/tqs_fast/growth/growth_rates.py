@@ -13,6 +13,7 @@ from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.growth.finite_time import finite_time
 from tqs_fast.growth.lyapunov import lyapunov
 from tqs_fast.growth.native_stretching import NativeStretching
+from tqs_fast.growth.products import choose_products
 from tqs_fast.growth.rates import GrowthRates
 from tqs_fast.growth.stretching import Stretcher, TorchStretching
 from tqs_fast.growth.vector import StateVector
@@ -64,9 +65,9 @@ def growth_rates(
         tolerance: "krylov", "power": residual relative to σ_i; 1e-6 in float64, 1e-3 in float32.
         precision: "float64" rolls out a copy of the module in float64; "float32" likewise. Logs, orthonormalisation and
             small factorisations are in float64 always.
-        engine: "native" runs the whole loop of "qr" in C++ for a step that can be captured; "torch" works for any
-            module; "auto" is the first that can, with the reason in `provenance["engine"]`. "krylov" and "power" need
-            adjoint rollouts and always run on torch.
+        engine: "native" runs the whole loop of "qr" in C++ for a step that can be captured, and the products of
+            "krylov" and "power" where its transpose can be too; "torch" works for any module; "auto" is the first that
+            can, with the reason in `provenance["engine"]`.
         progress: True draws a bar on a terminal; a function is called with (done, total).
 
     Returns:
@@ -129,10 +130,12 @@ def growth_rates(
                 provenance=provenance,
                 report=report,
             )
-        provenance["engine"] = {"name": "torch", "reason": "adjoint rollouts: native programs have no transposed rules"}
+        multiplier, reason = choose_products(engine, twin, states.state)
+        provenance["engine"] = {"name": multiplier.name, "reason": reason}
         return finite_time(
             twin,
             states,
+            multiplier,
             directions=directions,
             horizon=horizon,
             method=method,
@@ -163,8 +166,6 @@ def _check(method: str, engine: str, precision: str, transient: int | None) -> N
     for name, (value, known) in choices.items():
         if value not in known:
             raise ArgumentError(f"[growth_rates] expected {name} to be one of {', '.join(known)}, got {value!r}")
-    if engine == "native" and method != "qr":
-        raise ArgumentError(f'[growth_rates] {method} needs adjoint rollouts, which run on torch; use engine="auto"')
     if transient is not None and (isinstance(transient, bool) or not isinstance(transient, int) or transient < 0):
         raise ArgumentError(f"[growth_rates] transient must be an integer of at least 0 steps, got {transient!r}")
 

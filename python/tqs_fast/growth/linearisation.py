@@ -1,8 +1,8 @@
 """The tangent map of a whole rollout, M = J_{T-1} ... J_0, as a linear operator per sample: products with M and Mᵀ.
 
-M itself is never formed. So that neither overflows nor underflows over long horizons, every Jacobian is divided by a
-power of two s_t chosen on the first product; operator and adjoint share these, and `log_scale` = Σ_t log s_t gives the
-size back.
+M itself is never formed. So that neither overflows nor underflows over long horizons, the product of every few
+Jacobians is divided by a power of two s_j chosen on the first product; operator and adjoint share these, and
+`log_scale` = Σ_j log s_j gives the size back.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from tqs_fast.engines.torch_tangents import Leaves, TorchAdjoints, TorchTangents, floating
+from tqs_fast.engines.torch_tangents import Leaves, floating
+from tqs_fast.growth.products import Products
 from tqs_fast.growth.vector import StateVector
 from tqs_fast.systems import System, iterate
-from tqs_fast.systems.system import input_at
 from tqs_fast.systems.tree import Tree, tree_map
+
+STRIDE = 8  # steps between divisions: even float32 holds a growth of 10^4 a step for so long
 
 
 class Linearisation:
-    """M and Mᵀ of N samples, on the torch engine.
+    """M and Mᵀ of N samples.
 
     The states of the rollout are kept, T + 1 of them per sample; a sample whose rollout is not finite is left out.
 
     Args:
         system: whose steps are differentiated.
+        multiplier: the products with Jacobians.
         state: tree of `[N, ...]` to start from.
         inputs: tree of `[N, >= steps, ...]` for a driven system, else None.
         steps: T.
@@ -34,7 +37,7 @@ class Linearisation:
         products: tangent rollouts and adjoint rollouts so far, each counted per direction.
     """
 
-    def __init__(self, system: System, state: Tree, inputs: Tree | None, *, steps: int) -> None:
+    def __init__(self, system: System, multiplier: Products, state: Tree, inputs: Tree | None, *, steps: int) -> None:
         states = [state]
         for moved, _ in iterate(system, state, inputs, steps):
             states.append(moved)
@@ -45,7 +48,7 @@ class Linearisation:
         self._inputs = None if inputs is None else tree_map(lambda leaf: leaf[rows], inputs)
         self._steps = steps
         self._vector = StateVector(state)
-        self._pusher, self._puller = TorchTangents(system), TorchAdjoints(system)
+        self._multiplier = multiplier
         self._scales: torch.Tensor | None = None
         self.products = {"tangent": 0, "adjoint": 0}
 
@@ -60,16 +63,8 @@ class Linearisation:
         return self._states[-1]
 
     @property
-    def how(self) -> dict[str, str]:
-        """How products are computed."""
-        return {
-            "tangents": self._pusher.how,
-            "adjoints": self._puller.how,
-        }
-
-    @property
     def log_scale(self) -> torch.Tensor:
-        """Σ_t log s_t, `[A]` float64; M is exp of it times the operator. Known after the first product."""
+        """Σ_j log s_j, `[A]` float64; M is exp of it times the operator. Known after the first product."""
         if self._scales is None:
             return torch.zeros(len(self.samples), dtype=torch.float64)
         return self._scales.log().sum(dim=0)
@@ -81,14 +76,14 @@ class Linearisation:
         chosen = []
         size = _magnitude(block)
         leaves = self._vector.leaves(block)
-        for t in range(self._steps):
-            leaves = self._pusher.step(self._states[t], leaves, input_at(self._inputs, t)).tangents
+        for j, (states, inputs) in enumerate(self._strides()):
+            leaves = self._multiplier.push(states, inputs, leaves)
             if scales is None:
                 grown = _magnitude(self._vector.frame(leaves))
                 growth = torch.where((grown > 0) & (size > 0), grown / size, 1.0)
                 chosen.append(torch.exp2(growth.log2().round()))
                 size = grown / chosen[-1]
-            leaves = _divide(leaves, chosen[t] if scales is None else scales[t])
+            leaves = _divide(leaves, chosen[j] if scales is None else scales[j])
         if scales is None:
             self._scales = torch.stack(chosen)
         return self._vector.frame(leaves)
@@ -98,10 +93,17 @@ class Linearisation:
         assert self._scales is not None
         self.products["adjoint"] += block.shape[2]
         leaves = self._vector.leaves(block)
-        for t in reversed(range(self._steps)):
-            leaves = self._puller.step(self._states[t], leaves, input_at(self._inputs, t))
-            leaves = _divide(leaves, self._scales[t])
+        for (states, inputs), scale in zip(reversed(self._strides()), reversed(self._scales), strict=True):
+            leaves = _divide(self._multiplier.pull(states, inputs, leaves), scale)
         return self._vector.frame(leaves)
+
+    def _strides(self) -> list[tuple[list[Tree], Tree | None]]:
+        """States before the steps of every stride, and their inputs."""
+        cuts = [(begin, min(begin + STRIDE, self._steps)) for begin in range(0, self._steps, STRIDE)]
+        return [(self._states[begin:end], self._inputs_between(begin, end)) for begin, end in cuts]
+
+    def _inputs_between(self, begin: int, end: int) -> Tree | None:
+        return None if self._inputs is None else tree_map(lambda leaf: leaf[:, begin:end], self._inputs)
 
     def directions(self, block: torch.Tensor) -> Leaves:
         """`[A, D, K]` as `[K, A, ...]` of every floating leaf."""
@@ -109,9 +111,8 @@ class Linearisation:
 
 
 def _magnitude(block: torch.Tensor) -> torch.Tensor:
-    """Frobenius norm of every sample, `[A]`."""
-    norm: torch.Tensor = torch.linalg.matrix_norm(block)
-    return norm
+    """Largest element of every sample, `[A]`: a norm whose squares would overflow is not taken."""
+    return block.abs().amax(dim=(1, 2))
 
 
 def _divide(leaves: Leaves, scale: torch.Tensor) -> Leaves:

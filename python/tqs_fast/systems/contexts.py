@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tqs_fast._finite import all_finite
 from tqs_fast.errors import ArgumentError
 from tqs_fast.systems.system import System
 from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
@@ -104,6 +105,8 @@ def _conform_leaf(
     if tensor.is_floating_point() and not template.is_floating_point():
         raise ArgumentError(f"[{function}] {name}: expected integers ({template.dtype}), got {tensor.dtype}")
     tensor = tensor.to(template.dtype)
+    if all_finite([tensor]):
+        return tensor
     bad = torch.isinf(tensor) if allow_nan else ~torch.isfinite(tensor)
     if bool(bad.any()):
         where = bad.nonzero()[0].tolist()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from tqs_fast.errors import ArgumentError
-from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
+from tqs_fast.systems.tree import Tree, tree_leaves, tree_like, tree_map
 
 Step = Callable[..., tuple[Tree, torch.Tensor]]
 InitialState = Callable[[int, torch.Generator], Tree]
@@ -153,7 +153,11 @@ def advance(
     arguments = () if step_input is None else (step_input,)
     before = tree_leaves(state)
     with torch.no_grad():
-        state, output = system.step(system.module if module is None else module, state, *arguments)
+        returned, output = system.step(system.module if module is None else module, state, *arguments)
+    try:
+        state = tree_like(state, returned)
+    except ValueError:
+        state = returned  # of another structure: refused below
     after = tree_leaves(state)
     gained = system.block if system.growing else 0
     expected = [(_lengthened(leaf.shape, gained), leaf.dtype) for leaf in before]

@@ -26,21 +26,26 @@ def tree_map(function: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tr
 
 def tree_leaves(tree: Tree) -> list[torch.Tensor]:
     """The tensor leaves in a fixed order (dicts in insertion order)."""
-    leaves: list[torch.Tensor] = []
-
-    def collect(leaf: torch.Tensor) -> torch.Tensor:
-        leaves.append(leaf)
-        return leaf
-
-    tree_map(collect, tree)
-    return leaves
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, (dict, tuple, list)):
+        return [leaf for item in (tree.values() if isinstance(tree, dict) else tree) for leaf in tree_leaves(item)]
+    raise TypeError(f"[tree_leaves] expected tensors in tuples, lists and dicts, got {type(tree).__name__}")
 
 
 def tree_like(template: Tree, tree: Tree) -> Tree:
-    """`tree` with its dicts in the key order of `template`, so that leaves of the two line up."""
+    """`tree` with its dicts in the key order of `template`, so that leaves of the two line up.
+
+    Raises:
+        ValueError: another structure.
+    """
     if isinstance(template, dict):
+        if not isinstance(tree, dict) or set(tree) != set(template):
+            raise ValueError(f"[tree_like] expected a dict with keys {sorted(template)}")
         return {key: tree_like(value, tree[key]) for key, value in template.items()}
     if isinstance(template, (tuple, list)):
+        if not isinstance(tree, (tuple, list)) or len(tree) != len(template):
+            raise ValueError(f"[tree_like] expected a tuple or list of {len(template)}")
         items = [tree_like(value, item) for value, item in zip(template, tree, strict=True)]
         return type(template)(*items) if hasattr(template, "_fields") else type(template)(items)
     return tree
