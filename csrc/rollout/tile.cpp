@@ -64,9 +64,9 @@ Tile::Tile(const Program& program, Extent extent, LaneConstants constants, std::
     choose_regimes(seeded);
     pack_constants();
     allocate();
-    build(first_);
     build(later_);
-    last_ = &first_;
+    if (first_.shared != later_.shared) build(first_);
+    last_ = &regime_of(0);
 }
 
 // Which buffers are shared when the state leaves in `states` are.

@@ -84,7 +84,7 @@ class Tile {
     Operand operand_of(Regime& regime, int value, std::size_t position);
     void move_pointers(Regime& regime, std::int64_t t);
     void advance_states(const Regime& regime);
-    Regime& regime_of(std::int64_t t) { return t == 0 ? first_ : later_; }
+    Regime& regime_of(std::int64_t t) { return t == 0 && !first_.frames.empty() ? first_ : later_; }
 
     const Program& program_;
     Extent extent_;

@@ -136,13 +136,14 @@ static void gemm(const GemmTask& task) {
     const std::int64_t row_bytes = std::max<std::int64_t>(1, task.k) * static_cast<std::int64_t>(sizeof(Element));
     const std::int64_t chunk = std::clamp<std::int64_t>(kChunkBytes / (most * row_bytes), 1, kChunkBlocks);
     for (std::int64_t begin = 0; begin < blocks; begin += chunk) {
-        const std::int64_t end = std::min(begin + chunk, blocks);
+        const std::int64_t taken_blocks = std::min(chunk, blocks - begin);
         const std::int64_t first_row = rows * begin / blocks;
-        const std::int64_t last_row = rows * end / blocks;
+        std::int64_t ends[kChunkBlocks];  // of the blocks' rows, from first_row
+        for (std::int64_t b = 0; b < taken_blocks; ++b) ends[b] = rows * (begin + b + 1) / blocks - first_row;
         const Element* a[kChunkBlocks * most];
         Element* y[kChunkBlocks * most];
         std::int64_t outer = first_row / task.inner, inner = first_row % task.inner;
-        for (std::int64_t m = 0; m < last_row - first_row; ++m) {
+        for (std::int64_t m = 0; m < ends[taken_blocks - 1]; ++m) {
             a[m] = static_cast<const Element*>(task.a) + outer * task.a_outer + inner * task.a_inner;
             y[m] = static_cast<Element*>(task.y) + outer * task.y_outer + inner * task.y_inner;
             if (++inner == task.inner) inner = 0, ++outer;
@@ -152,9 +153,8 @@ static void gemm(const GemmTask& task) {
             const std::int64_t taken = columns >= together * V::kPanel ? together * V::kPanel : V::kPanel;
             const Element* w = panels + n / V::kPanel * panel_elements;
             const auto* bias = task.bias ? static_cast<const Element*>(task.bias) + n : nullptr;
-            for (std::int64_t b = begin; b < end; ++b) {
-                const std::int64_t at = rows * b / blocks - first_row;
-                const std::int64_t count = rows * (b + 1) / blocks - first_row - at;
+            for (std::int64_t b = 0, at = 0; b < taken_blocks; at = ends[b++]) {
+                const std::int64_t count = ends[b] - at;
                 const Block<Element> block{a + at, y + at, n, columns, bias, task.accumulate, task.k, panel_elements};
                 dispatch_rows<most>(count, [&](auto fixed) {
                     constexpr int rows_fixed = fixed.value;
