@@ -14,7 +14,10 @@ from itertools import pairwise
 from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor
 from tqs_fast.capture.passes import Pass, again
 
-MOST_SLICES = 4  # the gates of a cell; a series cut into its steps is better computed at once
+# The gates of a cell. A series cut into many steps is better computed at once, unless a step is so large that its
+# elements, not the number of operations, are what it costs: then they need not go through memory (selective scans).
+MOST_SLICES = 4
+LARGE_SLICE = 1024  # elements
 MOST_PIECES = 3  # of a concatenation that elementwise operations are drawn into
 
 
@@ -43,14 +46,13 @@ class _Spread(Pass):
 
     def _is_cut_up(self, x: Tensor, axis: int) -> bool:
         """Whether all that is read of x are a few slices along `axis` that do not overlap."""
-        if len(self.users[id(x)]) > MOST_SLICES:
-            return False
+        many = len(self.users[id(x)]) > MOST_SLICES
         ranges = []
         for user in self.users[id(x)]:
             reader = self._by_id.get(user)
             if reader is None or reader.kind != "slice" or reader.attributes["axis"] != axis:
                 return False
-            if reader.attributes["step"] != 1:
+            if reader.attributes["step"] != 1 or (many and reader.outputs[0].elements < LARGE_SLICE):
                 return False
             start = reader.attributes["start"]
             ranges.append((start, start + reader.outputs[0].sizes[axis]))

@@ -79,7 +79,7 @@ def start(program: Program, states: Sequence[torch.Tensor], inputs: Sequence[tor
     for leaf, state in zip(states, program.states, strict=False):
         buffer = program.buffers[state.buffer]
         elements = state.outer * state.length * state.inner if state.slide else buffer.elements
-        if leaf[0].numel() != elements:
+        if leaf.numel() != leaf.shape[0] * elements:
             raise ArgumentError(
                 f"[rollout] a state leaf has {leaf[0].numel()} elements per sample, the captured step {elements}"
             )
@@ -87,7 +87,7 @@ def start(program: Program, states: Sequence[torch.Tensor], inputs: Sequence[tor
     series = []
     for leaf, number in zip(inputs, program.inputs, strict=True):
         elements = program.buffers[number].elements
-        if leaf[0, 0].numel() != elements:
+        if leaf.numel() != leaf.shape[0] * leaf.shape[1] * elements:
             raise ArgumentError(
                 f"[rollout] an input has {leaf[0, 0].numel()} elements per step, the captured step {elements}"
             )

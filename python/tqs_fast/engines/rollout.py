@@ -137,8 +137,8 @@ def conform_seeds(
         counts[moved.shape[0]] = f"weight_tangents[{name!r}]"
     if tangents is not None:
         template = tree_map(lambda leaf: leaf.unsqueeze(0), state)
-        directions = conform("rollout", "tangents", tangents, template, leading=("K",))
-        for leaf in tree_leaves(directions):
+        leaves = tree_leaves(conform("rollout", "tangents", tangents, template, leading=("K",)))
+        for leaf in leaves:
             counts[leaf.shape[0]] = "tangents"
             if not leaf.is_floating_point() and bool(leaf.any()):
                 raise ArgumentError("[rollout] tangents: expected zeros for an integer leaf of the state, got others")
@@ -148,8 +148,8 @@ def conform_seeds(
     if tangents is None:
         moved_state = tuple(leaf.new_zeros((count, *leaf.shape)) for leaf in floating(state))
     else:
-        moved_state = floating(directions)
-    return Seeds(count, floating(to_device(system, moved_state)), weights)
+        moved_state = tuple(leaf for leaf in leaves if leaf.is_floating_point())
+    return Seeds(count, to_device(system, moved_state), weights)
 
 
 def _native(
