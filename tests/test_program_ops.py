@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from cases.ops import CASES, MANY, Y, elementwise
+from cases.ops import CASES, MANY, Y, elementwise, running_extreme
 from checking import same_bits
-from programs import Case, Native, View, draw
+from programs import DTYPES, Case, Native, View, draw
 from tqs_fast import kernels
 from tqs_fast._native import core
 from tqs_fast.errors import ArgumentError
@@ -282,6 +282,28 @@ def test_nan_in_comparisons_and_reductions(isa):
             assert np.isnan(got[1, 0])
 
 
+@by_precision
+@by_isa
+@pytest.mark.parametrize("largest", [True, False])
+def test_running_extremes_of_ties_and_nan_as_in_torch(isa, precision, largest):
+    kernels.use_isa(isa)
+    generator = np.random.default_rng(3)
+    x = generator.choice([0.0, -0.0, 1.0, -1.0, 2.0, INF, -INF, NAN], (SAMPLES, 9, 21), p=[0.15] * 5 + [0.1, 0.1, 0.05])
+    seeds = generator.normal(size=(2, *x.shape))
+    for axis in (0, 1):
+        case = running_extreme("", View((9, 21)), axis, largest)
+        values = [x.reshape(SAMPLES, -1)]
+        native = Native(case, precision, values)
+        given = torch.from_numpy(x).to(DTYPES[precision])
+        expected = (torch.cummax if largest else torch.cummin)(given, 1 + axis)
+        for got, want in zip(native.ensemble(values), expected, strict=True):
+            same_bits(got[0], want.to(given.dtype).numpy().reshape(SAMPLES, -1))
+        _, tangents = native.tangents(values, [seeds.reshape(2, SAMPLES, -1)])
+        chosen = torch.from_numpy(seeds).to(given.dtype).gather(2 + axis, expected.indices.expand(2, -1, -1, -1))
+        same_bits(tangents[0], chosen.numpy().reshape(2, SAMPLES, -1))
+        assert not tangents[1].any()
+
+
 # ---------------------------------------------------------------- accuracy of the functions
 
 
@@ -416,6 +438,13 @@ def case_named(name: str) -> Case:
         ("normalize a row", {"ints": {"axes": (4,), "center": (1,)}}, "no such axis"),
         ("normalize a row", {"ints": {"axes": (0,), "center": (1,)}}, "no such axis"),
         ("running sum along rows", {"ints": {"axis": (3,), "product": (0,)}}, "no such axis"),
+        ("running maximum along rows", {"ints": {"axis": (3,), "largest": (1,)}}, "no such axis"),
+        ("running maximum along rows", {"outputs": (View((2, 3, 20)), View((2, 20)))}, "the input's sizes"),
+        (
+            "running maximum along rows",
+            {"outputs": (View((2, 3, 20)), View((2, 3, 20), precision="float64"))},
+            "one precision",
+        ),
         ("largest 3 of 20", {"ints": {"count": (21,), "largest": (1,)}}, "count"),
         ("copy a run", {"outputs": (View((2, 3, 51)),)}, "equal sizes"),
         ("remap in reverse", {"ints": {"runs": (0, 50, 50, -1)}}, "leaves the input"),

@@ -246,6 +246,17 @@ struct ScanTask {
     void* scratch;
 };
 
+// Running maximum (or minimum) along one axis, and its positions (as numbers; tangent 0). Ties: the later element. NaN
+// replaces every number, and a later NaN an earlier one. Tangent of the values: that of the elements chosen. Both
+// outputs have the precision of the kernel.
+struct RunningExtremeTask {
+    Extent extent;
+    Operand x, values, positions;
+    int axis;
+    bool largest;
+    void* scratch;
+};
+
 // ------------------------------------------------------------------------------------------------ movement
 
 // out = x, converted where precisions differ; equal sizes, any strides.
@@ -320,6 +331,8 @@ struct RowKernels {
     void (*normalize)(const NormalizeTask& task);
     std::int64_t (*scan_scratch)(const ScanTask& task);
     void (*scan)(const ScanTask& task);
+    std::int64_t (*running_extreme_scratch)(const RunningExtremeTask& task);
+    void (*running_extreme)(const RunningExtremeTask& task);
     std::int64_t (*top_k_scratch)(const TopKTask& task);
     void (*top_k)(const TopKTask& task);
 };

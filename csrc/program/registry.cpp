@@ -16,12 +16,19 @@ struct Row {
 
 // Sorted by name.
 constexpr std::array kRows = {
-    Row{"attention", ops::make_attention}, Row{"convolution", ops::make_convolution},
-    Row{"copy", ops::make_copy},           Row{"elementwise", ops::make_elementwise},
-    Row{"gather", ops::make_gather},       Row{"linear", ops::make_linear},
-    Row{"matmul", ops::make_matmul},       Row{"normalize", ops::make_normalize},
-    Row{"reduce", ops::make_reduce},       Row{"remap", ops::make_remap},
-    Row{"scan", ops::make_scan},           Row{"softmax", ops::make_softmax},
+    Row{"attention", ops::make_attention},
+    Row{"convolution", ops::make_convolution},
+    Row{"copy", ops::make_copy},
+    Row{"elementwise", ops::make_elementwise},
+    Row{"gather", ops::make_gather},
+    Row{"linear", ops::make_linear},
+    Row{"matmul", ops::make_matmul},
+    Row{"normalize", ops::make_normalize},
+    Row{"reduce", ops::make_reduce},
+    Row{"remap", ops::make_remap},
+    Row{"running_extreme", ops::make_running_extreme},
+    Row{"scan", ops::make_scan},
+    Row{"softmax", ops::make_softmax},
     Row{"top_k", ops::make_top_k},
 };
 

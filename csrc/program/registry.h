@@ -16,6 +16,7 @@ std::unique_ptr<Op> make_reduce(const OpContext& context);       // rows.cpp
 std::unique_ptr<Op> make_softmax(const OpContext& context);
 std::unique_ptr<Op> make_normalize(const OpContext& context);
 std::unique_ptr<Op> make_scan(const OpContext& context);
+std::unique_ptr<Op> make_running_extreme(const OpContext& context);
 std::unique_ptr<Op> make_top_k(const OpContext& context);
 std::unique_ptr<Op> make_copy(const OpContext& context);  // movement.cpp
 std::unique_ptr<Op> make_remap(const OpContext& context);

@@ -527,6 +527,23 @@ class Movement(nn.Module):
         return self.head(torch.cat([rows + trace, more[:, 1:]], 1)) + x.repeat(1, 2, 1)[:, 5].clamp(-1, 1)
 
 
+class Extremes(nn.Module):
+    """Running extremes of a window and what another channel was there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        highest, when = x.round().cummax(1)  # rounded: with ties
+        lowest, where = torch.cummin(x, -2)
+        across, channel = x.flip(2).cummax(2)
+        seen = x[..., 1].gather(1, when[..., 0]) - x[..., 0].gather(1, where[..., 1])
+        fell = (highest - lowest)[:, 3::4].sum(1)
+        parts = [fell, seen.sum(1, True), across.sum(1), channel.sum(1).float() / WINDOW]
+        return self.head(torch.cat(parts, 1))
+
+
 forecaster("revin-patches", "series", Reversible, block=3)
 forecaster("mamba-loop", "series", lambda: Selective("loop"), window=6)
 forecaster("mamba-doubling", "series", lambda: Selective("doubling"), window=6)
@@ -534,3 +551,4 @@ forecaster("mamba-cumsum", "series", lambda: Selective("cumsum"), window=6, kind
 forecaster("fourier", "series", Fourier)
 forecaster("tokens", "series", Tokens, kinds=("gather", "top_k"))
 forecaster("movement", "series", Movement)
+forecaster("extremes", "series", Extremes, kinds=("running_extreme", "gather"))

@@ -333,6 +333,29 @@ SCAN_CASES = tuple(
 SCAN_CASES += (scan("with zeros", View((4, 9), draw="integer"), 1, True),)
 
 
+def running_extreme(name: str, x: View, axis: int, largest: bool, out: View | None = None) -> Case:
+    kind = "running maximum" if largest else "running minimum"
+    ints = {"axis": (axis,), "largest": (int(largest),)}
+    out = out or View(x.sizes)
+    return Case(f"{kind} {name}", "running_extreme", (replace(x, draw="apart"),), (out, out), ints)
+
+
+RUNNING_EXTREME_CASES = tuple(
+    running_extreme(name, x, axis, largest, out)
+    for largest in (True, False)
+    for name, x, axis, out in (
+        ("along rows", View((2, 3, 20)), 2, None),
+        ("along columns", View((1, 20, 70)), 1, None),
+        ("in the middle", View((2, 6, 3, 5)), 1, None),
+        ("along a strided axis", View((2, 20), (1, 2)), 1, None),
+        ("more columns than fit", View((3, 700)), 0, None),
+        ("between inner strides", View((2, 6, 3, 5), (90, 15, 1, 3)), 1, None),
+        ("into strided columns", View((6, 20)), 0, View((6, 20), (1, 6))),
+        ("to another precision", View((2, 20), precision="float32"), 1, View((2, 20), precision="float64")),
+    )
+)
+
+
 def top_k(name: str, x: View, count: int, largest: bool) -> Case:
     out = View((*x.sizes[:-1], count))
     ints = {"count": (count,), "largest": (int(largest),)}
@@ -544,6 +567,7 @@ CASES = (
     *SOFTMAX_CASES,
     *NORMALIZE_CASES,
     *SCAN_CASES,
+    *RUNNING_EXTREME_CASES,
     *TOP_K_CASES,
     *MOVEMENT_CASES,
     *PRODUCT_CASES,

@@ -216,6 +216,10 @@ void check_rows() {
     if (s.precision == s.other) {
         run("scan", {&y}, &Kernels::scan_scratch, &Kernels::scan,
             tqs::ScanTask{s.extent, x.operand(), y.operand(), static_cast<int>(draw(0, rank - 1)), false, nullptr});
+        Tensor places = s.tensor(s.sizes, s.other, false);
+        run("running_extreme", {&y, &places}, &Kernels::running_extreme_scratch, &Kernels::running_extreme,
+            tqs::RunningExtremeTask{s.extent, x.operand(), y.operand(), places.operand(),
+                                    static_cast<int>(draw(0, rank - 1)), draw(0, 1) == 1, nullptr});
     }
     const auto axes = static_cast<std::uint32_t>(draw(0, (1 << rank) - 1));
     std::vector<std::int64_t> kept = s.sizes;

@@ -1,5 +1,6 @@
 #include "cpu/panel/normalize.h"
 #include "cpu/panel/reduce.h"
+#include "cpu/panel/running_extreme.h"
 #include "cpu/panel/scan.h"
 #include "cpu/panel/softmax.h"
 #include "cpu/panel/top_k.h"
@@ -19,6 +20,8 @@ constexpr RowKernels kRowKernels = {
     .normalize = panel::normalize<W>,
     .scan_scratch = panel::scan_scratch<W>,
     .scan = panel::scan<W>,
+    .running_extreme_scratch = panel::running_extreme_scratch<W>,
+    .running_extreme = panel::running_extreme<W>,
     .top_k_scratch = panel::top_k_scratch<W>,
     .top_k = panel::top_k<W>,
 };

@@ -4,6 +4,7 @@
 // softmax    x -> out of equal sizes, over the last axis; ints logarithm
 // normalize  x -> out of equal sizes, over the last `axes` axes together; ints axes, center; floats epsilon
 // scan       x -> out of equal sizes; ints axis, product
+// running_extreme  x -> values, positions of equal sizes and one precision; ints axis, largest
 // top_k      x -> values, positions with `count` elements along the last axis; ints count, largest
 #include <algorithm>
 
@@ -146,6 +147,38 @@ class ScanOp : public Op {
     bool product_;
 };
 
+class RunningExtremeOp : public Op {
+  public:
+    explicit RunningExtremeOp(const OpContext& context) : largest_(context.integer("largest") != 0) {
+        const std::vector<std::int64_t>& sizes = sizes_of_one(context, 2);
+        context.require(sizes == context.outputs[0]->sizes && sizes == context.outputs[1]->sizes,
+                        "expected outputs of the input's sizes");
+        context.require(context.output_precisions[0] == context.output_precisions[1],
+                        "expected outputs of one precision");
+        axis_ = axis_of(context, context.integer("axis"));
+    }
+    std::int64_t scratch_bytes(const Frame& frame) const override {
+        return kernels_of(frame, frame.out[0].precision).running_extreme_scratch(task(frame));
+    }
+    void run(const Frame& frame) const override {
+        kernels_of(frame, frame.out[0].precision).running_extreme(task(frame));
+    }
+
+  private:
+    RunningExtremeTask task(const Frame& frame) const {
+        return {.extent = frame.extent,
+                .x = frame.in[0],
+                .values = frame.out[0],
+                .positions = frame.out[1],
+                .axis = axis_,
+                .largest = largest_,
+                .scratch = frame.scratch};
+    }
+
+    int axis_ = 0;
+    bool largest_;
+};
+
 class TopKOp : public Op {
   public:
     explicit TopKOp(const OpContext& context)
@@ -192,6 +225,10 @@ std::unique_ptr<Op> make_normalize(const OpContext& context) {
 
 std::unique_ptr<Op> make_scan(const OpContext& context) {
     return std::make_unique<ScanOp>(context);
+}
+
+std::unique_ptr<Op> make_running_extreme(const OpContext& context) {
+    return std::make_unique<RunningExtremeOp>(context);
 }
 
 std::unique_ptr<Op> make_top_k(const OpContext& context) {

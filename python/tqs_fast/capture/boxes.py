@@ -240,6 +240,7 @@ RULES: dict[str, Rule] = {
     "softmax": _last(1),
     "normalize": _normalize,
     "scan": _scan,
+    "running_extreme": _scan,
     "top_k": _last(1),
     "concatenate": _concatenate,
     "remap": _remap,

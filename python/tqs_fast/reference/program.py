@@ -208,6 +208,17 @@ def scan(x: Array, axis: int, product: bool) -> Array:
     return np.cumprod(x, axis=axis) if product else np.cumsum(x, axis=axis)
 
 
+def running_extreme(x: Array, axis: int, largest: bool) -> tuple[Array, Array]:
+    """Running maximum or minimum and its positions; ties: the later. NaN replaces every number and earlier NaNs."""
+    rows = np.moveaxis(x, axis, 0)
+    values, positions = rows.copy(), np.zeros(rows.shape)
+    for i in range(1, len(rows)):
+        taken = np.isnan(rows[i]) | (rows[i] >= values[i - 1] if largest else rows[i] <= values[i - 1])
+        values[i] = np.where(taken, rows[i], values[i - 1])
+        positions[i] = np.where(taken, i, positions[i - 1])
+    return np.moveaxis(values, 0, axis), np.moveaxis(positions, 0, axis)
+
+
 def top_k(x: Array, count: int, largest: bool) -> tuple[Array, Array]:
     """The largest or smallest of the last axis, in order, and their positions; ties: the lower position first."""
     order = np.argsort(-x if largest else x, axis=-1, kind="stable")[..., :count]
@@ -320,6 +331,8 @@ def _run_node(program: Any, memory: Sequence[npt.NDArray[Any]], node: Any) -> Se
             return [normalize(x, one["axes"], one["epsilon"], bool(one["center"]))]
         case "scan":
             return [scan(x, one["axis"], bool(one["product"]))]
+        case "running_extreme":
+            return running_extreme(x, one["axis"], bool(one["largest"]))
         case "top_k":
             return top_k(x, one["count"], bool(one["largest"]))
         case "copy":

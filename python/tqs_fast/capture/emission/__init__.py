@@ -24,6 +24,7 @@ EMITTERS: dict[str, Callable[[Memory, Operation], None]] = {
         rows.normalize,
         rows.top_k,
         rows.scan,
+        rows.running_extreme,
     )
 }
 

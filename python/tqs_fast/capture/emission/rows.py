@@ -1,4 +1,4 @@
-"""Nodes along axes: reductions, softmax, normalisation, the largest of a row, running sums."""
+"""Nodes along axes: reductions, softmax, normalisation, the largest of a row, running sums and extremes."""
 
 from __future__ import annotations
 
@@ -71,19 +71,27 @@ def top_k(memory: Memory, operation: Operation) -> None:
     memory.node("top_k", [read], written, {"count": (given["count"],), "largest": (int(given["largest"]),)})
 
 
-def scan(memory: Memory, operation: Operation) -> None:
+def _along(memory: Memory, operation: Operation) -> tuple[Layout, list[Layout], int]:
+    """The input and outputs of equal sizes with few axes before and after one of them, and where that is then."""
     (x,) = operation.tensors
     axis = operation.attributes["axis"]
-    read, written = memory.layout(x), memory.output(operation.outputs[0])
+    read = memory.layout(x)
     before, (outer,) = coalesce(x.sizes[:axis], [read.strides[:axis]])
     after, (inner,) = coalesce(x.sizes[axis + 1 :], [read.strides[axis + 1 :]])
     sizes = (*before, x.sizes[axis], *after)
-    memory.node(
-        "scan",
-        [Layout(read.buffer, read.offset, sizes, (*outer, read.strides[axis], *inner))],
-        [Layout(written.buffer, 0, sizes, contiguous(sizes))],
-        {"axis": (len(before),), "product": (int(operation.attributes["product"]),)},
-    )
+    written = [Layout(memory.output(out).buffer, 0, sizes, contiguous(sizes)) for out in operation.outputs]
+    return Layout(read.buffer, read.offset, sizes, (*outer, read.strides[axis], *inner)), written, len(before)
+
+
+def scan(memory: Memory, operation: Operation) -> None:
+    read, written, axis = _along(memory, operation)
+    memory.node("scan", [read], written, {"axis": (axis,), "product": (int(operation.attributes["product"]),)})
+
+
+def running_extreme(memory: Memory, operation: Operation) -> None:
+    read, written, axis = _along(memory, operation)
+    ints = {"axis": (axis,), "largest": (int(operation.attributes["largest"]),)}
+    memory.node("running_extreme", [read], written, ints)
 
 
 def _stretches(flags: Sequence[bool]) -> list[tuple[bool, list[int]]]:

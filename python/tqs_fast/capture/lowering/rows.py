@@ -159,6 +159,17 @@ def log_scan(context: Context, x: Tensor, axis: int) -> Tensor:
     return context.elementwise("add", context.elementwise("log", total), top)
 
 
+@lowers("aten.cummax.default", "aten.cummin.default")
+def running_extreme(context: Context, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    if x.rank == 0:
+        return x, context.full((), 0.0, x.precision)
+    largest = "cummax" in str(context.node.target)
+    values, positions = context.graph.add(
+        "running_extreme", [x], x.sizes, outputs=2, axis=axis % x.rank, largest=largest
+    )
+    return values, positions
+
+
 @lowers("aten.topk.default")
 def top_k(context: Context, x: Tensor, count: int, axis: int = -1, largest: bool = True, _: bool = True) -> Any:
     order, back = to_last(x.rank, axis)
