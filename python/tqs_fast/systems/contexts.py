@@ -26,8 +26,7 @@ def conform_state(
     Raises:
         ArgumentError: another structure or shape, no initial condition at all, unequal N, NaN or infinity.
     """
-    template = system.initial_state(1, torch.Generator().manual_seed(0))
-    state = conform(function, name, windows, template, leading=("N",), allow_nan=allow_nan)
+    state = conform(function, name, windows, system.state_template, leading=("N",), allow_nan=allow_nan)
     _require_one_count(function, name, state)
     return state
 
@@ -45,8 +44,7 @@ def conform_inputs(system: System, inputs: Any, state: Tree, steps: int, *, func
         return None
     if inputs is None:
         raise ArgumentError(f"[{function}] {system.name} is driven; give inputs as a tree of [N, >= {steps}, ...]")
-    template = system.inputs(1, 1, torch.Generator().manual_seed(0))
-    tree = conform(function, "inputs", inputs, template, leading=("N", "steps"))
+    tree = conform(function, "inputs", inputs, system.input_template, leading=("N", "steps"))
     count = tree_leaves(state)[0].shape[0]
     for leaf in tree_leaves(tree):
         if leaf.shape[0] != count or leaf.shape[1] < steps:

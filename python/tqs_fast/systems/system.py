@@ -64,6 +64,24 @@ class System:
         self.block = block
         self.default_initial = default_initial
         self.name = name or type(module).__name__
+        self._drawn: dict[int, tuple[object, Tree]] = {}
+
+    @property
+    def state_template(self) -> Tree:
+        """A state `[1, ...]`, with the structure, sizes and dtypes of every other. Drawn once."""
+        return self._template(self.initial_state, lambda generator: self.initial_state(1, generator))
+
+    @property
+    def input_template(self) -> Tree | None:
+        """An input `[1, 1, ...]`, likewise; None for a free-running system."""
+        inputs = self.inputs
+        return None if inputs is None else self._template(inputs, lambda generator: inputs(1, 1, generator))
+
+    def _template(self, source: object, draw: Callable[[torch.Generator], Tree]) -> Tree:
+        # by function: a copy of the system in another precision has functions of its own
+        if id(source) not in self._drawn:
+            self._drawn[id(source)] = (source, draw(torch.Generator().manual_seed(0)))
+        return self._drawn[id(source)][1]
 
     def steps(self, horizon: int) -> int:
         """Calls of `step` that cover `horizon` output values."""
