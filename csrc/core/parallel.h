@@ -1,4 +1,5 @@
-// A small thread pool. Workers sleep when there is nothing to do (no spinning: torch's own threads share the cores).
+// A small thread pool. Workers that find nothing to do yield the processor for a fraction of a millisecond, then sleep:
+// torch's own threads share the cores.
 //
 // The caller works too, so a job finishes even when every worker is busy with another Python thread's job, and even
 // when no worker could be started. After fork() the child starts with a fresh pool. A job started from inside a job
