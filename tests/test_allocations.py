@@ -13,7 +13,7 @@ import pytest
 
 import tqs_fast
 
-NATIVE = Path(__file__).parent / "native"
+PRELOADED = Path(__file__).parent / "preload"
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or ""
 
 
@@ -21,14 +21,14 @@ COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") o
 def test_no_step_allocates(tmp_path):
     counter = tmp_path / "counter.so"
     built = subprocess.run(
-        [COMPILER, "-std=c++20", "-O1", "-shared", "-fPIC", str(NATIVE / "count_allocations.cpp"), "-o", str(counter)],
+        [COMPILER, "-std=c++20", "-O1", "-shared", "-fPIC", str(PRELOADED / "count_allocations.cpp"), "-o", str(counter)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
     paths = [str(Path(tqs_fast.__file__).parent.parent), str(Path(__file__).parent)]
     environment = {**os.environ, "LD_PRELOAD": str(counter), "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
-        [sys.executable, str(NATIVE / "count_allocations.py")],
+        [sys.executable, str(PRELOADED / "count_allocations.py")],
         capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
