@@ -115,8 +115,8 @@ SIGNS = {
     **dict.fromkeys(
         (
             "Arneodo", "BurkeShaw", "Chen", "ChenLee", "Coullet", "Dadras", "Finance", "GenesioTesi", "Hadley",
-            "Halvorsen", "Lorenz", "RabinovichFabrikant", "Rossler", "Rucklidge", "Sakarya", "ShimizuMorioka",
-            "SprottB", "SprottS",
+            "Halvorsen", "Lorenz", "RabinovichFabrikant", "Rossler", "Rucklidge", "ShimizuMorioka",
+            "SprottB", "SprottC", "SprottS",
         ),
         (1, 0, -1),
     ),

@@ -20,8 +20,9 @@ COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") o
 @pytest.mark.skipif(not sys.platform.startswith("linux") or not COMPILER, reason="needs glibc and a C++ compiler")
 def test_no_step_allocates(tmp_path):
     counter = tmp_path / "counter.so"
+    source = PRELOADED / "count_allocations.cpp"
     built = subprocess.run(
-        [COMPILER, "-std=c++20", "-O1", "-shared", "-fPIC", str(PRELOADED / "count_allocations.cpp"), "-o", str(counter)],
+        [COMPILER, "-std=c++20", "-O1", "-shared", "-fPIC", str(source), "-o", str(counter)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
