@@ -14,7 +14,7 @@ rate of the cores, measured in the same rounds.
 
     python bench/bench_attention.py                     one thread (about four minutes)
     python bench/bench_attention.py --threads 1 2 --lengths 96 1024
-    python bench/bench_attention.py --quick --out /tmp/quick.json
+    python bench/bench_attention.py --quick --out quick.json
 """
 
 from __future__ import annotations

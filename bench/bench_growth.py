@@ -7,7 +7,7 @@ signs   twenty flows of the dysts collection (Gilpin, NeurIPS 2021) by the signs
 speed   microseconds per step and sample, native against torch, paired; the rates must agree before they are timed
 
 python bench/bench_growth.py
-python bench/bench_growth.py --parts known signs --quick --out /tmp/quick.json
+python bench/bench_growth.py --parts known signs --quick --out quick.json
 """
 
 from __future__ import annotations

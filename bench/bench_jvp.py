@@ -23,7 +23,7 @@ Extras: `pip install -r bench/peers.txt` (never needed by the package), and a C+
 limit.
 
     python bench/bench_jvp.py                      all networks, one thread and two (about an hour)
-    python bench/bench_jvp.py --quick --out /tmp/quick.json
+    python bench/bench_jvp.py --quick --out quick.json
     python bench/bench_jvp.py --networks gru lstm --only native jax --threads 1
 """
 

@@ -14,7 +14,7 @@ relatively. Two correct tables differ by rounding, which chaos multiplies: how m
 lanes' products at the float32 rate of the cores, measured in the same rounds.
 
     python bench/bench_native_score.py
-    python bench/bench_native_score.py --quick --out /tmp/quick.json
+    python bench/bench_native_score.py --quick --out quick.json
 """
 
 from __future__ import annotations

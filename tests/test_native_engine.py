@@ -236,6 +236,25 @@ def test_memory_is_the_planned_arena(lorenz):
     assert planned <= use["tile_bytes"] <= 2 * planned + 2**20
 
 
+def test_tangents_of_a_large_network_share_a_trajectory():
+    """Each tile runs the trajectory itself: sixteen tangents go together however large an activation is."""
+    wide = tqs.System(
+        torch.nn.Linear(1, 1),
+        step=lambda module, state: (module(state[..., None])[..., 0].tanh(), state[:, :1]),
+        initial_state=lambda n, g: torch.randn(n, 300_000, generator=g),
+    )
+    state = wide.initial_state(1, torch.Generator().manual_seed(0))
+    native = prepared(wide, state, horizon=1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        use = native.tangents([state], [], steps=1, values=1, seeds=[torch.ones(20, 1, 300_000)]).use
+    finally:
+        torch.set_num_threads(threads)
+    assert native.arena_bytes > 2**20
+    assert use["tile_lanes"] == 10  # two even tiles, of at most sixteen
+
+
 def test_a_rollout_that_is_not_finite_is_located():
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     with torch.no_grad():

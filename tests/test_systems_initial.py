@@ -10,7 +10,18 @@ import pytest
 import torch
 
 from tqs_fast.errors import ArgumentError, DivergenceError
-from tqs_fast.systems import Attractor, Contexts, Forecaster, Recurrent, States, Synthetic, System, draw, iterate
+from tqs_fast.systems import (
+    Attractor,
+    Contexts,
+    Forecaster,
+    Recurrent,
+    States,
+    Synthetic,
+    System,
+    draw,
+    in_float64,
+    iterate,
+)
 from tqs_fast.systems.tree import Tree, tree_leaves
 
 CONTEXT = 24
@@ -344,3 +355,20 @@ def test_wrong_arguments() -> None:
         draw(Attractor(2), forecaster(), horizon=0)
     with pytest.raises(ArgumentError, match=r"^\[draw\] seed must be an integer of at least 0, got -1"):
         draw(Attractor(2), forecaster(), horizon=1, seed=-1)
+
+
+def test_templates_are_drawn_once_and_by_each_twin():
+    drawn: list[int] = []
+
+    def start(count: int, generator: torch.Generator) -> torch.Tensor:
+        drawn.append(count)
+        return torch.zeros(count, 2)
+
+    system = System(torch.nn.Linear(2, 2), step=lambda module, state: (module(state), state), initial_state=start)
+    twin = in_float64(system)
+    before = len(drawn)
+    for _ in range(3):
+        assert system.state_template.dtype == torch.float32
+        assert twin.state_template.dtype == torch.float64
+    assert len(drawn) == before + 2
+    assert system.input_template is None

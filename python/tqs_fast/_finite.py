@@ -11,7 +11,7 @@ import torch
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether no value is NaN or infinite. Integers are finite.
 
-    A finite sum has finite terms, and is a tenth of the time of a test of every value; only a sum that is not finite
+    A finite sum has finite terms, and is one pass where a test of every value is several; only a sum that is not finite
     (which large finite values can cause as well) is looked at again.
     """
     return all(

@@ -79,7 +79,7 @@ class System:
 
     def _template(self, source: object, draw: Callable[[torch.Generator], Tree]) -> Tree:
         # by function: a copy of the system in another precision has functions of its own
-        if id(source) not in self._drawn:
+        if id(source) not in self._drawn or self._drawn[id(source)][0] is not source:
             self._drawn[id(source)] = (source, draw(torch.Generator().manual_seed(0)))
         return self._drawn[id(source)][1]
 
