@@ -1,4 +1,4 @@
-"""Scoring methods: which variants of a weight are rolled out, and what their damages say about every bit-width."""
+"""Methods that roll out lanes: which variants of a weight, and what their damages say about every bit-width."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ class Method(Protocol):
         """How weights are rounded."""
 
     @property
+    def meaning(self) -> str:
+        """One sentence: what the numbers in the table's damage columns are."""
+
+    @property
     def variants(self) -> int:
         """Lanes per weight, V."""
 
@@ -56,7 +60,8 @@ class Method(Protocol):
         """Damage per unit of relative weight-error energy, of each lane that estimates it: `[P, ...]`."""
 
 
-def _check_bits(name: str, bits: tuple[int, ...]) -> None:
+def check_bits(name: str, bits: tuple[int, ...]) -> None:
+    """Raise ArgumentError, in the name of method `name`, for a menu that is none."""
     if not bits or list(bits) != sorted(set(bits)) or not set(bits) <= set(BITS):
         raise ArgumentError(f"[{name}] bits must be increasing and among {BITS}, got {bits}")
 
@@ -79,7 +84,11 @@ class Residual:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", tuple(self.bits))
-        _check_bits("Residual", self.bits)
+        check_bits("Residual", self.bits)
+
+    @property
+    def meaning(self) -> str:
+        return "damage of the rollout with this layer rounded and everything else float, measured at its true size"
 
     @property
     def variants(self) -> int:
@@ -131,11 +140,18 @@ class Noise:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", tuple(self.bits))
-        _check_bits("Noise", self.bits)
+        check_bits("Noise", self.bits)
         if self.probes < 1:
             raise ArgumentError(f"[Noise] probes must be at least 1, got {self.probes}")
         if not 0 < self.epsilon < 1:
             raise ArgumentError(f"[Noise] epsilon must lie between 0 and 1, got {self.epsilon}")
+
+    @property
+    def meaning(self) -> str:
+        return (
+            "first-order damage: energy of the rounding error times the damage that small "
+            "Gaussian noise in this layer does per unit of energy"
+        )
 
     @property
     def variants(self) -> int:
@@ -146,10 +162,10 @@ class Noise:
         return False
 
     def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> Drawn:
-        stream = _stream(name, number)
-        noise = torch.from_numpy(kernels.normal(weight.numel(), seed=seed, stream=stream)).double()
+        key = stream(name, number)
+        noise = torch.from_numpy(kernels.normal(weight.numel(), seed=seed, stream=key)).double()
         scale = float(self.epsilon * weight.double().norm().cpu() / noise.norm())
-        return Drawn(seed, stream, scale, 0, weight.numel())
+        return Drawn(seed, key, scale, 0, weight.numel())
 
     def energy(self, weight: torch.Tensor, change: Change) -> float:
         return relative_energy(weight, materialise(change, weight))
@@ -158,7 +174,7 @@ class Noise:
         return np.asarray(lanes.mean(axis=1))
 
     def relative_error(self, weight: torch.Tensor, energies: FloatArray) -> FloatArray:
-        return _rounding_energies(weight, self.quantizer, self.bits)
+        return rounding_energies(weight, self.quantizer, self.bits)
 
     def damages(self, lanes: FloatArray, energies: FloatArray, relative_error: FloatArray) -> FloatArray:
         return np.asarray(np.multiply.outer(relative_error, self.gains(lanes, energies).mean(axis=0)))
@@ -188,9 +204,16 @@ class Tangent:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", tuple(self.bits))
-        _check_bits("Tangent", self.bits)
+        check_bits("Tangent", self.bits)
         if self.probes < 1:
             raise ArgumentError(f"[Tangent] probes must be at least 1, got {self.probes}")
+
+    @property
+    def meaning(self) -> str:
+        return (
+            "first-order damage: energy of the rounding error times the damage of infinitesimal "
+            "Gaussian noise in this layer per unit of energy"
+        )
 
     @property
     def variants(self) -> int:
@@ -201,7 +224,7 @@ class Tangent:
         return True
 
     def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> torch.Tensor:
-        noise = torch.from_numpy(kernels.normal(weight.numel(), seed=seed, stream=_stream(name, number))).double()
+        noise = torch.from_numpy(kernels.normal(weight.numel(), seed=seed, stream=stream(name, number))).double()
         direction: torch.Tensor = (weight.double().norm().cpu() / noise.norm() * noise).reshape(weight.shape)
         return direction.to(weight)
 
@@ -214,7 +237,7 @@ class Tangent:
         return np.asarray(lanes.mean(axis=1))
 
     def relative_error(self, weight: torch.Tensor, energies: FloatArray) -> FloatArray:
-        return _rounding_energies(weight, self.quantizer, self.bits)
+        return rounding_energies(weight, self.quantizer, self.bits)
 
     def damages(self, lanes: FloatArray, energies: FloatArray, relative_error: FloatArray) -> FloatArray:
         return np.asarray(np.multiply.outer(relative_error, self.gains(lanes, energies).mean(axis=0)))
@@ -223,12 +246,13 @@ class Tangent:
         return lanes / energies.reshape(-1, *[1] * (lanes.ndim - 1))
 
 
-def _stream(name: str, number: int) -> int:
-    """The random stream of probe `number` of a layer."""
+def stream(name: str, number: int) -> int:
+    """The random stream of probe `number` of the layer (or of whatever else is drawn) called `name`."""
     return (zlib.crc32(name.encode()) << 32) | number
 
 
-def _rounding_energies(weight: torch.Tensor, quantizer: Quantizer, bits: tuple[int, ...]) -> FloatArray:
+def rounding_energies(weight: torch.Tensor, quantizer: Quantizer, bits: tuple[int, ...]) -> FloatArray:
+    """‖Q_b(θ) - θ‖² / ‖θ‖² at every bit-width, `[B]`."""
     return np.array([relative_energy(weight, quantizer.dequantized(weight, b)) for b in bits])
 
 
@@ -239,7 +263,19 @@ def relative_energy(weight: torch.Tensor, changed: torch.Tensor) -> float:
     return difference / float(weight.square().sum()) if difference else 0.0
 
 
-def describe(method: Method) -> dict[str, Any]:
+class Described(Protocol):
+    """A frozen dataclass of JSON values with a menu and a quantizer."""
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """The menu."""
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """How weights are rounded."""
+
+
+def describe(method: Described) -> dict[str, Any]:
     """The method as JSON, for provenance and fingerprints."""
     values = {key: value for key, value in vars(method).items() if key != "quantizer"}
     return {"name": type(method).__name__, **values, "bits": list(method.bits), "quantizer": vars(method.quantizer)}
