@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ import torch
 
 import networks_positions
 import tqs_fast as tqs
+from tqs_fast.engines import Lane, choose_engine, roll_outputs
 from tqs_fast.engines.native_program import NativeProgram
 from tqs_fast.engines.prepared import prepared
 from tqs_fast.systems import draw
@@ -275,3 +277,26 @@ def test_leaves_that_do_not_fit_are_refused(lorenz):
         native.ensemble(tree_leaves(state)[:2], [], steps=2, values=2)
     with pytest.raises(tqs.ArgumentError, match="elements per sample"):
         native.ensemble(tree_leaves(tree_map(lambda leaf: leaf[:, :2], state)), [], steps=2, values=2)
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_trajectories_of_lanes_equal_those_of_changed_modules(engine):
+    """Several weights changed in one lane, a block forecaster cut at the horizon."""
+    torch.manual_seed(0)
+    system = tqs.Forecaster(networks_positions.one_layer(3), 8, channels=networks_positions.CHANNELS, block=3)
+    states = draw(tqs.Attractor(count=4, spin_up=0), system, horizon=7)
+    names = ["layers.0.qkv.weight", "head.weight"]
+    parameters = [system.module.get_parameter(name) for name in names]
+    changed = [parameter.detach() * (1.1 + index) for index, parameter in enumerate(parameters)]
+    lanes = [Lane({}), Lane({0: changed[0]}), Lane(dict(enumerate(changed)))]
+    runner, _ = choose_engine(engine, system, states, parameters, horizon=7)
+    outputs = runner.trajectories(lanes)
+    assert outputs.shape == (3, 7, 4, networks_positions.CHANNELS)
+    for lane, rolled in zip(lanes, outputs, strict=True):
+        module = copy.deepcopy(system.module)
+        for index, value in lane.changes.items():
+            module.get_parameter(names[index]).data.copy_(value)
+        expected = roll_outputs(system, states, 7, module=module)
+        torch.testing.assert_close(rolled, expected, rtol=1e-4, atol=1e-5)
+    assert float((outputs[1] - outputs[0]).abs().max()) > 0.01
+    assert float((outputs[2] - outputs[1]).abs().max()) > 0.01

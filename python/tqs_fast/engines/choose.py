@@ -38,6 +38,9 @@ class Engine(Protocol):
     def run(self, lanes: Sequence[Lane], reference: Reference, memory_limit: int | None = None) -> LaneErrors:
         """Squared scaled errors of `lanes` over the reference's horizon."""
 
+    def trajectories(self, lanes: Sequence[Lane]) -> torch.Tensor:
+        """Outputs `[lanes, T, N, C]` of `lanes`; may hold NaN or infinity where one diverged."""
+
     def run_tangents(
         self, lanes: Sequence[Mapping[int, torch.Tensor]], reference: Reference, memory_limit: int | None = None
     ) -> LaneErrors:

@@ -82,6 +82,15 @@ class NativeEngine:
         )
         return self._summarise(errors)
 
+    def trajectories(self, lanes: Sequence[Lane]) -> torch.Tensor:
+        """Outputs `[lanes, T, N, C]` of `lanes`; may hold NaN or infinity where one diverged."""
+        known: dict[Any, Variant] = {}
+        variants = [self._variants(lane, known) for lane in lanes]
+        outputs, _ = self._native.ensemble(
+            self._states, self._inputs, steps=self._steps, values=self._horizon, lanes=variants
+        )
+        return outputs
+
     def run_tangents(
         self, lanes: Sequence[Mapping[int, torch.Tensor]], reference: Reference, memory_limit: int | None = None
     ) -> LaneErrors:

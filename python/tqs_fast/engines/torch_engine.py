@@ -97,6 +97,19 @@ class TorchEngine:
                 self.serial |= dict.fromkeys(weights, "a later step makes other calls than the first")
         return run_serial(self._system, self._states, reference, self._parameters, lanes)
 
+    def trajectories(self, lanes: Sequence[Lane]) -> torch.Tensor:
+        """Outputs `[lanes, T, N, C]` of `lanes`, one after the other; may hold NaN or infinity where one diverged."""
+        steps = self._system.steps(self._horizon)
+        rolled = []
+        for lane in lanes:
+            mode, state, outputs = Substitution(_replacements(self._parameters, lane)), self._states.state, []
+            for t in range(steps):
+                with mode:
+                    state, output = advance(self._system, state, input_at(self._states.inputs, t))
+                outputs.append(output)
+            rolled.append(torch.cat(outputs, dim=1)[:, : self._horizon].transpose(0, 1))
+        return torch.stack(rolled)
+
     def run_tangents(
         self, lanes: Sequence[Mapping[int, torch.Tensor]], reference: Reference, memory_limit: int | None = None
     ) -> LaneErrors:

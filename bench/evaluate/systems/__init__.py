@@ -1,0 +1,1 @@
+"""The trained systems that are judged, and what they are judged on."""
