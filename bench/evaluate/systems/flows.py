@@ -82,10 +82,10 @@ class Flow:
 FLOWS = {
     flow.name: flow
     for flow in (
-        Flow("Lorenz", 0.03, 6, 0.906, constants={"beta": 8 / 3}),
+        Flow("Lorenz", 0.02, 4, 0.906, constants={"beta": 8 / 3}),
         Flow("Rossler", 0.25, 12, 0.0714),
-        Flow("Halvorsen", 0.03, 6, 0.688),
-        Flow("Lorenz96", 0.03, 4, 0.965, dimension=6, constants={"f": 8.0}),
+        Flow("Halvorsen", 0.02, 4, 0.688),
+        Flow("Lorenz96", 0.02, 4, 0.965, dimension=6, constants={"f": 8.0}),
     )
 }
 

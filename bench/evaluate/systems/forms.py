@@ -10,6 +10,7 @@ from torch import nn
 
 import tqs_fast as tqs
 from evaluate.systems.networks import LongShortTerm
+from tqs_fast.systems.synthetic import synthetic_windows
 from tqs_fast.systems.tree import Tree
 
 
@@ -39,7 +40,19 @@ class Window:
     block: int = 1
 
     def system(self, module: nn.Module, name: str) -> tqs.System:
-        return tqs.Forecaster(module, self.context, channels=self.channels, block=self.block, name=name)
+        def random_windows(count: int, generator: torch.Generator) -> Tree:
+            return synthetic_windows(
+                count, self.context, self.channels, kinds=("gaussian_process",), generator=generator
+            )
+
+        return tqs.Forecaster(
+            module,
+            self.context,
+            channels=self.channels,
+            block=self.block,
+            initial_state=random_windows,
+            name=name,
+        )
 
     def start(self, module: nn.Module, given: torch.Tensor) -> Tree:
         return given

@@ -53,12 +53,11 @@ class Mixer(nn.Module):
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
         """`window` [N, context, C] -> [N, patch, C]."""
-        last = window[:, -1:]
-        x = self.embed((window - last).reshape(window.shape[0], -1, self.patch * self.channels))
+        x = self.embed(window.reshape(window.shape[0], -1, self.patch * self.channels))
         for layer, (time, feature) in enumerate(zip(self.times, self.features, strict=True)):
             x = x + time(self.norms[2 * layer](x).transpose(1, 2)).transpose(1, 2)
             x = x + feature(self.norms[2 * layer + 1](x))
-        return last + self.head(x.flatten(1)).reshape(-1, self.patch, self.channels)
+        return window[:, -1:] + self.head(x.flatten(1)).reshape(-1, self.patch, self.channels)
 
 
 class LongShortTerm(nn.Module):

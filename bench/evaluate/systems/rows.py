@@ -80,14 +80,13 @@ ROWS = {
             ),
         ),
         Row(
-            "lstm-ecg",
-            "ecg",
+            "convolution-elnino",
+            "elnino",
             Recipe(
-                lambda: LongShortTerm(channels=1, width=48),
-                Carried(64, 1),
-                (Stage(500, 8, 3e-3), Stage(700, 48, 2e-3)),
-                noise=0.05,
-                batch=64,
+                lambda: Convolutions(channels=1, width=16, levels=4),
+                Window(31, 1),
+                (Stage(600, 1, 3e-3), Stage(800, 24, 1e-3)),
+                noise=0.1,
             ),
         ),
     )

@@ -1,7 +1,9 @@
 """Training for free rollouts: noise on what a rollout starts from, and losses over several of its own values.
 
 Noise makes errors of the size that rollouts make part of the data; unrolled losses make the network pay for where its
-own values lead. Single precision on one thread from fixed seeds: the same weights at every run on one machine.
+own values lead. Now and then rollouts start far off the data, at a small weight: the network learns to come back, which
+random states have to do before they are of use. Single precision on one thread from fixed seeds: the same weights at
+every run on one machine.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from torch import nn
 
 from evaluate.systems.forms import Form
 
+FAR_EVERY, FAR_COUNT = 4, 32  # updates between rollouts from far off, and how many
+FAR_NOISE, FAR_WEIGHT = 0.5, 0.01  # their noise, and the share of their loss: their errors are large whatever one does
 DECAY = 0.99  # of the running mean of the weights that is kept: less noise than the last iterate
 
 
@@ -73,10 +77,11 @@ def train(recipe: Recipe, series: np.ndarray) -> tuple[nn.Module, dict[str, floa
     for stage in recipe.stages:
         optimiser = torch.optim.AdamW(module.parameters(), lr=stage.rate, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, stage.updates, eta_min=stage.rate / 20)
-        for _ in range(stage.updates):
-            given, after = draw(data, recipe.form.context, stage.values, recipe.batch, generator)
-            noise = recipe.noise * torch.randn(given.shape, generator=generator)
-            loss = recipe.form.loss(module, given + noise, after)
+        for update in range(stage.updates):
+            loss = noisy_loss(recipe, module, data, stage.values, recipe.batch, recipe.noise, generator)
+            if update % FAR_EVERY == 0:
+                far = noisy_loss(recipe, module, data, stage.values, FAR_COUNT, FAR_NOISE, generator)
+                loss = loss + FAR_WEIGHT * far
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -93,6 +98,20 @@ def train(recipe: Recipe, series: np.ndarray) -> tuple[nn.Module, dict[str, floa
     seconds = time.perf_counter() - begin
     count = sum(parameter.numel() for parameter in module.parameters())
     return module.eval(), {"seconds": seconds, "loss": recent, "parameters": count}
+
+
+def noisy_loss(
+    recipe: Recipe,
+    module: nn.Module,
+    data: torch.Tensor,
+    values: int,
+    count: int,
+    noise: float,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Of `count` rollouts from pieces of `data` with `noise` on them."""
+    given, after = draw(data, recipe.form.context, values, count, generator)
+    return recipe.form.loss(module, given + noise * torch.randn(given.shape, generator=generator), after)
 
 
 def draw(
