@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from tqs_fast.cli import allocate, demo, evaluate, growth, info, quantize, score
+from tqs_fast.cli import allocate, demo, evaluate, growth, info, quantize, score, search
 from tqs_fast.errors import TqsError
 
 EXIT_ERROR = 1
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("score")(score.score)
 app.command("allocate")(allocate.allocate)
+app.command("search")(search.search)
 app.command("quantize")(quantize.quantize)
 app.command("evaluate")(evaluate.evaluate)
 app.command("growth")(growth.growth)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tqs_fast._files import encode_array, write_json
+from tqs_fast._files import Fields, encode_array, write_json
 from tqs_fast._table import format_number
 from tqs_fast.engines import roll_outputs, roll_reference
 from tqs_fast.engines.reference import family_weights
@@ -96,6 +96,8 @@ class RolloutError:
     def to_json(self) -> dict[str, Any]:
         """JSON values; NaN is None, infinity "inf"."""
         return {
+            "families": list(self.families),
+            "family_of": encode_array(self.family_of),
             "damage": encode_array(self.damage),
             "interval": encode_array(self.interval),
             "damage_of_family": {name: encode_array(value) for name, value in self.damage_of_family.items()},
@@ -105,6 +107,20 @@ class RolloutError:
             "samples": encode_array(self.samples),
             "provenance": self.provenance,
         }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> RolloutError:
+        """The errors that `to_json` wrote. Raises FileFormatError."""
+        first, end = fields.integers("growth_window").tolist()
+        return cls(
+            fields.array("samples", 1),
+            fields.texts("families"),
+            fields.integers("family_of"),
+            fields.array("curve", 1),
+            fields.number("growth_rate"),
+            (first, end),
+            fields.object("provenance"),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as JSON, atomically."""

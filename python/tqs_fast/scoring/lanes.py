@@ -97,7 +97,7 @@ class LaneRun:
                 change = block.replaced(torch.zeros_like(parameter) if method.infinitesimal else parameter, change)
             changes.append({job.weight: change})
         expected = chunk[0].weight in engine.serial
-        with _explaining_memory(len(chunk), task.states.count):
+        with explaining_memory("score", len(chunk), task.states.count):
             if method.infinitesimal:
                 directions = [{i: materialise(c, task.parameters[i]) for i, c in change.items()} for change in changes]
                 errors = engine.run_tangents(directions, self.reference, task.memory_limit)
@@ -147,7 +147,8 @@ def _chunks(jobs: Sequence[_Job], serial: set[int], lanes_per_chunk: int) -> lis
 
 
 @contextmanager
-def _explaining_memory(lanes: int, count: int) -> Iterator[None]:
+def explaining_memory(function: str, lanes: int, count: int) -> Iterator[None]:
+    """Say what to do where lanes do not fit into memory. Raises OutOfMemoryError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -157,6 +158,6 @@ def _explaining_memory(lanes: int, count: int) -> Iterator[None]:
         ):
             raise
         raise OutOfMemoryError(
-            f"[score] no memory for {lanes} lanes of {count} initial conditions; lower memory_limit or use fewer "
+            f"[{function}] no memory for {lanes} lanes of {count} initial conditions; lower memory_limit or use fewer "
             "initial conditions; with a checkpoint, finished chunks are kept"
         ) from error
