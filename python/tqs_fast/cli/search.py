@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from tqs_fast import search as searching
 from tqs_fast.allocation import Plan
 from tqs_fast.cli import options
 from tqs_fast.cli.output import print_json, print_line, print_table
 from tqs_fast.scoring import Sensitivity
+from tqs_fast.search import search as search_plans
 from tqs_fast.systems import load_system
 
 
@@ -27,7 +27,7 @@ def search(
     engine: Annotated[str, typer.Option(help="auto, native, torch or serial.")] = "auto",
     seed: options.Seed = 0,
     memory_limit: Annotated[str | None, typer.Option(help="Most memory for a chunk of lanes, e.g. 2GiB.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Folder for measured plans; the same command resumes.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder of measured plans; the same command resumes.")] = None,
     plan_out: Annotated[Path | None, typer.Option(help="Also write the plan that was kept to this file.")] = None,
     out: options.Out = None,
     json: options.Json = False,
@@ -37,7 +37,7 @@ def search(
     given = None
     if initial is not None or count is not None:
         given = options.parse_initial(initial, 16 if count is None else count, loaded)
-    result = searching.search(
+    result = search_plans(
         loaded,
         Sensitivity.load(table),
         Plan.load(plan),

@@ -55,8 +55,9 @@ def explore(
             trail.damage[bits], trail.origin[bits] = float(damage), fresh[bits]
 
     measure(list(given.values()), list(given))  # all of them, whatever `evaluations` says: they will be decided upon
-    tempered = proposer.first()
-    measure(tempered[: max(0, evaluations - len(trail.damage))], ["tempered"] * len(tempered))
+    tempered = [bits for bits in dict.fromkeys(proposer.first()) if bits not in trail.damage]
+    tempered = tempered[: max(0, evaluations - len(trail.damage))]
+    measure(tempered, ["tempered"] * len(tempered))
     gained_at, best = len(trail.damage), min(trail.damage.values())
     while len(trail.damage) < evaluations:
         if best == 0:
