@@ -265,20 +265,27 @@ def test_summary_counts_known_wins_and_losses():
         made_cell(2, {"ours": 1.0, "rival": 0.8, "other": 0.4}, level=3.0),
     ]
     document = condense.condense(made, ["rival", "other"])
-    against = [cell["comparisons"]["ours"]["uniform"]["verdict"] for cell in document["cells"]]
-    assert against == ["win", "loss", "tie"]
+    against = [cell["comparisons"]["ours"]["uniform"] for cell in document["cells"]]
+    assert [condense.as_ratio(entry).verdict for entry in against] == ["win", "loss", "tie"]
+    assert against[1] == [2.0, 2.0, 2.0]
     assert [cell["best_rival"] for cell in document["cells"]] == ["rival", "other", "other"]
-    assert [cell["comparisons"]["ours"]["best rival"]["verdict"] for cell in document["cells"]] == [
-        "win",
-        "loss",
-        "loss",
-    ]
+    verdicts = [condense.as_ratio(cell["comparisons"]["ours"]["best rival"]).verdict for cell in document["cells"]]
+    assert verdicts == ["win", "loss", "loss"]
     assert [cell["saturated"] for cell in document["cells"]] == [False, False, True]
-    assert all(cell["comparisons"]["noisy"]["uniform"]["verdict"] == "tie" for cell in document["cells"])
+    assert all(
+        condense.as_ratio(cell["comparisons"]["noisy"]["uniform"]).verdict == "tie" for cell in document["cells"]
+    )
     assert document["cells"][0]["float_truth"]["a"] == {"mae": 3.0, "mase": 1.5, "valid_lyapunov_times": 2.0}
     text = tables.markdown(json.loads(json.dumps(document)))  # from JSON alone
-    assert "| all | ours | 1 / 1 / 1 (33 % below 1) | 1 / 0 / 2 (33 % below 1) |" in text
-    assert "| below saturation | ours | 1 / 0 / 1 (50 % below 1) | 1 / 0 / 1 (50 % below 1) |" in text
+    # against uniform 0.5, 2, 1; against the best rival 0.5 / 0.8, 2 / 0.4, 1 / 0.4
+    means = 1.0, (0.625 * 5 * 2.5) ** (1 / 3), 1.0, (0.625 * 5) ** 0.5
+    cases = ("all", "1 / 1 / 1 (33 %", "1 / 0 / 2 (33 %"), ("below saturation", "1 / 0 / 1 (50 %", "1 / 0 / 1 (50 %")
+    for number, (label, uniform, best) in enumerate(cases):
+        first, second = means[2 * number : 2 * number + 2]
+        row = f"| {label} | ours | {uniform} below 1, mean {first:.2g}) | {best} below 1, mean {second:.2g}) |"
+        assert row in text
+    assert "| made | a | 2 | 0.8 |" not in text  # methods in the order of the cells: ours first
+    assert "| made | a | 2 | 1 | 0.8 | 0.6 | " in text
     assert "| ours | made | 32 | 4 | 1 | 2 (2 to 2) |" in text
     assert "commit abc" in text
 

@@ -50,12 +50,12 @@ def run(options: argparse.Namespace, load: Any) -> None:
 
 def show(cell: cells.Cell, document: dict[str, Any], seconds: float) -> None:
     row = condense.condense_cell(document, rivals())
-    ratios = {name: against["uniform"]["ratio"] for name, against in row["comparisons"].items() if name != "uniform"}
-    shown = "  ".join(f"{name} {tables.text(found)}" for name, found in ratios.items())
+    ratios = {name: found["uniform"][0] for name, found in row["comparisons"].items() if name != "uniform"}
+    shown = "  ".join(f"{name} {tables.value(found):.3g}" for name, found in ratios.items())
     mark = " saturated" if row["saturated"] else ""
     print(
         f"{cell.system:21} horizon {cell.horizon:3} bits {cell.average_bits:3g} seed {cell.seed}: uniform "
-        f"{tables.text(row['uniform_damage'])}{mark}; over uniform: {shown}  [{seconds:.1f} s]",
+        f"{tables.value(row['uniform_damage']):.3g}{mark}; over uniform: {shown}  [{seconds:.1f} s]",
         flush=True,
     )
 

@@ -123,11 +123,14 @@ def truth_of(cell: Document, method: str) -> Document:
     return result
 
 
-def as_json(found: Ratio) -> Document:
-    """A ratio with its verdict."""
-    return {
-        "ratio": number(found.value), "low": number(found.low), "high": number(found.high), "verdict": found.verdict
-    }  # fmt: skip
+def as_json(found: Ratio) -> list[float | str | None]:
+    """[ratio, low, high]; `as_ratio` reads it."""
+    return [number(found.value), number(found.low), number(found.high)]
+
+
+def as_ratio(stored: Sequence[float | str | None]) -> Ratio:
+    """What `as_json` wrote, with its verdict."""
+    return Ratio(*(float("nan") if value is None else float(value) for value in stored))
 
 
 def number(value: float) -> float | str | None:

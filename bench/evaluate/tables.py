@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.condense import counts
+from evaluate.condense import as_ratio, counts, geometric_mean
 
 Document = dict[str, Any]
 
@@ -19,6 +19,7 @@ def markdown(document: Document) -> str:
         provenance(document),
         "### Wins, ties, losses\n\n" + verdicts(cells),
         "### Damage over uniform, by system\n\n" + by_system(cells),
+        "### Damage over uniform, by judge\n\n" + by_judge(cells),
         "### Losses, by name\n\n" + losses(cells),
         "### Cost of a table\n\n" + costs(cells),
         "### Against the truth\n\n" + truth(cells),
@@ -48,13 +49,29 @@ def verdicts(cells: Sequence[Document]) -> str:
             row = [label, method]
             for reference in references:
                 found = [
-                    c["comparisons"][method][reference] for c in part if reference in c["comparisons"].get(method, {})
+                    as_ratio(c["comparisons"][method][reference])
+                    for c in part
+                    if reference in c["comparisons"].get(method, {})
                 ]
-                tally = counts([entry["verdict"] for entry in found])
-                better = sum(value(entry["ratio"]) < 1 for entry in found)
-                row.append(f"{tally['win']} / {tally['tie']} / {tally['loss']} ({share(better, len(found))} below 1)")
+                tally = counts([entry.verdict for entry in found])
+                middle = geometric_mean([entry.value for entry in found]) if found else float("nan")
+                better = share(sum(entry.value < 1 for entry in found), len(found))
+                row.append(f"{tally['win']} / {tally['tie']} / {tally['loss']} ({better} below 1, mean {middle:.2g})")
             rows.append(row)
     return table(["cells", "method", *(f"against {reference}" for reference in references)], rows)
+
+
+def by_judge(cells: Sequence[Document]) -> str:
+    """Damage over uniform's on each judge, geometric mean over the cells below saturation."""
+    part = [cell for cell in cells if not cell["saturated"]]
+    methods = [method for method in methods_of(part) if method != "uniform"]
+    rows = []
+    for system, judge in dict.fromkeys((c["system"], judge) for c in part for judge in c["by_judge"]["uniform"]):
+        own = [c for c in part if c["system"] == system]
+        found = [[as_ratio(c["by_judge"][m][judge]).value for c in own if m in c["by_judge"]] for m in methods]
+        middles = [f"{geometric_mean(values):.2g}" if values else "" for values in found]
+        rows.append([system, judge, str(len(own)), *middles])
+    return table(["system", "judged on", "cells", *methods], rows)
 
 
 def by_system(cells: Sequence[Document]) -> str:
@@ -69,7 +86,7 @@ def by_system(cells: Sequence[Document]) -> str:
         rows.append(
             [key[0], str(key[1]), f"{key[2]:g}", f"{uniform:.2g}{mark}"]
             + [
-                ratio_text([value(c["comparisons"][m]["uniform"]["ratio"]) for c in part if m in c["comparisons"]])
+                ratio_text([as_ratio(c["comparisons"][m]["uniform"]).value for c in part if m in c["comparisons"]])
                 for m in methods
             ]
         )
@@ -79,22 +96,20 @@ def by_system(cells: Sequence[Document]) -> str:
 def losses(cells: Sequence[Document]) -> str:
     """Cells that a method lost to uniform, with the ratio and its interval, worst first."""
     found = [
-        (value(entry["ratio"]), method, cell, entry)
+        (method, as_ratio(against["uniform"]), cell)
         for cell in cells
         for method, against in cell["comparisons"].items()
-        for reference, entry in against.items()
-        if reference == "uniform" and entry["verdict"] == "loss"
+        if as_ratio(against["uniform"]).verdict == "loss"
     ]
     if not found:
         return "None."
-    found.sort(key=lambda item: (item[1], -item[0]))
+    found.sort(key=lambda item: (item[0], -item[1].value))
     rows = [
         [
             method, cell["system"], str(cell["horizon"]), f"{cell['average_bits']:g}", str(cell["seed"]),
-            f"{text(entry['ratio'])} ({text(entry['low'])} to {text(entry['high'])})",
-            "yes" if cell["saturated"] else "",
+            f"{lost.value:.3g} ({lost.low:.3g} to {lost.high:.3g})", "yes" if cell["saturated"] else "",
         ]
-        for _, method, cell, entry in found
+        for method, lost, cell in found
     ]  # fmt: skip
     return table(["method", "system", "horizon", "bits", "seed", "damage over uniform", "saturated"], rows)
 
@@ -164,10 +179,6 @@ def value(stored: float | str | None) -> float:
     return float("nan") if stored is None else float(stored)
 
 
-def text(stored: float | str | None) -> str:
-    return f"{value(stored):.3g}"
-
-
 def mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
 
@@ -176,8 +187,7 @@ def ratio_text(ratios: Sequence[float]) -> str:
     """Geometric mean, and smallest to largest where they differ."""
     if not ratios:
         return ""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        middle = float(np.exp(np.mean(np.log(ratios))))
+    middle = geometric_mean(ratios)
     spread = f" ({min(ratios):.2g}–{max(ratios):.2g})" if min(ratios) < max(ratios) else ""
     return f"{middle:.2g}{spread}"
 
