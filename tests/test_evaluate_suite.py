@@ -99,6 +99,24 @@ def test_cells_of_other_weights_are_refused(tmp_path):
         cells.run(lambda name: tiny(seed=1), tmp_path, methods=BASIC, **GRID)
 
 
+def test_a_search_lets_every_earlier_plan_compete(tmp_path, whole):
+    method = methods.Searched("found", start="residual", evaluations=12)
+    cells.run(lambda name: tiny(), tmp_path, methods=(*BASIC, NOISE, method), **GRID)
+    for name, document in contents(tmp_path).items():
+        entry = document["methods"].pop("found")
+        assert entry["bytes"] <= document["budget_bytes"]
+        cost = entry["search"]
+        assert cost["evaluations"] <= 12
+        assert cost["damage"] <= cost["start_damage"]
+        assert cost["chosen"].startswith(("start", "uniform", "noise", "searched"))
+        for judge in document["judges"].values():
+            judge["damage"].pop("found")
+            for figure in ("mae", "valid"):
+                judge.get(figure, {}).pop("found", None)
+        assert document == contents(whole)[name]  # nothing else changed
+    assert "| found | tiny | 6 |" in tables.searches(condense.condense(condense.read_cells(tmp_path), [])["cells"])
+
+
 def test_every_plan_keeps_to_the_size(whole):
     for document in contents(whole).values():
         for entry in document["methods"].values():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import harness
 import tqs_fast as tqs
 from evaluate.judging import Rolls, judge
-from evaluate.methods import BASE, METHODS, Fixed, Method, Scored, scored
+from evaluate.methods import BASE, METHODS, Fixed, Method, Scored, scored, searched
 from evaluate.subject import Judge, Subject
 
 RULES = 1  # of judging: cells of other rules are not mixed with these
@@ -145,12 +146,12 @@ def run_cell(setting: Setting, cell: Cell, methods: Sequence[Method], folder: Pa
     added = dict(known)
     for method in missing:
         begin = time.perf_counter()
-        plan, extra = make_plan(setting, method, budget)
+        plan, extra = make_plan(setting, method, budget, added)
         plans[method.name] = plan
         added[method.name] = {
             "bits": plan.bits,
             "bytes": plan.bytes,
-            "predicted": plan.predicted_damage if plan.predicted_damage == plan.predicted_damage else None,
+            "predicted": None if math.isnan(plan.predicted_damage) else encoded(plan.predicted_damage),
             **extra,
             "plan_seconds": time.perf_counter() - begin,
         }
@@ -174,11 +175,42 @@ def run_cell(setting: Setting, cell: Cell, methods: Sequence[Method], folder: Pa
     return document
 
 
-def make_plan(setting: Setting, method: Method, budget: int) -> tuple[tqs.Plan, dict[str, Any]]:
-    """The plan of one method within `budget` bytes, and what its table cost."""
+def make_plan(
+    setting: Setting, method: Method, budget: int, known: Mapping[str, Mapping[str, Any]]
+) -> tuple[tqs.Plan, dict[str, Any]]:
+    """The plan of one method within `budget` bytes, and what it cost beside that.
+
+    Args:
+        known: entries of the methods whose plans are made already.
+    """
     if isinstance(method, Fixed):
         return method.choose(setting.table(BASE), budget), {}
-    return tqs.allocate(setting.table(method.name), bytes=budget), {"score": setting.cost(method.name)}
+    if isinstance(method, Scored):
+        return tqs.allocate(setting.table(method.name), bytes=budget), {"score": setting.cost(method.name)}
+    table = setting.table(method.start)
+    plan = tqs.allocate(table, bytes=budget)
+    rivals = {
+        name: tqs.Plan(dict(entry["bits"]), table.layers, table.quantizer)
+        for name, entry in known.items()
+        if name not in (method.start, "uniform")
+    }
+    begin = time.perf_counter()
+    result = searched(method, setting.subject, table, plan, rivals, seed=setting.seed)
+    cost = {
+        "seconds": time.perf_counter() - begin,
+        "table_seconds": setting.cost(method.start)["seconds"],
+        "evaluations": result.evaluations,
+        "chosen": result.chosen,
+        "stopped": result.stopped,
+        "damage": result.damage,
+        "start_damage": result.candidate("start").error.damage,
+    }
+    return result.plan, {"search": {key: encoded(value) for key, value in cost.items()}}
+
+
+def encoded(value: Any) -> Any:
+    """Infinity as "inf", which JSON can hold."""
+    return "inf" if isinstance(value, float) and math.isinf(value) else value
 
 
 def merged(known: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,25 @@ class Fixed:
     rival: bool = False
 
 
-Method = Scored | Fixed
+@dataclass(frozen=True)
+class Searched:
+    """Whole plans measured by rollout, beginning with the plan of another method.
+
+    The plans of all methods before it in the table compete to the end, uniform ones among them: the result is never
+    worse than any of them on the conditions that decide, which are neither scoring's nor the judges'.
+
+    Attributes:
+        start: whose table and plan the search begins with.
+        evaluations: plans that are measured.
+    """
+
+    name: str
+    start: str
+    evaluations: int = 150
+    rival: bool = False
+
+
+Method = Scored | Fixed | Searched
 
 
 def uniform(table: tqs.Sensitivity, size: int) -> tqs.Plan:
@@ -73,6 +91,7 @@ METHODS: tuple[Method, ...] = (
     Scored("residual", lambda: tqs.Residual(bits=BITS, quantizer=QUANTIZER)),
     Scored("noise", lambda: tqs.Noise(bits=BITS, quantizer=QUANTIZER)),
     Scored("tangent", lambda: tqs.Tangent(bits=BITS, quantizer=QUANTIZER)),
+    Searched("residual + search", start="residual"),
 )
 BASE = "residual"  # whose table tells layers and sizes to methods without one
 
@@ -80,3 +99,24 @@ BASE = "residual"  # whose table tells layers and sizes to methods without one
 def scored(method: Scored, subject: Subject, *, horizon: int, seed: int) -> tqs.Sensitivity:
     """The table of `method`: the same initial conditions for every method of a seed."""
     return tqs.score(subject.system, horizon=horizon, method=method.make(), initial=list(subject.scored_on), seed=seed)
+
+
+def searched(
+    method: Searched,
+    subject: Subject,
+    table: tqs.Sensitivity,
+    plan: tqs.Plan,
+    rivals: Mapping[str, tqs.Plan],
+    *,
+    seed: int,
+) -> tqs.SearchResult:
+    """The search of `method` from `plan`, on self-generated initial conditions like scoring's, of other seeds."""
+    return tqs.search(
+        subject.system,
+        table,
+        plan,
+        evaluations=method.evaluations,
+        initial=list(subject.scored_on),
+        rivals=rivals,
+        seed=seed,
+    )

@@ -22,6 +22,7 @@ def markdown(document: Document) -> str:
         "### Damage over uniform, by judge\n\n" + by_judge(cells),
         "### Losses, by name\n\n" + losses(cells),
         "### Cost of a table\n\n" + costs(cells),
+        "### Time to a searched plan\n\n" + searches(cells),
         "### Against the truth\n\n" + truth(cells),
     ]
     return "\n\n".join(sections) + "\n"
@@ -132,6 +133,32 @@ def costs(cells: Sequence[Document]) -> str:
             row.append(f"{seconds:.2g} s ({forwards:.3g})")
         rows.append(row)
     return table(["system", "horizon", "layers", *scorers], rows)
+
+
+def searches(cells: Sequence[Document]) -> str:
+    """Seconds from nothing to a searched plan of 4 bits on average (scoring and search; medians over seeds), and how
+    many searches, of all sizes, kept a plan that they had found themselves.
+    """
+    rows = []
+    for system, horizon, method in dict.fromkeys(
+        (c["system"], c["horizon"], m) for c in cells for m, entry in c["methods"].items() if entry["search"]
+    ):
+        part = [c for c in cells if (c["system"], c["horizon"]) == (system, horizon) and method in c["methods"]]
+        found = [c["methods"][method]["search"] for c in part]
+        timed = [c["methods"][method]["search"] for c in part if c["average_bits"] == 4]
+        seconds = [
+            np.median([cost[key] for cost in timed]) if timed else np.nan for key in ("table_seconds", "seconds")
+        ]
+        own = sum(cost["chosen"].startswith("searched") for cost in found)
+        rows.append(
+            [
+                method, system, str(horizon), f"{seconds[0]:.2g} + {seconds[1]:.2g} s", f"{own} of {len(found)}",
+                f"{np.median([cost['evaluations'] for cost in found]):.0f}",
+            ]
+        )  # fmt: skip
+    return table(
+        ["method", "system", "horizon", "scoring + search, 4 bits", "found a better plan", "plans measured"], rows
+    )
 
 
 def truth(cells: Sequence[Document]) -> str:
