@@ -42,24 +42,14 @@ def test_the_whole_way(tmp_path):
     assert from_model["damage"] == pytest.approx(expected.damage, rel=1e-3)
 
 
-def test_score_prints_json_that_loads(tmp_path):
-    options = [
-        "--horizon",
-        "4",
-        "--count",
-        "4",
-        "--bits",
-        "3,8",
-        "--row-blocks",
-        "3",
-        "--method",
-        "noise",
-        "--probes",
-        "2",
-    ]
-    printed = run("score", "lorenz-gru", *options, "--json").stdout
+@pytest.mark.parametrize("method", ["noise", "adjoint"])
+def test_score_prints_json_that_loads(method, tmp_path):
+    options = ["--horizon", "4", "--count", "4", "--bits", "3,8", "--row-blocks", "3", "--method", method]
+    printed = run("score", "lorenz-gru", *options, "--probes", "2", "--json").stdout
     (tmp_path / "table.json").write_text(printed)
-    assert tqs.Sensitivity.load(tmp_path / "table.json").bits == (3, 8)
+    table = tqs.Sensitivity.load(tmp_path / "table.json")
+    assert table.bits == (3, 8)
+    assert (table.provenance["method"]["name"], table.provenance["method"]["probes"]) == (method.capitalize(), 2)
 
 
 def test_demo_ends_with_the_comparison():

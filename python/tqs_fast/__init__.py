@@ -17,11 +17,12 @@ from tqs_fast.errors import (
 from tqs_fast.growth import GrowthRates, Outcome, growth_rates
 from tqs_fast.quantization import Quantizer
 from tqs_fast.rewriting import load, quantize, save
-from tqs_fast.scoring import Layer, Noise, Residual, RolloutError, Sensitivity, Tangent, evaluate, score
+from tqs_fast.scoring import Adjoint, Layer, Noise, Residual, RolloutError, Sensitivity, Tangent, evaluate, score
 from tqs_fast.search import SearchResult, search
 from tqs_fast.systems import Attractor, Contexts, Forecaster, Recurrent, Synthetic, System, in_float64, load_system
 
 __all__ = [
+    "Adjoint",
     "ArgumentError",
     "Attractor",
     "CaptureError",

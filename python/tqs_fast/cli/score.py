@@ -17,11 +17,14 @@ from tqs_fast.systems import load_system
 def score(
     system: options.SystemName,
     horizon: options.Horizon = 64,
-    method: Annotated[str, typer.Option(help="residual, noise or tangent.")] = "residual",
+    method: Annotated[str, typer.Option(help="residual, noise, tangent or adjoint.")] = "residual",
     bits: Annotated[str, typer.Option(help="Bit-widths to score.")] = "2,3,4,8",
     group_size: options.GroupSize = 128,
     asymmetric: options.Asymmetric = False,
-    probes: Annotated[int, typer.Option(help="Draws per layer (noise, tangent).")] = 8,
+    probes: Annotated[
+        int | None,
+        typer.Option(help="Draws per layer (noise, tangent) or of all at once (adjoint). [default: 8, adjoint 4]"),
+    ] = None,
     epsilon: Annotated[float, typer.Option(help="Relative size of the noise.")] = 0.02,
     initial: options.Initial = None,
     count: options.Count = 16,
@@ -39,15 +42,18 @@ def score(
     """Score every layer: damage at each bit-width, gain and growth rate."""
     quantizer = options.parse_quantizer(group_size, asymmetric)
     menu = options.parse_bits(bits)
-    chosen: scoring.Residual | scoring.Noise | scoring.Tangent
+    chosen: scoring.Residual | scoring.Noise | scoring.Tangent | scoring.Adjoint
+    drawn = {} if probes is None else {"probes": probes}
     if method == "residual":
         chosen = scoring.Residual(bits=menu, quantizer=quantizer)
     elif method == "noise":
-        chosen = scoring.Noise(probes=probes, epsilon=epsilon, bits=menu, quantizer=quantizer)
+        chosen = scoring.Noise(**drawn, epsilon=epsilon, bits=menu, quantizer=quantizer)
     elif method == "tangent":
-        chosen = scoring.Tangent(probes=probes, bits=menu, quantizer=quantizer)
+        chosen = scoring.Tangent(**drawn, bits=menu, quantizer=quantizer)
+    elif method == "adjoint":
+        chosen = scoring.Adjoint(**drawn, bits=menu, quantizer=quantizer)
     else:
-        raise ArgumentError(f"[--method] expected residual, noise or tangent, got {method!r}")
+        raise ArgumentError(f"[--method] expected residual, noise, tangent or adjoint, got {method!r}")
     loaded = load_system(system)
     table = scoring.score(
         loaded,

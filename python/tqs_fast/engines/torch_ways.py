@@ -7,7 +7,7 @@ operations; where an operation cannot be batched over tangents they go one by on
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
@@ -47,13 +47,16 @@ class Way:
 WAYS = tuple(Way(together, elementary) for together in (True, False) for elementary in (False, True))
 
 
-def first_way(name: str, what: str, function: Callable[[Way], Result]) -> tuple[Way, Result]:
+def first_way(
+    name: str, what: str, function: Callable[[Way], Result], *, ways: Sequence[Way] = WAYS
+) -> tuple[Way, Result]:
     """The first way in which `function` runs, and its result.
 
     Args:
         name: of the system, for the message.
         what: cannot be done, for the message.
         function: is known not to fail for other reasons than differentiation.
+        ways: to try, in order.
 
     Raises:
         ArgumentError: none works; with torch's reason.
@@ -61,7 +64,7 @@ def first_way(name: str, what: str, function: Callable[[Way], Result]) -> tuple[
     reason = ""
     with loading_forward_rules():
         warnings.filterwarnings("error", "There is a performance drop because we have not yet implemented", UserWarning)
-        for way in WAYS:
+        for way in ways:
             try:
                 return way, way.run(function)
             except TqsError:

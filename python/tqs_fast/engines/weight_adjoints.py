@@ -1,0 +1,256 @@
+"""Cotangents of the outputs pulled back through a rollout to the weights: Gᵀv with G = ∂(all outputs)/∂(all weights).
+
+Backwards in time, one step at a time: a step is computed again from its stored state, with gradients, so that only the
+states and one step's activations are ever held. A weight is the same at every step, so what the steps contribute adds
+up in one accumulator per weight and cotangent. Layers share everything: their number does not enter the cost.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from tqs_fast._finite import all_finite
+from tqs_fast.engines.torch_ways import UNSUPPORTED, Way, first_way
+from tqs_fast.errors import ArgumentError, DivergenceError
+from tqs_fast.systems import System
+from tqs_fast.systems.system import input_at
+from tqs_fast.systems.tree import Tree, tree_leaves, tree_like, tree_map
+
+Cotangents = Callable[[int], torch.Tensor]
+
+# All K cotangents in one batched call save K - 1 calls of every operation, but hold each step's gradients of all of
+# them at once, and work on larger tensors. Time of four in turn over four together, one thread of a Zen 4 core, by what
+# a step saves for its backward pass: 1.45 at 0.3 MB (lorenz-gru), 1.04 at 1.4 (silero-vad), 1.05 at 4 (a transformer),
+# 0.86 at 136 (fracast). Weights are saved too, so that gradients held this way are as small.
+TOGETHER = 2**21  # bytes
+
+# Fused kernels first: on elementary ones silero-vad took 13.3 forward rollouts, on fused ones 8.0.
+WAYS = tuple(Way(together, elementary) for elementary in (False, True) for together in (True, False))
+IN_TURN = tuple(way for way in WAYS if not way.together)
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One step of the rollout, and what arrives behind it.
+
+    Attributes:
+        state: before the step.
+        step_input: of a driven system.
+        output: cotangents of its output, `[K, N, block, C]`.
+        after: cotangents `[K, N, ...]` of the state after it, by index of the leaf; empty after the last step.
+        first: whether nothing lies before it, so that no cotangent of its state is asked for.
+    """
+
+    state: Tree
+    step_input: Tree | None
+    output: torch.Tensor
+    after: dict[int, torch.Tensor]
+    first: bool
+
+
+class WeightAdjoints:
+    """Pulls cotangents back to the weights of a copy of the module; the system's own is not touched.
+
+    Args:
+        system: whose steps are differentiated.
+        names: of the W weights, as in `named_parameters()`.
+
+    Raises:
+        ArgumentError: the module cannot be copied.
+    """
+
+    def __init__(self, system: System, names: Sequence[str]) -> None:
+        try:
+            self._module = copy.deepcopy(system.module).requires_grad_(False)
+        except (RuntimeError, TypeError) as error:  # what pickling raises for a handle to something outside Python
+            raise ArgumentError(
+                f"[Adjoint] {system.name}: the module cannot be copied ({error}); use Residual or Noise"
+            ) from error
+        known = dict(self._module.named_parameters())
+        self._system = system
+        self._names = tuple(names)
+        self._weights = [known[name].requires_grad_() for name in names]
+        for weight in self._weights:
+            weight.grad = None
+        self._way: Way | None = None
+        self._sums: list[torch.Tensor] = []
+        self._reached: set[int] = set()
+
+    @property
+    def how(self) -> str:
+        """How cotangents are computed; empty before the first step."""
+        return "" if self._way is None else f"torch.autograd, {self._way}"
+
+    @property
+    def bytes_per_cotangent(self) -> int:
+        """Of the accumulators of one cotangent."""
+        return sum(w.numel() * _accumulator(w.dtype).itemsize for w in self._weights)
+
+    def pull(
+        self, states: Sequence[Tree], inputs: Tree | None, cotangents: Cotangents, *, count: int
+    ) -> list[torch.Tensor]:
+        """Gᵀv for `count` = K cotangents v.
+
+        Args:
+            states: before each of the steps, trees of `[N, ...]`.
+            inputs: tree of `[N, >= steps, ...]` for a driven system, else None.
+            cotangents: step -> those of its output, `[K, N, block, C]`.
+
+        Returns:
+            Per weight `[K, *shape]`, in float32, or float64 where the weight is.
+
+        Raises:
+            ArgumentError: torch cannot differentiate the step, or no gradient reaches a weight.
+            DivergenceError: a gradient is NaN or infinite.
+        """
+        self._sums = [w.new_zeros((count, *w.shape), dtype=_accumulator(w.dtype)) for w in self._weights]
+        self._reached = set()
+        after: dict[int, torch.Tensor] = {}
+        for t in reversed(range(len(states))):
+            after = self._step(_Step(states[t], input_at(inputs, t), cotangents(t), after, first=t == 0))
+            if not all_finite(after.values()):
+                raise self._not_finite(f"of the state before step {t}")
+        sums, self._sums = self._sums, []
+        for index, (name, total) in enumerate(zip(self._names, sums, strict=True)):
+            if not all_finite([total]):
+                raise self._not_finite(f"of {name}")
+            if index not in self._reached or not bool(total.any()):
+                raise ArgumentError(
+                    f"[Adjoint] no gradient of the outputs of {self._system.name} reaches {name}: its step detaches, "
+                    "rounds or compares what depends on it, or uses a module other than the one it is given; use "
+                    "Residual or Noise, which need no gradient, or leave it out with layers=[...]"
+                )
+        return sums
+
+    def _step(self, step: _Step) -> dict[int, torch.Tensor]:
+        def run(way: Way) -> dict[int, torch.Tensor]:
+            return self._pull_step(step, way.together)
+
+        if self._way is None:
+            ways = WAYS if self._saved_bytes(step) <= TOGETHER else IN_TURN
+            self._way, pulled = first_way(self._system.name, "Adjoint", run, ways=ways)
+            return pulled
+        try:
+            return self._way.run(run)
+        except UNSUPPORTED:  # control flow that depends on values: another operation than in the steps before
+            if not self._way.together:
+                raise
+        self._way, pulled = first_way(self._system.name, "Adjoint", run, ways=IN_TURN)
+        return pulled
+
+    def _saved_bytes(self, step: _Step) -> int:
+        """What a step keeps for its backward pass, each tensor once."""
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            kept = self._forward(step)
+        del kept
+        return sum(sizes.values())
+
+    def _forward(self, step: _Step) -> tuple[dict[int, torch.Tensor], Tree, torch.Tensor]:
+        """The step again, with gradients: leaves of its state by index, the state after it, its output."""
+        leaves = tree_leaves(step.state)
+        wanted = step.after or {index: leaf for index, leaf in enumerate(leaves) if leaf.is_floating_point()}
+        before = {} if step.first else {index: leaves[index].detach().requires_grad_() for index in wanted}
+        given = iter([before.get(index, leaf) for index, leaf in enumerate(leaves)])
+        state = tree_map(lambda _: next(given), step.state)
+        arguments = () if step.step_input is None else (step.step_input,)
+        with torch.enable_grad():
+            returned, output = self._system.step(self._module, state, *arguments)
+        return before, tree_like(step.state, returned), output
+
+    def _pull_step(self, step: _Step, together: bool) -> dict[int, torch.Tensor]:
+        """Add the step's part to the sums; cotangents of the state before it, by index of the leaf."""
+        before, after, output = self._forward(step)
+        moving = {
+            index: leaf
+            for index, leaf in enumerate(tree_leaves(after))
+            if leaf.is_floating_point() and leaf.requires_grad
+        }
+        if step.after and not moving.keys() <= step.after.keys():
+            raise ArgumentError(
+                f"[Adjoint] {self._system.name}: which leaves of the state depend on the weights changes from step to "
+                "step; use Residual or Noise, which need no gradient"
+            )
+        if not step.after:
+            # What the weights cannot move (inputs that are remembered, say) needs no cotangent in any earlier step.
+            before = {index: leaf for index, leaf in before.items() if index in moving}
+        ends = [(leaf, step.after[index]) for index, leaf in moving.items() if index in step.after]
+        if output.requires_grad:
+            ends.append((output, step.output.reshape(-1, *output.shape).to(output)))
+        if not ends:
+            return {}
+        pull = self._pull_together if together else self._pull_in_turn
+        return pull([end for end, _ in ends], [cotangent for _, cotangent in ends], before)
+
+    def _pull_together(
+        self, ends: list[torch.Tensor], cotangents: list[torch.Tensor], before: dict[int, torch.Tensor]
+    ) -> dict[int, torch.Tensor]:
+        gradients = torch.autograd.grad(
+            ends, [*self._weights, *before.values()], cotangents, is_grads_batched=True, allow_unused=True
+        )
+        for index, gradient in enumerate(gradients[: len(self._weights)]):
+            if gradient is not None:
+                self._sums[index] += gradient
+                self._reached.add(index)
+        states = gradients[len(self._weights) :]
+        count = len(cotangents[0])
+        return {
+            index: leaf.new_zeros(count, *leaf.shape) if gradient is None else gradient
+            for (index, leaf), gradient in zip(before.items(), states, strict=True)
+        }
+
+    def _pull_in_turn(
+        self, ends: list[torch.Tensor], cotangents: list[torch.Tensor], before: dict[int, torch.Tensor]
+    ) -> dict[int, torch.Tensor]:
+        """One cotangent after the other; the gradient of a weight is added to its sum, and freed, as it arrives."""
+        count = len(cotangents[0])
+        pulled = {index: leaf.new_zeros(count, *leaf.shape) for index, leaf in before.items()}
+        for k in range(count):
+
+            def add(weight: torch.Tensor, index: int, k: int = k) -> None:
+                assert weight.grad is not None
+                self._sums[index][k] += weight.grad
+                self._reached.add(index)
+                weight.grad = None
+
+            hooks = [
+                weight.register_post_accumulate_grad_hook(partial(add, index=index))  # type: ignore[no-untyped-call]
+                for index, weight in enumerate(self._weights)
+            ]
+            try:
+                torch.autograd.backward(
+                    ends,
+                    [cotangent[k] for cotangent in cotangents],
+                    retain_graph=k < count - 1,
+                    inputs=[*self._weights, *before.values()],
+                )
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            for index, leaf in before.items():
+                if leaf.grad is not None:
+                    pulled[index][k] = leaf.grad
+                    leaf.grad = None
+        return pulled
+
+    def _not_finite(self, what: str) -> DivergenceError:
+        return DivergenceError(
+            f"[Adjoint] {self._system.name}: the gradient {what} is not finite: the step is not differentiable at a "
+            "state (a square root of 0, say) or errors outgrow the number format; shorten the horizon, start "
+            "elsewhere, score tqs.in_float64(system), or use Residual or Noise, which need no gradient"
+        )
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Sums over the steps of a rollout are not kept in half precision."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

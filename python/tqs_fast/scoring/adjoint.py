@@ -1,0 +1,117 @@
+"""`Adjoint`: every layer at once, from a few backward passes through the rollout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from tqs_fast._progress import Report
+from tqs_fast.engines import Reference
+from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization import BITS, Quantizer
+from tqs_fast.scoring.adjoint_norms import FINEST, squared_norms
+from tqs_fast.scoring.direct import FloatArray, Measured
+from tqs_fast.scoring.methods import check_bits, rounding_energies
+from tqs_fast.scoring.task import Task
+
+BACKWARD = 2  # forward steps that one backward step is counted as: it multiplies by every matrix twice
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """Expected damage of the rounding errors of every layer, to first order, from backward passes.
+
+    With Y the scaled, stacked trajectory and G = ∂Y/∂θ of one layer, an error r of the weight does the damage ‖G r‖².
+    Errors of the weights of one group are taken as independent and of equal size, so that its expectation is
+    Σ_g (mean of r² in g) ‖G_g‖_F², with g the groups of the quantizer. ‖G_g‖_F² = E‖G_gᵀ v‖² for v = ±1 at random
+    (Hutchinson): one backward pass per v gives all groups of all layers, whatever their number.
+    Nothing saturates: where errors are as large as the signal, the true damage is smaller.
+
+    Attributes:
+        probes: draws of v, from the counter-based stream of `tqs_fast.kernels.uniform`, keyed by seed and probe.
+        bits: the menu that damages are predicted for.
+        quantizer: whose rounding error they are predicted for.
+
+    Every family of initial conditions is pulled back on its own and weighs the same. Gradients are sums over initial
+    conditions: in the table, all samples of a family are the damage of that family, the spread between them is not
+    known (`stderr` is that of the probes alone, nan for a single probe), and there is no error curve and no growth
+    rate.
+
+    Source: Hutchinson, Communications in Statistics 19(2), 1990; backpropagation through time, recomputing each step.
+    """
+
+    probes: int = 4
+    bits: tuple[int, ...] = BITS
+    quantizer: Quantizer = field(default_factory=Quantizer)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", tuple(self.bits))
+        check_bits("Adjoint", self.bits)
+        if self.probes < 1:
+            raise ArgumentError(f"[Adjoint] probes must be at least 1, got {self.probes}")
+
+    @property
+    def meaning(self) -> str:
+        return "first-order damage expected of rounding errors of this size in this layer, by backward passes"
+
+    def measure(self, task: Task, reference: Reference, report: Report) -> Measured:
+        """As `DirectMethod.measure`; `task.memory_limit` bounds the gradients held at one time.
+
+        Raises:
+            ArgumentError: a step that torch cannot differentiate, a weight that no gradient reaches, or a memory limit
+                that not even one probe's gradients fit into.
+            DivergenceError: a gradient is NaN or infinite.
+        """
+        norms = squared_norms(task, reference, self.probes, report)
+        weights = [task.rows(block) for block in range(len(task.blocks))]
+        pairs = list(zip(norms.of_block, weights, strict=True))
+        # [L, B, F, P]
+        damages = np.stack([[expected_damage(n, w, self.quantizer, b) for b in self.bits] for n, w in pairs])
+        relative = np.stack([rounding_energies(w, self.quantizer, self.bits) for w in weights])
+        families = damages.mean(axis=3)
+        of_probe = damages.mean(axis=2)
+        spread = of_probe.std(axis=2, ddof=1) / math.sqrt(self.probes) if self.probes > 1 else np.nan * relative
+        # an error of energy E spread evenly over n weights does the damage E ‖G‖_F² / n
+        squared = [n.sum(axis=(2, 3)).mean() * float(w.double().square().mean()) for n, w in pairs]
+        steps = task.system.steps(task.horizon)
+        forward, backward = steps * (2 + norms.passes), steps * self.probes
+        return Measured(
+            samples=families[:, :, task.states.family_of],
+            curve=families.mean(axis=2, keepdims=True),
+            relative_error=relative,
+            gain=np.array(squared),
+            probe_stderr=spread,
+            provenance={
+                "engine": {"name": "torch", "reason": norms.how, "serial": {}},
+                "cost": {
+                    "forward_steps": forward,
+                    "backward_steps": backward,
+                    "forward_rollouts": (forward + BACKWARD * backward) / steps,
+                    "counted": f"a backward step as {BACKWARD} forward ones; the float rollout included",
+                },
+            },
+        )
+
+
+def expected_damage(norms: FloatArray, weight: torch.Tensor, quantizer: Quantizer, bits: int) -> FloatArray:
+    """Σ_g (mean of r² in g) ‖G_g‖_F² with r the rounding error and g the groups that share a scale, `[F, P]`.
+
+    The measured r² has clipping in it, which Δ²/12 has not. Spearman correlation of the layers of lorenz-gru,
+    silero-vad and fracast at 4 bits with damage averaged over stochastic roundings: 0.96, 0.75 and 0.95 with r², 0.79,
+    0.82 and 0.86 with Δ²/12; with `Residual`: 0.43, 0.75 and 0.91 against 0.18, 0.54 and 0.89 (medians of three seeds).
+
+    Args:
+        norms: ‖G‖_F² of every `FINEST` columns, `[F, P, rows, ceil(columns / FINEST)]`.
+        weight: the rows, `[rows, ...]`.
+        quantizer, bits: any; no further rollout is needed for another.
+    """
+    error = (quantizer.dequantized(weight, bits).double().cpu() - weight.double().cpu()).square().flatten(1).numpy()
+    size = quantizer.group_size or error.shape[1]
+    errors = np.add.reduceat(error, np.arange(0, error.shape[1], size), axis=1)
+    counts = np.add.reduceat(np.ones(error.shape[1]), np.arange(0, error.shape[1], size))
+    width = max(1, -(-size // FINEST))
+    grouped = np.add.reduceat(norms, np.arange(0, norms.shape[3], width), axis=3)
+    return np.asarray((grouped * (errors / counts)).sum(axis=(2, 3)))

@@ -1,0 +1,121 @@
+"""‖G‖_F² of every layer by Hutchinson probes, with G the derivative of the scaled, stacked trajectory by a weight.
+
+Y stacks the outputs of a rollout, value (t, n, c) scaled by √(w_n / (T C)) / s_c with w_n the weight of initial
+condition n (every family weighs the same, all sum to 1): then ‖Y(θ') - Y(θ)‖² is the damage that `Residual` measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from tqs_fast import kernels
+from tqs_fast._progress import Report
+from tqs_fast.engines import Reference
+from tqs_fast.engines.weight_adjoints import WeightAdjoints
+from tqs_fast.errors import ArgumentError
+from tqs_fast.scoring.direct import FloatArray
+from tqs_fast.scoring.methods import stream
+from tqs_fast.scoring.task import Task
+from tqs_fast.systems import iterate
+from tqs_fast.systems.tree import tree_map
+
+FINEST = 32  # columns per norm: the smallest group that a quantizer knows, of which all larger ones are made
+
+
+@dataclass(frozen=True, eq=False)
+class SquaredNorms:
+    """Squared norms of Gᵀv, whose mean over probes v = ±1 is ‖G‖_F².
+
+    Attributes:
+        of_block: per layer `[F, P, rows, ceil(columns / FINEST)]`, float64; the F families on the scale of a damage of
+            each alone.
+        passes: how often the steps were computed again on the way back.
+        how: torch differentiated.
+    """
+
+    of_block: list[FloatArray]
+    passes: int
+    how: str
+
+
+def squared_norms(task: Task, reference: Reference, probes: int, report: Report) -> SquaredNorms:
+    """Roll out once per family, keeping states, and pull `probes` random cotangents back.
+
+    Gradients of at most `probes` copies of the weights are held, of fewer where `task.memory_limit` is less; each is
+    summed over time and initial conditions before it is squared, and reduced at once.
+
+    Raises:
+        ArgumentError, DivergenceError: as `Adjoint.measure`.
+    """
+    adjoints = WeightAdjoints(task.system, [weight.name for weight in task.weights])
+    at_once = _probes_at_once(adjoints, probes, task.memory_limit)
+    cuts = [range(first, min(first + at_once, probes)) for first in range(0, probes, at_once)]
+    families = range(len(task.states.families))
+    of_block = [
+        np.empty((len(families), probes, block.shape[0], -(-task.rows(b)[0].numel() // FINEST)))
+        for b, block in enumerate(task.blocks)
+    ]
+    report(0, len(families) * len(cuts))
+    for f in families:
+        rows = torch.from_numpy(np.flatnonzero(task.states.family_of == f))
+        state = tree_map(lambda leaf: leaf[rows.to(leaf.device)], task.states.state)  # noqa: B023 - called at once
+        inputs = task.states.inputs
+        inputs = None if inputs is None else tree_map(lambda leaf: leaf[rows.to(leaf.device)], inputs)  # noqa: B023
+        steps = task.system.steps(task.horizon)
+        states = [state, *(after for after, _ in iterate(task.system, state, inputs, steps - 1))]
+        for cut, numbers in enumerate(cuts):
+            cotangents = partial(_cotangents, task, reference, rows, numbers)
+            sums = adjoints.pull(states, inputs, cotangents, count=len(numbers))
+            for index, block, norms in zip(task.weight_of, task.blocks, of_block, strict=True):
+                for row, number in enumerate(numbers):
+                    norms[f, number] = _reduce(block.of(sums[index][row]))
+            del sums
+            report(f * len(cuts) + cut + 1, len(families) * len(cuts))
+    return SquaredNorms(of_block, len(cuts), adjoints.how)
+
+
+def _probes_at_once(adjoints: WeightAdjoints, probes: int, memory_limit: int | None) -> int:
+    if memory_limit is None:
+        return probes
+    size = adjoints.bytes_per_cotangent
+    if size > memory_limit:
+        raise ArgumentError(
+            f"[score] memory_limit of {memory_limit} bytes is too small for the gradients of one probe ({size} bytes); "
+            "raise it or score fewer layers at a time"
+        )
+    return min(probes, memory_limit // size)
+
+
+def _cotangents(task: Task, reference: Reference, rows: torch.Tensor, probes: range, t: int) -> torch.Tensor:
+    """Scaled signs `[K, n, block, C]` of the outputs of step `t`; zero past the horizon.
+
+    The sign of value (t, n, c) of a probe is a function of these numbers, the seed and N alone.
+    """
+    horizon, count, channels = reference.outputs.shape
+    first = t * task.system.block
+    values = min(task.system.block, horizon - first)
+    drawn = [
+        kernels.uniform(
+            values * count * channels,
+            seed=task.seed,
+            stream=stream("Adjoint", number),
+            offset=first * count * channels,
+        )
+        for number in probes
+    ]
+    signs = np.where(np.stack(drawn) < 0.5, -1.0, 1.0).reshape(len(drawn), values, count, channels)
+    scaled = torch.from_numpy(signs[:, :, rows.numpy()]).transpose(1, 2)
+    scaled = scaled / (reference.scale.cpu() * (len(rows) * horizon * channels) ** 0.5)
+    padding = task.system.block - values
+    return torch.nn.functional.pad(scaled, (0, 0, 0, padding)).to(reference.outputs)
+
+
+def _reduce(gradient: torch.Tensor) -> FloatArray:
+    """Sums of squares over every `FINEST` columns, `[rows, ceil(columns / FINEST)]`, in a fixed order."""
+    squares = gradient.flatten(1).double().square()
+    padded = torch.nn.functional.pad(squares, (0, -squares.shape[1] % FINEST))
+    return np.asarray(padded.reshape(len(padded), -1, FINEST).sum(dim=2).cpu().numpy())
