@@ -52,6 +52,30 @@ def test_score_prints_json_that_loads(method, tmp_path):
     assert (table.provenance["method"]["name"], table.provenance["method"]["probes"]) == (method.capitalize(), 2)
 
 
+def test_search_writes_a_result_and_a_plan(tmp_path):
+    table, plan, found, kept = (str(tmp_path / f"{name}.json") for name in ("table", "plan", "found", "kept"))
+    run("score", "lorenz-gru", "--horizon", "6", "--count", "8", "-o", table)
+    run("allocate", table, "--bytes", "28646", "-o", plan)
+    run("allocate", table, "--bytes", "28646", "--method", "greedy", "-o", kept)
+    options = ["--evaluations", "20", "--rival", kept, "--checkpoint", str(tmp_path / "run.ckpt")]
+    shown = run("search", "lorenz-gru", table, plan, *options, "-o", found, "--plan-out", str(tmp_path / "best.json"))
+    assert "uniform 4" in shown.stdout
+    result = tqs.SearchResult.load(found)
+    assert tqs.Plan.load(tmp_path / "best.json").bits == result.plan.bits
+    assert result.plan.bytes <= 28646
+    assert kept in [candidate.name for candidate in result.candidates]
+    again = run("search", "lorenz-gru", table, plan, *options, "--json")
+    assert json.loads(again.stdout) == result.to_json()
+
+
+@pytest.mark.parametrize("method", ["weight-error", "hessian-trace", "output-divergence", "gradient-change"])
+def test_rivals_score(method, tmp_path):
+    printed = run("score", "lorenz-gru", "--horizon", "4", "--count", "3", "--method", method, "--json").stdout
+    (tmp_path / "table.json").write_text(printed)
+    name = tqs.Sensitivity.load(tmp_path / "table.json").provenance["method"]["name"]
+    assert name.lower() == method.replace("-", "")
+
+
 def test_demo_ends_with_the_comparison():
     document = json.loads(run("demo", "--json").stdout)
     errors, plans = document["errors"], document["plans"]
@@ -74,13 +98,14 @@ def test_info_lists_kernels():
     [
         (["score", "nothing"], 1, "unknown system 'nothing'"),
         (["score", "lorenz-gru", "--bits", "2,x"], 1, r"[--bits]"),
-        (["score", "lorenz-gru", "--method", "hessian"], 1, "[--method]"),
+        (["score", "lorenz-gru", "--method", "best"], 1, "[--method]"),
         (["score", "lorenz-gru", "--initial", "somewhere"], 1, "[--initial]"),
         (["score", "lorenz-gru", "--memory-limit", "much"], 1, "[size]"),
         (["score", "lorenz-gru", "--layers", "nope*"], 1, "matches no quantizable layer"),
         (["score", "no_such_module:factory"], 1, "no_such_module"),
         (["allocate", "missing.json", "--average-bits", "4"], 1, "cannot be read"),
         (["evaluate", "lorenz-gru", "missing.safetensors"], 1, "no such file"),
+        (["search", "lorenz-gru", "missing.json", "missing.json"], 1, "cannot be read"),
         (["score"], 2, "Missing argument"),
         (["frobnicate"], 2, "No such command"),
     ],

@@ -18,6 +18,7 @@ from tqs_fast.growth import GrowthRates, Outcome, growth_rates
 from tqs_fast.quantization import Quantizer
 from tqs_fast.rewriting import load, quantize, save
 from tqs_fast.scoring import Adjoint, Layer, Noise, Residual, RolloutError, Sensitivity, Tangent, evaluate, score
+from tqs_fast.scoring.rivals import GradientChange, HessianTrace, OutputDivergence, WeightError
 from tqs_fast.search import SearchResult, search
 from tqs_fast.systems import Attractor, Contexts, Forecaster, Recurrent, Synthetic, System, in_float64, load_system
 
@@ -31,12 +32,15 @@ __all__ = [
     "DivergenceError",
     "FileFormatError",
     "Forecaster",
+    "GradientChange",
     "GrowthRates",
+    "HessianTrace",
     "InfeasibleError",
     "Layer",
     "Noise",
     "OutOfMemoryError",
     "Outcome",
+    "OutputDivergence",
     "Plan",
     "Quantizer",
     "Recurrent",
@@ -49,6 +53,7 @@ __all__ = [
     "System",
     "Tangent",
     "TqsError",
+    "WeightError",
     "__version__",
     "allocate",
     "evaluate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,19 +12,27 @@ from tqs_fast import scoring
 from tqs_fast.cli import options
 from tqs_fast.cli.output import print_json, print_line, print_table
 from tqs_fast.errors import ArgumentError
+from tqs_fast.scoring import rivals
+from tqs_fast.scoring.direct import DirectMethod
+from tqs_fast.scoring.methods import Method
 from tqs_fast.systems import load_system
 
 
 def score(
     system: options.SystemName,
     horizon: options.Horizon = 64,
-    method: Annotated[str, typer.Option(help="residual, noise, tangent or adjoint.")] = "residual",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="residual, noise, tangent, adjoint; rivals: weight-error, hessian-trace, output-divergence, gradient-change."
+        ),
+    ] = "residual",
     bits: Annotated[str, typer.Option(help="Bit-widths to score.")] = "2,3,4,8",
     group_size: options.GroupSize = 128,
     asymmetric: options.Asymmetric = False,
     probes: Annotated[
         int | None,
-        typer.Option(help="Draws per layer (noise, tangent) or of all at once (adjoint). [default: 8, adjoint 4]"),
+        typer.Option(min=1, help="Random draws (noise, tangent, adjoint, hessian-trace). [default: the method's]"),
     ] = None,
     epsilon: Annotated[float, typer.Option(help="Relative size of the noise.")] = 0.02,
     initial: options.Initial = None,
@@ -42,18 +51,20 @@ def score(
     """Score every layer: damage at each bit-width, gain and growth rate."""
     quantizer = options.parse_quantizer(group_size, asymmetric)
     menu = options.parse_bits(bits)
-    chosen: scoring.Residual | scoring.Noise | scoring.Tangent | scoring.Adjoint
     drawn = {} if probes is None else {"probes": probes}
-    if method == "residual":
-        chosen = scoring.Residual(bits=menu, quantizer=quantizer)
-    elif method == "noise":
-        chosen = scoring.Noise(**drawn, epsilon=epsilon, bits=menu, quantizer=quantizer)
-    elif method == "tangent":
-        chosen = scoring.Tangent(**drawn, bits=menu, quantizer=quantizer)
-    elif method == "adjoint":
-        chosen = scoring.Adjoint(**drawn, bits=menu, quantizer=quantizer)
-    else:
-        raise ArgumentError(f"[--method] expected residual, noise, tangent or adjoint, got {method!r}")
+    known: dict[str, Callable[[], Method | DirectMethod]] = {
+        "residual": lambda: scoring.Residual(bits=menu, quantizer=quantizer),
+        "noise": lambda: scoring.Noise(**drawn, epsilon=epsilon, bits=menu, quantizer=quantizer),
+        "tangent": lambda: scoring.Tangent(**drawn, bits=menu, quantizer=quantizer),
+        "adjoint": lambda: scoring.Adjoint(**drawn, bits=menu, quantizer=quantizer),
+        "weight-error": lambda: rivals.WeightError(bits=menu, quantizer=quantizer),
+        "hessian-trace": lambda: rivals.HessianTrace(**drawn, bits=menu, quantizer=quantizer),
+        "output-divergence": lambda: rivals.OutputDivergence(bits=menu, quantizer=quantizer),
+        "gradient-change": lambda: rivals.GradientChange(bits=menu, quantizer=quantizer),
+    }
+    if method not in known:
+        raise ArgumentError(f"[--method] expected one of {', '.join(known)}, got {method!r}")
+    chosen = known[method]()
     loaded = load_system(system)
     table = scoring.score(
         loaded,
