@@ -1,4 +1,4 @@
-"""Question: how much of the first-order plan's damage does measured search leave, at the same size, and what does it cost?
+"""Question: how much of the first-order plan's damage does measured search leave at the same size, and at what cost?
 
 Scores every built-in system with three seeds, allocates at the bytes of the uniform 3- and 4-bit models, searches, and
 judges the packed models on initial conditions that neither scoring nor search nor its decision saw: other seeds of the
