@@ -24,7 +24,8 @@ def score(
     method: Annotated[
         str,
         typer.Option(
-            help="residual, noise, tangent, adjoint; rivals: weight-error, hessian-trace, output-divergence, gradient-change."
+            help="residual, noise, tangent, adjoint; "
+            "rivals: weight-error, hessian-trace, output-divergence, gradient-change."
         ),
     ] = "residual",
     bits: Annotated[str, typer.Option(help="Bit-widths to score.")] = "2,3,4,8",
@@ -32,7 +33,7 @@ def score(
     asymmetric: options.Asymmetric = False,
     probes: Annotated[
         int | None,
-        typer.Option(min=1, help="Random draws (noise, tangent, adjoint, hessian-trace). [default: the method's]"),
+        typer.Option(help="Random draws (noise, tangent, adjoint, hessian-trace). [default: the method's]"),
     ] = None,
     epsilon: Annotated[float, typer.Option(help="Relative size of the noise.")] = 0.02,
     initial: options.Initial = None,
