@@ -149,9 +149,7 @@ def candidate(name, samples, families=("a",)):
     samples = np.asarray(samples, dtype=float)
     family_of = np.repeat(np.arange(len(families)), len(samples) // len(families))
     error = RolloutError(samples, families, family_of, np.ones(3), 0.0, (0, 0), {})
-    system, table = scored(["out.weight"])
-    plan = tqs.allocate(table, bytes=size_at(table, 4))
-    del system
+    plan = tqs.Plan({"layer": 4}, (tqs.Layer("layer", "Linear", (2, 2), 4),))
     return Candidate(name, plan, 0.0, error)
 
 
@@ -198,7 +196,7 @@ def exploding_system():
     return tqs.System(TwoMaps(), step=step, initial_state=lambda n, g: torch.randn(n, 2, generator=g))
 
 
-def test_plans_that_diverge_are_survived():
+def test_plans_that_diverge_are_survived(tmp_path):
     system = exploding_system()
     initial = tqs.Attractor(count=6, spin_up=1)
     table = tqs.score(system, horizon=5, initial=initial, method=tqs.Residual(quantizer=tqs.Quantizer(group_size=0)))
@@ -214,17 +212,8 @@ def test_plans_that_diverge_are_survived():
     assert "inf" in str(result)
     only_bad = tqs.search(system, table, replace(bad, budget={"bytes": plan.bytes}), evaluations=30)
     assert np.isfinite(only_bad.damage)
-    again = tqs.SearchResult.load(saved(only_bad))
-    assert again.to_json() == only_bad.to_json()
-
-
-def saved(result):
-    import tempfile
-    from pathlib import Path
-
-    path = Path(tempfile.mkdtemp()) / "result.json"
-    result.save(path)
-    return path
+    only_bad.save(tmp_path / "result.json")
+    assert tqs.SearchResult.load(tmp_path / "result.json").to_json() == only_bad.to_json()
 
 
 @pytest.mark.parametrize("engine", ["native", "torch"])
@@ -351,6 +340,7 @@ def test_conditions_are_those_of_the_table_and_never_those_that_others_draw():
         ({"memory_limit": -1}, "memory_limit"),
         ({"engine": "fast"}, "engine must be one of"),
         ({"rivals": {"start": None}}, "names of their own"),
+        ({"rivals": {"searched 1": None}}, "names of their own"),
     ],
 )
 def test_bad_arguments(change, message):

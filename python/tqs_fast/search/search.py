@@ -87,7 +87,7 @@ def search(
     space = build_space(table, plan)
     named = dict(rivals) if isinstance(rivals, Mapping) else {f"rival {i}": p for i, p in enumerate(rivals, start=1)}
     given = {"start": space.of_plan(plan, "plan"), **space.uniform()}
-    clash = sorted(given.keys() & named.keys())
+    clash = sorted(name for name in named if name in given or name.startswith("searched "))
     if clash:
         raise ArgumentError(f"[search] expected rivals under names of their own, got {clash[0]!r}; rename it")
     given |= {name: space.of_plan(rival, f"rivals[{name!r}]") for name, rival in named.items()}
