@@ -279,15 +279,12 @@ def test_it_stops_when_nothing_gains_and_when_nothing_is_left():
     result = tqs.search(system, table, plan, evaluations=200)
     assert result.stopped == "every plan was measured"
     assert result.evaluations == 4
-    system, table = scored(row_blocks=2)
-    plan = tqs.allocate(table, bytes=size_at(table, 8))
-    result = tqs.search(system, table, plan, evaluations=400)
-    assert "gained less" in result.stopped or "no further move" in result.stopped
+    system, table = scored(["gru.*", "out.weight"], row_blocks=2)
+    plan = tqs.allocate(table, bytes=size_at(table, 4))
+    result = tqs.search(system, table, plan, evaluations=1000)
+    assert result.stopped == f"{PATIENCE} evaluations gained less than 1 %"
     best = result.best_so_far
-    assert len(best) < 400
-    assert result.chosen in ("start", "uniform 8") or result.damage < result.candidate("start").error.damage
-    if "gained less" in result.stopped:
-        assert best[-1] > 0.99 * best[-PATIENCE - 8]
+    assert best[-1] > 0.99 * best[-PATIENCE - 1]
 
 
 def test_a_model_without_damage_is_left_alone():
