@@ -114,6 +114,16 @@ def test_a_search_lets_every_earlier_plan_compete(tmp_path, whole):
             for figure in ("mae", "valid"):
                 judge.get(figure, {}).pop("found", None)
         assert document == contents(whole)[name]  # nothing else changed
+    again = tmp_path / "again"  # a search that was made before a method joined is made again
+    cells.run(lambda name: tiny(), again, methods=(*BASIC, method), **GRID)
+    cells.run(lambda name: tiny(), again, methods=(*BASIC, NOISE, method), **GRID)
+    for name, document in contents(again).items():
+        other = contents(tmp_path)[name]
+        for one in (document, other):
+            for key in ("seconds", "table_seconds"):
+                one["methods"]["found"]["search"].pop(key)
+        assert document == other
+        assert document["methods"]["found"]["search"]["against"] == ["uniform-filled", "noise"]
     assert "| found | tiny | 6 |" in tables.searches(condense.condense(condense.read_cells(tmp_path), [])["cells"])
 
 

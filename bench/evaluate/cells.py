@@ -20,7 +20,7 @@ from typing import Any
 import harness
 import tqs_fast as tqs
 from evaluate.judging import Rolls, judge
-from evaluate.methods import BASE, METHODS, Fixed, Method, Scored, scored, searched
+from evaluate.methods import BASE, METHODS, Fixed, Method, Scored, Searched, scored, searched
 from evaluate.subject import Judge, Subject
 
 RULES = 1  # of judging: cells of other rules are not mixed with these
@@ -68,7 +68,7 @@ class Setting:
     def __init__(self, subject: Subject, horizon: int, seed: int, folder: Path, methods: Sequence[Method]) -> None:
         self.subject, self.horizon, self.seed = subject, horizon, seed
         self._folder = folder / "tables" / subject.name
-        self._methods = {method.name: method for method in methods}
+        self._methods = {method.name: method for method in (*METHODS, *methods)}
         self._tables: dict[str, tuple[tqs.Sensitivity, dict[str, float]]] = {}
 
     @cached_property
@@ -138,7 +138,7 @@ def run_cell(setting: Setting, cell: Cell, methods: Sequence[Method], folder: Pa
     if document is not None and document["identity"] != identity:
         raise ValueError(f"[run_cell] {path} is of other weights or rules; choose another folder")
     known = {} if document is None else document["methods"]
-    missing = [method for method in methods if method.name not in known]
+    missing = [method for method in methods if method.name not in known or stale(method, known[method.name], methods)]
     if document is not None and not missing:
         return document
     budget = size(setting.table(BASE), cell.average_bits)
@@ -146,7 +146,7 @@ def run_cell(setting: Setting, cell: Cell, methods: Sequence[Method], folder: Pa
     added = dict(known)
     for method in missing:
         begin = time.perf_counter()
-        plan, extra = make_plan(setting, method, budget, added)
+        plan, extra = make_plan(setting, method, budget, against(method, methods), added)
         plans[method.name] = plan
         added[method.name] = {
             "bits": plan.bits,
@@ -176,12 +176,13 @@ def run_cell(setting: Setting, cell: Cell, methods: Sequence[Method], folder: Pa
 
 
 def make_plan(
-    setting: Setting, method: Method, budget: int, known: Mapping[str, Mapping[str, Any]]
+    setting: Setting, method: Method, budget: int, rivals: Sequence[str], known: Mapping[str, Mapping[str, Any]]
 ) -> tuple[tqs.Plan, dict[str, Any]]:
     """The plan of one method within `budget` bytes, and what it cost beside that.
 
     Args:
-        known: entries of the methods whose plans are made already.
+        rivals: methods whose plans a search competes with.
+        known: their entries, made already.
     """
     if isinstance(method, Fixed):
         return method.choose(setting.table(BASE), budget), {}
@@ -189,16 +190,13 @@ def make_plan(
         return tqs.allocate(setting.table(method.name), bytes=budget), {"score": setting.cost(method.name)}
     table = setting.table(method.start)
     plan = tqs.allocate(table, bytes=budget)
-    rivals = {
-        name: tqs.Plan(dict(entry["bits"]), table.layers, table.quantizer)
-        for name, entry in known.items()
-        if name not in (method.start, "uniform")
-    }
+    plans = {name: tqs.Plan(dict(known[name]["bits"]), table.layers, table.quantizer) for name in rivals}
     begin = time.perf_counter()
-    result = searched(method, setting.subject, table, plan, rivals, seed=setting.seed)
+    result = searched(method, setting.subject, table, plan, plans, seed=setting.seed)
     cost = {
         "seconds": time.perf_counter() - begin,
         "table_seconds": setting.cost(method.start)["seconds"],
+        "against": list(rivals),
         "evaluations": result.evaluations,
         "chosen": result.chosen,
         "stopped": result.stopped,
@@ -206,6 +204,18 @@ def make_plan(
         "start_damage": result.candidate("start").error.damage,
     }
     return result.plan, {"search": {key: encoded(value) for key, value in cost.items()}}
+
+
+def against(method: Method, methods: Sequence[Method]) -> list[str]:
+    """Methods before a search in the table; `tqs.search` brings its start and uniform plans itself."""
+    if not isinstance(method, Searched):
+        return []
+    return [other.name for other in methods[: methods.index(method)] if other.name not in (method.start, "uniform")]
+
+
+def stale(method: Method, entry: Mapping[str, Any], methods: Sequence[Method]) -> bool:
+    """Whether a search was made when fewer, or other, methods were in the table."""
+    return isinstance(method, Searched) and entry["search"]["against"] != against(method, methods)
 
 
 def encoded(value: Any) -> Any:

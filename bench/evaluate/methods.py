@@ -85,12 +85,20 @@ def uniform_filled(table: tqs.Sensitivity, size: int) -> tqs.Plan:
     return tqs.Plan(bits, table.layers, table.quantizer, method="uniform, filled in order", budget={"bytes": size})
 
 
+SETTINGS: dict[str, Any] = {"bits": BITS, "quantizer": QUANTIZER}  # of every scorer
+# A search comes after every method whose plan it is to beat.
 METHODS: tuple[Method, ...] = (
     Fixed("uniform", uniform),
     Fixed("uniform-filled", uniform_filled),
-    Scored("residual", lambda: tqs.Residual(bits=BITS, quantizer=QUANTIZER)),
-    Scored("noise", lambda: tqs.Noise(bits=BITS, quantizer=QUANTIZER)),
-    Scored("tangent", lambda: tqs.Tangent(bits=BITS, quantizer=QUANTIZER)),
+    Scored("weight-error", lambda: tqs.WeightError(**SETTINGS), rival=True),
+    Scored("weight-error-absolute", lambda: tqs.WeightError(relative=False, **SETTINGS), rival=True),
+    Scored("hessian-trace", lambda: tqs.HessianTrace(**SETTINGS), rival=True),
+    Scored("output-divergence", lambda: tqs.OutputDivergence(**SETTINGS), rival=True),
+    Scored("gradient-change", lambda: tqs.GradientChange(**SETTINGS), rival=True),
+    Scored("gradient-change-float", lambda: tqs.GradientChange(target="float", **SETTINGS), rival=True),
+    Scored("noise", lambda: tqs.Noise(**SETTINGS)),
+    Scored("tangent", lambda: tqs.Tangent(**SETTINGS)),
+    Scored("residual", lambda: tqs.Residual(**SETTINGS)),
     Searched("residual + search", start="residual"),
 )
 BASE = "residual"  # whose table tells layers and sizes to methods without one
