@@ -98,6 +98,7 @@ METHODS: tuple[Method, ...] = (
     Scored("gradient-change-float", lambda: tqs.GradientChange(target="float", **SETTINGS), rival=True),
     Scored("noise", lambda: tqs.Noise(**SETTINGS)),
     Scored("tangent", lambda: tqs.Tangent(**SETTINGS)),
+    Scored("adjoint", lambda: tqs.Adjoint(**SETTINGS)),
     Scored("residual", lambda: tqs.Residual(**SETTINGS)),
     Searched("residual + search", start="residual"),
 )
