@@ -124,6 +124,7 @@ def test_a_search_lets_every_earlier_plan_compete(tmp_path, whole):
                 one["methods"]["found"]["search"].pop(key)
         assert document == other
         assert document["methods"]["found"]["search"]["against"] == ["uniform-filled", "noise"]
+        assert list(document["methods"]) == ["uniform", "uniform-filled", "residual", "noise", "found"]
     assert "| found | tiny | 6 |" in tables.searches(condense.condense(condense.read_cells(tmp_path), [])["cells"])
 
 

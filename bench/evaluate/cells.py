@@ -168,7 +168,7 @@ def run_cell(setting: Setting, cell: Cell, methods: Sequence[Method], folder: Pa
         "engine": setting.judges[0][1].engine,
         "layers": len(setting.table(BASE).layers),
         "parameters": sum(layer.parameters for layer in setting.table(BASE).layers),
-        "methods": added,
+        "methods": {name: added[name] for name in sorted(added, key=order(methods))},
         "judges": judged,
     }
     write_whole(path, document)
@@ -221,6 +221,12 @@ def stale(method: Method, entry: Mapping[str, Any], methods: Sequence[Method]) -
 def encoded(value: Any) -> Any:
     """Infinity as "inf", which JSON can hold."""
     return "inf" if isinstance(value, float) and math.isinf(value) else value
+
+
+def order(methods: Sequence[Method]) -> Callable[[str], int]:
+    """Place of a name in the table of methods; names that are not in it come last, as they were."""
+    places = {method.name: place for place, method in enumerate(methods)}
+    return lambda name: places.get(name, len(places))
 
 
 def merged(known: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
