@@ -79,8 +79,8 @@ ProgramSpec convert(const py::object& program, const std::map<int, Address>& con
 
 py::dict describe(const RolloutUse& use) {
     py::dict result;
-    result["tile_lanes"] = use.tile.lanes;
-    result["tile_samples"] = use.tile.samples;
+    result["tile_lanes"] = use.largest.lanes;
+    result["tile_samples"] = use.largest.samples;
     result["tile_bytes"] = use.tile_bytes;
     return result;
 }

@@ -40,15 +40,18 @@ RolloutUse run_stretching(const Program& program, const StretchingTask& task, co
     std::fill_n(task.logs, task.blocks * N * K, 0.0);
     std::fill_n(task.condition, N, 1.0);
     std::fill_n(task.diverged, N, -1);
-    RolloutUse use{choose_tile(stages, K, N, true, task.threads, 0), 0};
-    use.tile.lanes = K;  // a frame is factored as a whole
+    const std::vector<bool> seeded(task.states.size(), true);
+    // Together: a frame is factored as a whole.
+    const std::vector<Piece> pieces =
+        cut(stages, {std::vector<std::vector<int>>(static_cast<std::size_t>(K)), seeded, N, task.steps, true, true},
+            task.threads, 0);
+    RolloutUse use{largest(pieces), 0};
     std::mutex mutex;
 
     for_each_tile(
-        use.tile, K, N, task.threads, interrupt,
+        pieces, N, task.threads, interrupt,
         [&](std::int64_t, std::int64_t, std::int64_t first, std::int64_t samples, const std::function<void()>& stop) {
-            TileRun tile(stages, {1 + K, samples, true}, {}, task.inputs, task.input_steps, first,
-                         std::vector<bool>(task.states.size(), true));
+            TileRun tile(stages, {1 + K, samples, true}, {}, task.inputs, task.input_steps, first, seeded);
             for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
                 tile.set_state(leaf, 0, static_cast<const char*>(task.states[leaf]) + first * tile.leaf_bytes(leaf));
             }

@@ -193,9 +193,10 @@ std::int64_t Program::product_rows() const {
         const ValueSpec& weight =
             spec_.values[static_cast<std::size_t>(spec.inputs[static_cast<std::size_t>(ops_[node]->packed_input())])];
         const ValueSpec& out = spec_.values[static_cast<std::size_t>(spec.outputs[0])];
-        if (elements(weight) <= largest) continue;
-        largest = elements(weight);
-        rows = elements(out) / weight.sizes[0];
+        const std::int64_t product = elements(out) / weight.sizes[0];
+        if (elements(weight) * product <= largest) continue;
+        largest = elements(weight) * product;
+        rows = product;
     }
     return rows;
 }

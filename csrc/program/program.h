@@ -27,7 +27,7 @@ class Program {
     // Bytes per (lane, sample).
     std::int64_t arena_bytes() const { return arena_bytes_; }
     std::int64_t state_bytes() const;
-    // Rows per sample of the largest product with a constant: with few, tiles need many samples to fill a GEMM.
+    // Rows per sample of the costliest product with a constant: with few, tiles need many samples to fill a GEMM.
     std::int64_t product_rows() const;
 
     const BufferSpec& buffer_of(int value) const {

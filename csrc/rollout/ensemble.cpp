@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <set>
 
 #include "core/check.h"
 #include "core/rng.h"
@@ -57,6 +58,17 @@ void add_noise(const Variant& variant, const void* constant, std::int64_t elemen
     }
 }
 
+// Per lane, the constants that its variants replace.
+std::vector<std::vector<int>> changed_constants(const EnsembleTask& task) {
+    std::vector<std::vector<int>> result;
+    for (const std::vector<int>& lane : task.lanes) {
+        std::set<int> buffers;
+        for (const int index : lane) buffers.insert(task.variants[static_cast<std::size_t>(index)].buffer);
+        result.emplace_back(buffers.begin(), buffers.end());
+    }
+    return result;
+}
+
 // The variants that some lanes of a tile use, and the noise drawn for them.
 struct TileVariants {
     LaneConstants constants;
@@ -99,14 +111,15 @@ RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt
     const ProgramSpec& spec = program.spec();
     const OutputShape shape = output_shape(program);
     check(program, task, shape);
-    const auto lanes = static_cast<std::int64_t>(task.lanes.size());
     const std::int64_t item = precision_bytes(program.buffer_of(spec.output).precision);
     const std::int64_t N = task.samples, T = task.values, C = shape.channels;
-    RolloutUse use{choose_tile(stages, lanes, N, false, task.threads, task.memory_limit), 0};
+    const std::vector<Piece> pieces =
+        cut(stages, {changed_constants(task), {}, N, task.steps, false, false}, task.threads, task.memory_limit);
+    RolloutUse use{largest(pieces), 0};
     std::mutex mutex;
 
     for_each_tile(
-        use.tile, lanes, N, task.threads, interrupt,
+        pieces, N, task.threads, interrupt,
         [&](std::int64_t lane, std::int64_t tile_lanes, std::int64_t sample, std::int64_t samples,
             const std::function<void()>& stop) {
             TileVariants variants = gather_variants(program, task, lane, tile_lanes);

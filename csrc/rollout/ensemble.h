@@ -41,7 +41,7 @@ struct EnsembleTask {
 };
 
 struct RolloutUse {
-    TileSize tile;
+    Piece largest;            // of a tile
     std::int64_t tile_bytes;  // largest, as allocated
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <set>
 
 #include "core/check.h"
 #include "rollout/collect.h"
@@ -30,6 +31,16 @@ void check(const Program& program, const TangentTask& task, const OutputShape& s
     }
 }
 
+// Per tangent, the constants in which it begins.
+std::vector<std::vector<int>> seeded_constants(const TangentTask& task) {
+    std::vector<std::set<int>> buffers(static_cast<std::size_t>(task.tangents));
+    for (const WeightSeed& seed : task.weight_seeds)
+        buffers[static_cast<std::size_t>(seed.tangent)].insert(seed.buffer);
+    std::vector<std::vector<int>> result;
+    for (const std::set<int>& set : buffers) result.emplace_back(set.begin(), set.end());
+    return result;
+}
+
 }  // namespace
 
 LaneConstants gather_seeds(const Program& program, const TangentTask& task, std::int64_t first, std::int64_t count) {
@@ -53,13 +64,15 @@ RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt&
     check(program, task, shape);
     const std::int64_t item = precision_bytes(program.buffer_of(spec.output).precision);
     const std::int64_t N = task.samples, K = task.tangents, T = task.values, C = shape.channels;
-    RolloutUse use{choose_tile(stages, K, N, true, task.threads, task.memory_limit), 0};
     std::vector<bool> seeded;
     for (const void* seed : task.seeds) seeded.push_back(seed != nullptr);
+    const std::vector<Piece> pieces =
+        cut(stages, {seeded_constants(task), seeded, N, task.steps, true, false}, task.threads, task.memory_limit);
+    RolloutUse use{largest(pieces), 0};
     std::mutex mutex;
 
     for_each_tile(
-        use.tile, K, N, task.threads, interrupt,
+        pieces, N, task.threads, interrupt,
         [&](std::int64_t first, std::int64_t count, std::int64_t sample, std::int64_t samples,
             const std::function<void()>& stop) {
             TileRun tile(stages, {1 + count, samples, true}, gather_seeds(program, task, first, count), task.inputs,

@@ -61,59 +61,16 @@ Tile::Tile(const Program& program, Extent extent, LaneConstants constants, std::
         input_of_[at(spec.inputs[leaf])] = static_cast<int>(leaf);
     }
     slid_.assign(spec.states.size(), 0);
-    choose_regimes(seeded);
+    std::vector<int> changed;
+    for (const auto& [buffer, lanes] : constants_) changed.push_back(buffer);
+    Sharing sharing = share(program, changed, seeded);
+    first_.shared = std::move(sharing.first);
+    later_.shared = std::move(sharing.later);
     pack_constants();
     allocate();
     build(later_);
     if (first_.shared != later_.shared) build(first_);
     last_ = &regime_of(0);
-}
-
-// Which buffers are shared when the state leaves in `states` are.
-std::vector<char> Tile::propagate(const std::vector<char>& states) const {
-    const ProgramSpec& spec = program_.spec();
-    std::vector<char> shared(spec.buffers.size(), 1);
-    for (const auto& [buffer, lanes] : constants_) shared[at(buffer)] = 0;
-    for (std::size_t leaf = 0; leaf < spec.states.size(); ++leaf) {
-        shared[at(spec.states[leaf].buffer)] = states[leaf];
-    }
-    for (const NodeSpec& node : spec.nodes) {
-        char all = 1;
-        for (const int input : node.inputs) {
-            if (input >= 0) all = all && shared[at(spec.values[at(input)].buffer)];
-        }
-        for (const int output : node.outputs) {
-            char& buffer = shared[at(spec.values[at(output)].buffer)];
-            buffer = buffer && all;  // several copies may fill one buffer
-        }
-    }
-    return shared;
-}
-
-void Tile::choose_regimes(const std::vector<bool>& seeded) {
-    const ProgramSpec& spec = program_.spec();
-    std::vector<char> states(spec.states.size(), 1);
-    for (std::size_t leaf = 0; leaf < seeded.size(); ++leaf) states[leaf] = !seeded[leaf];
-    first_.shared = propagate(states);
-    // After step t a leaf is shared if what follows it was (and, where it slides, if it was itself). One regime must
-    // serve every later step, so take what is shared at all of them.
-    const auto follow = [&](const std::vector<char>& before, const std::vector<char>& shared) {
-        std::vector<char> after(spec.states.size());
-        for (std::size_t leaf = 0; leaf < after.size(); ++leaf) {
-            const StateSpec& state = spec.states[leaf];
-            const int source = state.next < 0 ? state.buffer : spec.values[at(state.next)].buffer;
-            after[leaf] = shared[at(source)] && (state.slide == 0 || before[leaf]);
-        }
-        return after;
-    };
-    std::vector<char> later = follow(states, first_.shared);
-    for (;;) {
-        later_.shared = propagate(later);
-        std::vector<char> meet = follow(later, later_.shared);
-        for (std::size_t leaf = 0; leaf < meet.size(); ++leaf) meet[leaf] = meet[leaf] && later[leaf];
-        if (meet == later) return;
-        later = std::move(meet);
-    }
 }
 
 void Tile::pack_constants() {

@@ -1,10 +1,6 @@
 // A tile: some lanes and some samples of a rollout, run from the first step to the last by one thread. Tiles are
 // independent, which is how rollouts are cut to fit a memory limit and spread over threads without any synchronisation.
-//
-// What all lanes have in common is computed once. At the first step lanes start from the same states; later a state is
-// shared as long as nothing upstream of it differs between lanes (a spectrum of the input, say). So every buffer is
-// *shared* or not under two regimes, the first step and the later ones. In a tangent rollout a shared value is one
-// whose tangent is zero.
+// What all lanes of a tile have in common is computed once (rollout/sharing.h).
 #pragma once
 
 #include <map>
@@ -13,7 +9,7 @@
 #include <vector>
 
 #include "core/aligned.h"
-#include "program/program.h"
+#include "rollout/sharing.h"
 
 namespace tqs {
 
@@ -75,8 +71,6 @@ class Tile {
         std::vector<Moving> moving;
     };
 
-    std::vector<char> propagate(const std::vector<char>& states) const;
-    void choose_regimes(const std::vector<bool>& seeded);
     void allocate();
     void pack_constants();
     void build(Regime& regime);

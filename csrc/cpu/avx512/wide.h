@@ -31,6 +31,8 @@ struct Wide<double> {
     static void store_first(double* at, Vector value, std::int64_t count) {
         _mm512_mask_storeu_pd(at, first(count), __m512d(value));
     }
+    // x 2^k, rounded once; k a whole number.
+    static Vector scale(Vector x, Vector k) { return Vector(_mm512_scalef_pd(__m512d(x), __m512d(k))); }
     static Vector multiply_add(Vector a, Vector b, Vector c) {
         return Vector(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
     }
@@ -63,6 +65,8 @@ struct Wide<float> {
     static void store_first(float* at, Vector value, std::int64_t count) {
         _mm512_mask_storeu_ps(at, first(count), __m512(value));
     }
+    // x 2^k, rounded once; k a whole number.
+    static Vector scale(Vector x, Vector k) { return Vector(_mm512_scalef_ps(__m512(x), __m512(k))); }
     static Vector multiply_add(Vector a, Vector b, Vector c) {
         return Vector(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
     }

@@ -4,8 +4,9 @@
 // in registers (elementwise_tangent.h).
 //
 // Block: all registers of a chain in half a first-level cache of 32 KiB, the smallest of the processors this runs on;
-// the other half is for the streams in and out. Rows of at least kShortRow elements are cut into blocks; shorter ones,
-// where the interpreter's cost per instruction (about 5 ns) would count, are joined to blocks of several.
+// the other half is for the streams in and out. The interpreter's cost per instruction is about 5 ns, so a block should
+// be long: rows longer than a block are cut, rows of at least kShortRow elements are stacked, a fixed step apart, where
+// no tangents follow, and shorter ones are joined to one run.
 #pragma once
 
 #include "cpu/panel/elementwise_tangent.h"
@@ -61,9 +62,10 @@ class Elementwise {
             registers_.data[r] = blocks_ + r * block_;
             registers_.mask[r] = -1;
         }
-        select_instructions();
         build_nest();
         choose_access();
+        for (int r = 0; r < task.registers; ++r) registers_.row[r] = nest_.inner();
+        select_instructions();
     }
 
     void run() {
@@ -97,7 +99,7 @@ class Elementwise {
             if (!live[code.out]) continue;
             live[code.out] = false;
             if (code.op == Opcode::constant) {
-                execute<W>(code, registers_, W::kLanes);
+                execute<W>(code, registers_, {1, W::kLanes});
                 continue;
             }
             const std::int16_t arguments[] = {code.a, code.b, code.c};
@@ -121,6 +123,7 @@ class Elementwise {
     void choose_access() {
         const std::int64_t inner = nest_.inner();
         joined_ = inner < kShortRow && nest_.rank > 1;
+        stacked_ = !joined_ && nest_.rank > 1 && 2 * inner <= block_ && !task_.extent.tangent;
         const std::int64_t pieces = (inner + block_ - 1) / block_;
         piece_ =
             joined_ || pieces == 1 ? inner : ((inner + pieces - 1) / pieces + W::kLanes - 1) / W::kLanes * W::kLanes;
@@ -128,7 +131,7 @@ class Elementwise {
             bool still = true;  // does not move from row to row
             for (int axis = 0; axis + 1 < nest_.rank; ++axis) still = still && nest_.strides[k][axis] == 0;
             const std::int64_t stride = nest_.strides[k][nest_.rank - 1];
-            if (joined_ ? still && stride == 0 : stride == 0) {
+            if (stride == 0 && (still || !(joined_ || stacked_))) {
                 access_[k] = Access::uniform;
             } else if (operands_[k]->precision == kPrecision && (joined_ ? nest_.dense(k) : stride == 1)) {
                 access_[k] = Access::direct;
@@ -147,6 +150,14 @@ class Elementwise {
                 const std::int64_t taken = std::min(most, rows - first);
                 run_block(row, 0, taken, inner);
                 for (std::int64_t i = 0; i < taken; ++i) row.advance();
+            }
+        } else if (stacked_) {
+            const std::int64_t stack = nest_.sizes[nest_.rank - 2];
+            for (std::int64_t first = 0; first < rows;) {
+                const std::int64_t taken = std::min(block_ / inner, stack - first % stack);
+                run_block(row, 0, taken, inner);
+                for (std::int64_t i = 0; i < taken; ++i) row.advance();
+                first += taken;
             }
         } else {
             for (std::int64_t r = 0; r < rows; ++r, row.advance()) {
@@ -167,7 +178,8 @@ class Elementwise {
         padded_ = std::max<std::int64_t>(elements_, W::kLanes);
         for (int k = 0; k < task_.inputs; ++k) load_input(k);
         for (int o = 0; o < task_.outputs; ++o) place_output(o);
-        for (int index = actives_; index-- > 0;) execute<W>(task_.code[active_[index]], registers_, padded_);
+        const Block block = stacked_ ? Block{rows, width} : Block{1, padded_};
+        for (int index = actives_; index-- > 0;) execute<W>(task_.code[active_[index]], registers_, block);
         for (int o = 0; o < task_.outputs; ++o) finish_output(o);
         if (!wants_tangents()) return;
         for (int o = 0; o < task_.outputs; ++o) run_tangents(o);
@@ -180,6 +192,9 @@ class Elementwise {
 
     // A block shorter than a vector is never used where it lies: a vector would leave it.
     bool in_place(int k) const { return access_[k] == Access::direct && elements_ >= W::kLanes; }
+
+    // Between the rows of a stack.
+    std::int64_t step(int k) const { return stacked_ ? nest_.strides[k][nest_.rank - 2] : 0; }
 
     template <class Body>
     void for_block_rows(int k, char* base, const Body& body) const {
@@ -196,10 +211,11 @@ class Elementwise {
         });
     }
 
-    void copy_out(int k, char* base, const T* from) const {
+    // Rows of `from` are `apart` elements apart.
+    void copy_out(int k, char* base, const T* from, std::int64_t apart) const {
         const std::int64_t stride = nest_.strides[k][nest_.rank - 1];
         for_block_rows(k, base, [&](char* to, std::int64_t position) {
-            store_run<W>(to, operands_[k]->precision, stride, from + position, width_);
+            store_run<W>(to, operands_[k]->precision, stride, from + position / width_ * apart, width_);
         });
     }
 
@@ -207,12 +223,15 @@ class Elementwise {
         T* block = blocks_ + k * block_;
         if (in_place(k)) {
             registers_.data[k] = reinterpret_cast<T*>(at(k, base_[k]));
+            registers_.row[k] = step(k);
             return;
         }
         registers_.data[k] = block;
+        registers_.row[k] = width_;
         if (access_[k] == Access::uniform) {
             load_run<W>(block, at(k, base_[k]), operands_[k]->precision, 0, W::kLanes);
             registers_.mask[k] = 0;
+            registers_.row[k] = 0;
         } else if (access_[k] != Access::repeated || repeats_[k] < elements_) {
             copy_in(k, base_[k], block);
             repeats_[k] = elements_;
@@ -227,10 +246,14 @@ class Elementwise {
         for (int other = 0; other < o; ++other) placed_[o] = placed_[o] && task_.output_registers[other] != r;
         if (placed_[o]) {
             registers_.data[r] = reinterpret_cast<T*>(at(k, base_[k]));
+            registers_.row[r] = step(k);
         } else if (r >= task_.inputs) {
             bool shared = false;
             for (int other = 0; other < o; ++other) shared = shared || task_.output_registers[other] == r;
-            if (!shared) registers_.data[r] = blocks_ + r * block_;
+            if (!shared) {
+                registers_.data[r] = blocks_ + r * block_;
+                registers_.row[r] = registers_.mask[r] == 0 ? 0 : width_;
+            }
         }
     }
 
@@ -244,7 +267,8 @@ class Elementwise {
         const std::int16_t r = task_.output_registers[o];
         const int k = task_.inputs + o;
         if (placed_[o] && registers_.mask[r] != 0) return;
-        copy_out(k, base_[k], spread(r, extra(2 * task_.inputs)));
+        const bool apart = stacked_ && registers_.mask[r] != 0;
+        copy_out(k, base_[k], spread(r, extra(2 * task_.inputs)), apart ? registers_.row[r] : width_);
     }
 
     // An input that counts, and d output / d input over the block (null: one).
@@ -324,7 +348,7 @@ class Elementwise {
         } else {
             T* block = extra(2 * task_.inputs + 2);
             combine_terms<W>(terms, block, padded_, partial);
-            copy_out(k, base, block);
+            copy_out(k, base, block, width_);
         }
     }
 
@@ -333,9 +357,10 @@ class Elementwise {
     T* const blocks_;
     std::int16_t* active_;  // instructions to run, last first
     int actives_ = 0;
-    int count_ = 0;        // operands: inputs, then outputs
-    bool tables_ = false;  // some operand has per-lane data
-    bool joined_ = false;  // a block is several whole rows
+    int count_ = 0;         // operands: inputs, then outputs
+    bool tables_ = false;   // some operand has per-lane data
+    bool joined_ = false;   // a block is several whole rows, joined to one
+    bool stacked_ = false;  // a block is several whole rows, a fixed step apart
     std::int64_t piece_ = 0;
     const Operand* operands_[kOperands];
     Access access_[kOperands];

@@ -1,8 +1,9 @@
 // The interpreter of elementwise chains: one instruction at a time over a block of elements that lies in the
 // first-level cache, so that the cost of choosing the operation is spread over a few hundred elements.
 //
-// A register is `data` and a `mask`: element i is at data[i & mask]. Mask 0 is a register whose elements are all equal,
-// of which one vector is stored; what is computed of such registers only is such a register again.
+// A register is `data`, a `mask` and a step `row`: element i of row r is at data[r * row + (i & mask)]. Mask 0 is a
+// register whose elements are all equal, of which one vector is stored; what is computed of such registers only is such
+// a register again.
 #pragma once
 
 #include <limits>
@@ -16,6 +17,12 @@ template <class T>
 struct Registers {
     T* data[kMaxRegisters];
     std::int64_t mask[kMaxRegisters];
+    std::int64_t row[kMaxRegisters];  // of an instruction's result: as the caller has set it
+};
+
+// What an instruction covers: `rows` rows of `count` elements.
+struct Block {
+    std::int64_t rows, count;
 };
 
 // Calls body(i) for vectors that cover [0, count), count >= kLanes. The last may overlap the one before it, whose
@@ -26,55 +33,75 @@ static inline void for_vectors(std::int64_t count, const Body& body) {
 }
 
 template <class W, class F>
-[[gnu::noinline]] static void unary(const Instruction& code, Registers<typename W::Element>& registers,
-                                    std::int64_t count, const F& f) {
+[[gnu::noinline]] static void unary(const Instruction& code, Registers<typename W::Element>& registers, Block block,
+                                    const F& f) {
     using T = typename W::Element;
     const T* a = registers.data[code.a];
     T* out = registers.data[code.out];
     registers.mask[code.out] = registers.mask[code.a];
-    if (registers.mask[code.out] == 0) count = W::kLanes;
-    for_vectors<W>(count, [&](std::int64_t i) { W::store(out + i, f(W::load(a + i))); });
+    if (registers.mask[code.out] == 0) {
+        block = {1, W::kLanes};
+        registers.row[code.out] = 0;
+    }
+    const std::int64_t a_row = registers.row[code.a], out_row = registers.row[code.out];
+    for (std::int64_t r = 0; r < block.rows; ++r, a += a_row, out += out_row) {
+        for_vectors<W>(block.count, [&](std::int64_t i) { W::store(out + i, f(W::load(a + i))); });
+    }
 }
 
 template <class W, class F>
-[[gnu::noinline]] static void binary(const Instruction& code, Registers<typename W::Element>& registers,
-                                     std::int64_t count, const F& f) {
+[[gnu::noinline]] static void binary(const Instruction& code, Registers<typename W::Element>& registers, Block block,
+                                     const F& f) {
     using T = typename W::Element;
     const T *a = registers.data[code.a], *b = registers.data[code.b];
     const std::int64_t a_mask = registers.mask[code.a], b_mask = registers.mask[code.b];
     T* out = registers.data[code.out];
     registers.mask[code.out] = a_mask | b_mask;
-    if (registers.mask[code.out] == 0) count = W::kLanes;
-    for_vectors<W>(count,
-                   [&](std::int64_t i) { W::store(out + i, f(W::load(a + (i & a_mask)), W::load(b + (i & b_mask)))); });
+    if (registers.mask[code.out] == 0) {
+        block = {1, W::kLanes};
+        registers.row[code.out] = 0;
+    }
+    const std::int64_t a_row = registers.row[code.a], b_row = registers.row[code.b], out_row = registers.row[code.out];
+    for (std::int64_t r = 0; r < block.rows; ++r, a += a_row, b += b_row, out += out_row) {
+        for_vectors<W>(block.count, [&](std::int64_t i) {
+            W::store(out + i, f(W::load(a + (i & a_mask)), W::load(b + (i & b_mask))));
+        });
+    }
 }
 
 template <class W, class F>
-[[gnu::noinline]] static void ternary(const Instruction& code, Registers<typename W::Element>& registers,
-                                      std::int64_t count, const F& f) {
+[[gnu::noinline]] static void ternary(const Instruction& code, Registers<typename W::Element>& registers, Block block,
+                                      const F& f) {
     using T = typename W::Element;
     const T *a = registers.data[code.a], *b = registers.data[code.b], *c = registers.data[code.c];
     const std::int64_t a_mask = registers.mask[code.a], b_mask = registers.mask[code.b],
                        c_mask = registers.mask[code.c];
     T* out = registers.data[code.out];
     registers.mask[code.out] = a_mask | b_mask | c_mask;
-    if (registers.mask[code.out] == 0) count = W::kLanes;
-    for_vectors<W>(count, [&](std::int64_t i) {
-        W::store(out + i, f(W::load(a + (i & a_mask)), W::load(b + (i & b_mask)), W::load(c + (i & c_mask))));
-    });
+    if (registers.mask[code.out] == 0) {
+        block = {1, W::kLanes};
+        registers.row[code.out] = 0;
+    }
+    const std::int64_t a_row = registers.row[code.a], b_row = registers.row[code.b], c_row = registers.row[code.c],
+                       out_row = registers.row[code.out];
+    for (std::int64_t r = 0; r < block.rows; ++r, a += a_row, b += b_row, c += c_row, out += out_row) {
+        for_vectors<W>(block.count, [&](std::int64_t i) {
+            W::store(out + i, f(W::load(a + (i & a_mask)), W::load(b + (i & b_mask)), W::load(c + (i & c_mask))));
+        });
+    }
 }
 
-// The first `count` elements of every register that `code` reads are valid, at least kLanes of them stored.
+// The elements of `block` are valid in every register that `code` reads, at least kLanes of each row stored.
 template <class W>
-static void execute(const Instruction& code, Registers<typename W::Element>& registers, std::int64_t count) {
+static void execute(const Instruction& code, Registers<typename W::Element>& registers, Block block) {
     using T = typename W::Element;
     using V = typename W::Vector;
     using F = Functions<W>;
     const auto one = [&](auto f) {
-        unary<W>(code, registers, count, f);
+        unary<W>(code, registers, block, f);
     };
     const auto two = [&](auto f) {
-        binary<W>(code, registers, count, f);
+        binary<W>(code, registers, block, f);
     };
     // Comparisons give 1 and 0; what they compare, as a mask, depends on the ISA.
     const auto truth = [](auto holds) {
@@ -84,6 +111,7 @@ static void execute(const Instruction& code, Registers<typename W::Element>& reg
         case Opcode::constant:
             W::store(registers.data[code.out], W::broadcast(static_cast<T>(code.value)));
             registers.mask[code.out] = 0;
+            registers.row[code.out] = 0;
             return;
         case Opcode::negate:
             return one([](V a) { return -a; });
@@ -187,7 +215,7 @@ static void execute(const Instruction& code, Registers<typename W::Element>& reg
         case Opcode::logical_xor:
             return two([truth](V a, V b) { return truth((a != T(0)) ^ (b != T(0))); });
         case Opcode::where:
-            return ternary<W>(code, registers, count, [](V a, V b, V c) { return a != T(0) ? b : c; });
+            return ternary<W>(code, registers, block, [](V a, V b, V c) { return a != T(0) ? b : c; });
     }
 }
 

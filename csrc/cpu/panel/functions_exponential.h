@@ -113,6 +113,17 @@ static inline VectorOf<W> power_of_two(typename W::Bits k) {
     return from_bits<W>((k + typename F::Integer{F::kBias}) << F::kMantissa);
 }
 
+// x 2^k, rounded once, for integers k that may lie beyond the normal range on either side.
+template <class W>
+static inline VectorOf<W> scale(VectorOf<W> x, const Rounded<W>& k) {
+    if constexpr (requires { W::scale(x, x); }) {
+        return W::scale(x, k.number);
+    } else {  // in two factors
+        const typename W::Bits half = nearest<W>(k.number, typename W::Element(0.5)).bits;
+        return x * power_of_two<W>(half) * power_of_two<W>(k.bits - half);
+    }
+}
+
 // r = x - k ln 2, |r| <= ln(2) / 2.
 template <class W>
 static inline VectorOf<W> reduce_by_ln2(VectorOf<W> x, VectorOf<W> k) {
@@ -134,9 +145,7 @@ static inline VectorOf<W> exp(VectorOf<W> x) {
     x = x < under ? under : x;
     const Rounded<W> k = nearest<W>(x, F::kInverseLn2);
     const VectorOf<W> e = reduced_expm1<W>(reduce_by_ln2<W>(x, k.number)) + typename W::Element(1);
-    // 2^k in two factors: k may be beyond the normal range on either side.
-    const typename W::Bits half = nearest<W>(k.number, typename W::Element(0.5)).bits;
-    return e * power_of_two<W>(half) * power_of_two<W>(k.bits - half);
+    return scale<W>(e, k);
 }
 
 template <class W>

@@ -258,9 +258,10 @@ def rounding_energies(weight: torch.Tensor, quantizer: Quantizer, bits: tuple[in
 
 def relative_energy(weight: torch.Tensor, changed: torch.Tensor) -> float:
     """‖changed - weight‖² / ‖weight‖² in float64; 0 for a zero weight that did not change."""
-    weight = weight.double().cpu()
-    difference = float((changed.double().cpu() - weight).square().sum())
-    return difference / float(weight.square().sum()) if difference else 0.0
+    # NumPy sums in one order for any number of threads.
+    before, after = (np.asarray(tensor.detach().double().cpu()).ravel() for tensor in (weight, changed))
+    difference = float(np.square(after - before).sum())
+    return difference / float(np.square(before).sum()) if difference else 0.0
 
 
 class Described(Protocol):

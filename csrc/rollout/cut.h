@@ -1,0 +1,33 @@
+// How a rollout is cut into tiles.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "rollout/tile_run.h"
+
+namespace tqs {
+
+// Lanes [lane, lane + lanes) of all initial conditions, `samples` of them at a time.
+struct Piece {
+    std::int64_t lane, lanes, samples;
+};
+
+struct Rollout {
+    std::vector<std::vector<int>> changed;  // per lane (or tangent): the constants in which it differs, increasing
+    std::vector<bool> seeded;               // per state leaf: whether tangents begin in it
+    std::int64_t samples, steps;
+    bool tangent;   // each tile runs the primal too
+    bool together;  // all lanes of a sample in one tile
+};
+
+// Tiles stay near the size of a core's own cache, with enough rows for a matrix product to run at speed. Within that,
+// lanes that differ in the same constants go together where they have enough in common (rollout/cost.h). `memory_limit`
+// bytes (0: none) hold for all threads together. Costly pieces come first. Throws ArgumentError where not even one lane
+// of one sample fits.
+std::vector<Piece> cut(const Stages& stages, const Rollout& rollout, int threads, std::int64_t memory_limit);
+
+// The piece whose tiles have the most lanes times samples.
+Piece largest(const std::vector<Piece>& pieces);
+
+}  // namespace tqs
