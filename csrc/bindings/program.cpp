@@ -94,7 +94,14 @@ void bind_program(py::module_& m) {
              }),
              py::arg("program"), py::kw_only(), py::arg("constants"))
         .def_property_readonly("arena_bytes", &Program::arena_bytes)
-        .def_property_readonly("state_bytes", &Program::state_bytes);
+        .def_property_readonly("state_bytes", &Program::state_bytes)
+        .def_property_readonly("strips", [](const Program& program) {
+            std::vector<std::tuple<int, int, std::int64_t, std::int64_t>> strips;
+            for (const Strip& strip : program.strips().strips) {
+                strips.emplace_back(strip.first, strip.end, strip.rows, strip.some);
+            }
+            return strips;
+        });
     m.def("program_ops", [] {
         const auto names = list_ops();
         return std::vector<std::string>(names.begin(), names.end());

@@ -41,6 +41,11 @@ class Op {
     virtual std::int64_t packed_bytes(const ProgramKernels&) const { return 0; }
     // `constant` is contiguous, of the value's sizes and precision.
     virtual void pack(const ProgramKernels&, const void* constant, void* panels) const;
+
+    // Whether the op may run on some positions of an axis of its outputs alone: those positions of the inputs that
+    // follow the outputs' axes (or have size 1) are all it reads then. Frames may hold cut operands if so.
+    virtual bool separable(int) const { return false; }
+    virtual bool follows(int) const { return true; }
 };
 
 // What a factory is given: the node and the values it reads and writes (null where absent).

@@ -27,6 +27,7 @@ Program::Program(ProgramSpec spec) : spec_(std::move(spec)), kernels_(&active_ta
     check_indices();
     check_views();
     make_ops();
+    strips_ = find_strips(spec_, ops_);
     plan();
 }
 
@@ -155,6 +156,20 @@ void Program::plan() {
             life_of(input).last = node;
         }
     }
+    // A strip comes back to its first node after its last.
+    for (const Strip& strip : strips_.strips) {
+        for (int node = strip.first; node < strip.end; ++node) {
+            const NodeSpec& spec = spec_.nodes[static_cast<std::size_t>(node)];
+            for (const int input : spec.inputs) {
+                if (input < 0 || buffer_of(input).kind != BufferKind::arena) continue;
+                life_of(input).last = std::max(life_of(input).last, strip.end - 1);
+            }
+            for (const int output : spec.outputs) {
+                life_of(output).first = std::min(life_of(output).first, strip.first);
+                life_of(output).last = std::max(life_of(output).last, strip.end - 1);
+            }
+        }
+    }
     // What leaves the step is read after its last node.
     life_of(spec_.output).last = nodes;
     for (const StateSpec& state : spec_.states) {
@@ -166,7 +181,7 @@ void Program::plan() {
     for (std::size_t index = 0; index < spec_.buffers.size(); ++index) {
         const BufferSpec& buffer = spec_.buffers[index];
         if (buffer.kind != BufferKind::arena || lives[index].last < 0) continue;
-        lives[index].bytes = buffer.elements * precision_bytes(buffer.precision);
+        lives[index].bytes = room(static_cast<int>(index)) * precision_bytes(buffer.precision);
         arena.push_back(static_cast<int>(index));
         planned.push_back(lives[index]);
     }

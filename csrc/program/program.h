@@ -7,7 +7,7 @@
 #include "backend/kernel_table.h"
 #include "core/aligned.h"
 #include "program/arena.h"
-#include "program/op.h"
+#include "program/strips.h"
 
 namespace tqs {
 
@@ -27,6 +27,12 @@ class Program {
     // Bytes per (lane, sample).
     std::int64_t arena_bytes() const { return arena_bytes_; }
     std::int64_t state_bytes() const;
+    const Strips& strips() const { return strips_; }
+    // Elements per sample that a buffer has room for: fewer than it has where only a strip uses it.
+    std::int64_t room(int buffer) const {
+        const std::int64_t local = strips_.local_elements[static_cast<std::size_t>(buffer)];
+        return local > 0 ? local : spec_.buffers[static_cast<std::size_t>(buffer)].elements;
+    }
     // Rows per sample of the costliest product with a constant: with few, tiles need many samples to fill a GEMM.
     std::int64_t product_rows() const;
 
@@ -45,6 +51,7 @@ class Program {
     const ProgramKernels* kernels_;
     std::vector<std::unique_ptr<Op>> ops_;
     std::vector<AlignedBytes> panels_;
+    Strips strips_;
     std::vector<std::int64_t> offsets_;
     std::int64_t arena_bytes_ = 0;
 };

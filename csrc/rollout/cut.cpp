@@ -13,7 +13,7 @@ namespace {
 // What a tile may take of the caches: the second level of current server cores holds 1 to 2 MiB.
 constexpr std::int64_t kTileBytes = 1 << 20;
 // A tile may leave that cache, up to so many bytes, where its lanes have work in common.
-constexpr std::int64_t kSharedBytes = 1 << 26;
+constexpr std::int64_t kSharedBytes = 1 << 24;
 // Rows that a product should have: two blocks of the widest micro-kernel.
 constexpr std::int64_t kProductRows = 32;
 // Tangents that a tile should have: each tile of tangents runs the primal too, at the cost of about one of them. That

@@ -141,8 +141,8 @@ Operand Tile::operand_of(const Regime& regime, int value) {
             break;
         }
         case BufferKind::arena:
-            operand.sample_stride = buffer.elements;
-            operand.lane_stride = shared ? 0 : buffer.elements * extent_.samples;
+            operand.sample_stride = program_.room(view.buffer);
+            operand.lane_stride = shared ? 0 : operand.sample_stride * extent_.samples;
             operand.data = arena_ + program_.arena_offset(view.buffer) * extent_.lanes * extent_.samples + offset;
             break;
         case BufferKind::state:
@@ -180,19 +180,20 @@ void Tile::build(Regime& regime) {
         regime.operands[position] = operand_of(regime, value, position);
         return position;
     };
-    std::vector<std::size_t> begins;
     for (const NodeSpec& node : spec.nodes) {
-        begins.push_back(regime.operands.size());
+        regime.begins.push_back(regime.operands.size());
         for (const int input : node.inputs) add(input);
         for (const int output : node.outputs) add(output);
     }
+    regime.begins.push_back(regime.operands.size());
     regime.output = add(spec.output);
     for (const StateSpec& state : spec.states) regime.next.push_back(add(state.next));
 
     std::int64_t scratch = 0;
     for (std::size_t index = 0; index < spec.nodes.size(); ++index) {
         const NodeSpec& node = spec.nodes[index];
-        const std::span operands(regime.operands.data() + begins[index], node.inputs.size() + node.outputs.size());
+        const std::span operands(regime.operands.data() + regime.begins[index],
+                                 node.inputs.size() + node.outputs.size());
         Frame frame{};
         frame.kernels = &program_.kernels();
         frame.in = operands.first(node.inputs.size());
@@ -206,6 +207,9 @@ void Tile::build(Regime& regime) {
     }
     packed_.push_back(allocate_aligned(scratch));
     allocated_ += scratch;
+    for (const Strip& strip : program_.strips().strips) {
+        uncut_.reserve(regime.begins[at(strip.end)] - regime.begins[at(strip.first)]);
+    }
     for (Frame& frame : regime.frames) frame.scratch = packed_.back().get();
 }
 
@@ -287,13 +291,59 @@ void Tile::move_pointers(Regime& regime, std::int64_t t) {
     }
 }
 
+// The operands of a node of a strip, as `whole`, to rows [row, row + rows).
+void Tile::cut_operands(std::size_t node, std::int64_t row, std::int64_t rows, const Operand* whole,
+                        Operand* operands) const {
+    const NodeSpec& spec = program_.spec().nodes[node];
+    const std::vector<Cut>& cuts = program_.strips().cuts[node];
+    for (std::size_t i = 0; i < cuts.size(); ++i) {
+        const auto [axis, each] = cuts[i];
+        if (axis < 0) continue;
+        const int value = i < spec.inputs.size() ? spec.inputs[i] : spec.outputs[i - spec.inputs.size()];
+        const int buffer = program_.spec().values[at(value)].buffer;
+        operands[i].sizes[axis] = rows * each;
+        if (program_.strips().local_elements[at(buffer)] > 0) continue;
+        operands[i].data = static_cast<char*>(whole[i].data) +
+                           row * each * whole[i].strides[axis] * precision_bytes(whole[i].precision);
+    }
+}
+
+template <class Visit>
+void Tile::run_nodes(Regime& regime, std::int64_t t, const Visit& visit) {
+    const Strips& strips = program_.strips();
+    auto strip = strips.strips.begin();
+    bool going = true;
+    for (std::size_t node = 0; going && node < regime.frames.size();) {
+        if (strip == strips.strips.end() || node < at(strip->first)) {
+            regime.frames[node].step = t;
+            program_.op(node).run(regime.frames[node]);
+            going = visit(node++);
+            continue;
+        }
+        const std::size_t end = at(strip->end);
+        Operand* const first = regime.operands.data() + regime.begins[node];
+        uncut_.assign(first, regime.operands.data() + regime.begins[end]);
+        for (std::int64_t row = 0; row < strip->rows; row += strip->some) {
+            const std::int64_t rows = std::min(strip->some, strip->rows - row);
+            for (std::size_t i = node; i < end; ++i) {
+                Frame& frame = regime.frames[i];
+                frame.step = t;
+                const std::size_t begin = regime.begins[i] - regime.begins[node];
+                cut_operands(i, row, rows, uncut_.data() + begin, first + begin);
+                program_.op(i).run(frame);
+                going = visit(i) && going;
+            }
+        }
+        std::copy(uncut_.begin(), uncut_.end(), first);
+        node = end;
+        ++strip;
+    }
+}
+
 void Tile::step(std::int64_t t) {
     Regime& regime = regime_of(t);
     move_pointers(regime, t);
-    for (std::size_t node = 0; node < regime.frames.size(); ++node) {
-        regime.frames[node].step = t;
-        program_.op(node).run(regime.frames[node]);
-    }
+    run_nodes(regime, t, [](std::size_t) { return true; });
     advance_states(regime);
     last_ = &regime;
 }
@@ -366,26 +416,27 @@ std::unique_ptr<NonFinite> Tile::find_non_finite(std::int64_t t) {
     // Infinities are legitimate inside a step (a masked score); a NaN hardly ever is. The first NaN counts before any
     // infinity.
     std::unique_ptr<NonFinite> infinite, invalid;
+    // A strip comes to its nodes again and again: the earliest node counts.
+    const auto note = [](std::unique_ptr<NonFinite>& found, const NonFinite& here) {
+        if (!found || here.node < found->node) found = std::make_unique<NonFinite>(here);
+    };
     const auto inspect = [&](const Operand& x, int node, const Extent& extent) {
-        for (std::int64_t lane = 0; !invalid && lane < extent.lanes; ++lane) {
-            for (std::int64_t sample = 0; !invalid && sample < extent.samples; ++sample) {
+        for (std::int64_t lane = 0; lane < extent.lanes; ++lane) {
+            for (std::int64_t sample = 0; sample < extent.samples; ++sample) {
                 for_each_element(x, lane, sample, [&](const char* element) {
                     const double value = load(element, x.precision);
-                    if (std::isnan(value)) invalid = std::make_unique<NonFinite>(NonFinite{node, lane, sample});
-                    if (std::isinf(value) && !infinite) {
-                        infinite = std::make_unique<NonFinite>(NonFinite{node, lane, sample});
-                    }
-                    return !invalid;
+                    if (std::isnan(value)) note(invalid, {node, lane, sample});
+                    if (std::isinf(value)) note(infinite, {node, lane, sample});
+                    return !std::isnan(value);
                 });
             }
         }
     };
-    for (std::size_t node = 0; node < regime.frames.size(); ++node) {
-        Frame& frame = regime.frames[node];
-        frame.step = t;
-        program_.op(node).run(frame);
+    run_nodes(regime, t, [&](std::size_t node) {
+        const Frame& frame = regime.frames[node];
         for (const Operand& out : frame.out) inspect(out, static_cast<int>(node), frame.extent);
-    }
+        return !invalid;
+    });
     advance_states(regime);
     last_ = &regime;
     return invalid ? std::move(invalid) : std::move(infinite);

@@ -61,8 +61,9 @@ class Tile {
         std::vector<char> shared;       // per buffer
         std::vector<Operand> operands;  // of all frames, then the output and the next states
         std::vector<Frame> frames;
-        std::size_t output = 0;         // into operands
-        std::vector<std::size_t> next;  // into operands, per state leaf
+        std::vector<std::size_t> begins;  // per node: its operands
+        std::size_t output = 0;           // into operands
+        std::vector<std::size_t> next;    // into operands, per state leaf
         // Operands whose data move between steps: index, value.
         struct Moving {
             std::size_t operand;
@@ -77,6 +78,12 @@ class Tile {
     Operand operand_of(const Regime& regime, int value);
     Operand operand_of(Regime& regime, int value, std::size_t position);
     void move_pointers(Regime& regime, std::int64_t t);
+    void cut_operands(std::size_t node, std::int64_t row, std::int64_t rows, const Operand* whole,
+                      Operand* operands) const;
+    // Runs the nodes of step t; visit(node) after each, which in a strip is once for every few rows. Stops after a node
+    // or strip once visit has returned false.
+    template <class Visit>
+    void run_nodes(Regime& regime, std::int64_t t, const Visit& visit);
     void advance_states(const Regime& regime);
     Regime& regime_of(std::int64_t t) { return t == 0 && !first_.frames.empty() ? first_ : later_; }
 
@@ -86,6 +93,7 @@ class Tile {
     std::vector<InputSeries> inputs_;
     Regime first_, later_;
     const Regime* last_ = nullptr;
+    std::vector<Operand> uncut_;                                    // of the strip at hand
     std::vector<int> state_of_;                                     // per buffer: its leaf, -1
     std::vector<int> input_of_;                                     // per buffer: its leaf, -1
     std::vector<char*> states_;                                     // per leaf: memory [lanes, samples, elements]

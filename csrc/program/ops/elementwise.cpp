@@ -81,6 +81,7 @@ class ElementwiseOp : public Op {
         return kernels(frame).elementwise_scratch(task(frame));
     }
     void run(const Frame& frame) const override { kernels(frame).elementwise(task(frame)); }
+    bool separable(int) const override { return true; }
 
   private:
     const ElementwiseKernels& kernels(const Frame& frame) const {

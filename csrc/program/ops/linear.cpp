@@ -10,9 +10,12 @@ namespace {
 
 class Linear : public Op {
   public:
-    Linear(std::int64_t n, std::int64_t k, Precision precision) : n_(n), k_(k), precision_(precision) {}
+    Linear(std::int64_t n, std::int64_t k, int rank, Precision precision)
+        : n_(n), k_(k), rank_(rank), precision_(precision) {}
 
     int packed_input() const override { return 1; }
+    bool separable(int axis) const override { return axis < rank_ - 1; }
+    bool follows(int input) const override { return input == 0; }
 
     std::int64_t packed_bytes(const ProgramKernels& kernels) const override {
         return kernels.products[static_cast<int>(precision_)].packed_elements(n_, k_) * precision_bytes(precision_);
@@ -85,6 +88,7 @@ class Linear : public Op {
     }
 
     std::int64_t n_, k_;
+    int rank_;
     Precision precision_;
 };
 
@@ -109,7 +113,8 @@ std::unique_ptr<Op> make_linear(const OpContext& context) {
         context.require(!inputs[i] || context.input_precisions[i] == context.output_precisions[0],
                         "expected x, weight, bias and output of one precision");
     }
-    return std::make_unique<Linear>(weight.sizes[0], weight.sizes[1], context.output_precisions[0]);
+    return std::make_unique<Linear>(weight.sizes[0], weight.sizes[1], static_cast<int>(x.sizes.size()),
+                                    context.output_precisions[0]);
 }
 
 }  // namespace tqs::ops

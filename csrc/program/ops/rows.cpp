@@ -57,6 +57,7 @@ class ReduceOp : public Op {
         return kernels_of(frame, frame.in[0].precision).reduce_scratch(task(frame));
     }
     void run(const Frame& frame) const override { kernels_of(frame, frame.in[0].precision).reduce(task(frame)); }
+    bool separable(int axis) const override { return (axes_ >> axis & 1u) == 0; }
 
   private:
     ReduceTask task(const Frame& frame) const {
@@ -76,11 +77,13 @@ class SoftmaxOp : public Op {
   public:
     explicit SoftmaxOp(const OpContext& context) : logarithm_(context.integer("logarithm") != 0) {
         require_equal_sizes(context);
+        rank_ = static_cast<int>(context.inputs[0]->sizes.size());
     }
     std::int64_t scratch_bytes(const Frame& frame) const override {
         return kernels_of(frame, wider(frame)).softmax_scratch(task(frame));
     }
     void run(const Frame& frame) const override { kernels_of(frame, wider(frame)).softmax(task(frame)); }
+    bool separable(int axis) const override { return axis < rank_ - 1; }
 
   private:
     SoftmaxTask task(const Frame& frame) const {
@@ -92,6 +95,7 @@ class SoftmaxOp : public Op {
     }
 
     bool logarithm_;
+    int rank_ = 0;
 };
 
 class NormalizeOp : public Op {
@@ -100,11 +104,13 @@ class NormalizeOp : public Op {
         : epsilon_(context.number("epsilon", 0.0)), center_(context.integer("center") != 0) {
         require_equal_sizes(context);
         axes_ = 1 + axis_of(context, context.integer("axes") - 1);
+        rank_ = static_cast<int>(context.inputs[0]->sizes.size());
     }
     std::int64_t scratch_bytes(const Frame& frame) const override {
         return kernels_of(frame, wider(frame)).normalize_scratch(task(frame));
     }
     void run(const Frame& frame) const override { kernels_of(frame, wider(frame)).normalize(task(frame)); }
+    bool separable(int axis) const override { return axis < rank_ - axes_; }
 
   private:
     NormalizeTask task(const Frame& frame) const {
@@ -118,6 +124,7 @@ class NormalizeOp : public Op {
     }
 
     int axes_ = 1;
+    int rank_ = 0;
     double epsilon_;
     bool center_;
 };

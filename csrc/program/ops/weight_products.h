@@ -39,14 +39,17 @@ inline const void* panels_of(const Panels& panels, std::int64_t lane) {
     return panels.lanes ? panels.lanes[lane] : panels.shared;
 }
 
-// Calls product(LaneProduct) so that together they are what the table above says. y is contiguous with rows [N].
+// Calls product(LaneProduct) so that together they are what the table above says. Of every lane and sample y is one run
+// of rows [N]; runs lie apart where y is cut to some rows.
 template <class Product>
 void for_each_product(const Frame& frame, const Operand& x, const Operand& bias, std::int64_t n,
                       const Product& product) {
     const Operand& y = frame.out[0];
     const std::int64_t lanes = frame.extent.lanes;
     const std::int64_t row = n * precision_bytes(y.precision);
-    const std::int64_t lane_size = frame.extent.samples * y.sample_stride * precision_bytes(y.precision);
+    const std::int64_t sample_step = y.sample_stride * precision_bytes(y.precision);
+    std::int64_t run = precision_bytes(y.precision);
+    for (int axis = 0; axis < y.rank; ++axis) run *= y.sizes[axis];
     if (!frame.extent.tangent) {
         for (std::int64_t first = 0, end; first < lanes; first = end) {
             const void* panels = panels_of(frame.panels, first);
@@ -57,7 +60,10 @@ void for_each_product(const Frame& frame, const Operand& x, const Operand& bias,
             }
             product(LaneProduct{first, first, is_shared(x) ? 1 : end - first, panels, own_bias, false});
             for (std::int64_t lane = first + 1; lane < end && is_shared(x); ++lane) {
-                std::memcpy(lane_bytes(y, lane), lane_bytes(y, first), static_cast<std::size_t>(lane_size));
+                for (std::int64_t sample = 0; sample < frame.extent.samples; ++sample) {
+                    std::memcpy(lane_bytes(y, lane) + sample * sample_step, lane_bytes(y, first) + sample * sample_step,
+                                static_cast<std::size_t>(run));
+                }
             }
         }
         return;
@@ -65,12 +71,11 @@ void for_each_product(const Frame& frame, const Operand& x, const Operand& bias,
     const bool plain = !bias.data && !is_shared(x);
     for (std::int64_t lane = 0; lane < lanes && !plain; ++lane) {
         const void* start = bias_of(bias, lane, true);
-        char* out = lane_bytes(y, lane);
-        for (std::int64_t at = 0; at < lane_size; at += row) {
-            if (start) {
+        for (std::int64_t sample = 0; sample < frame.extent.samples; ++sample) {
+            char* out = lane_bytes(y, lane) + sample * sample_step;
+            if (!start) std::memset(out, 0, static_cast<std::size_t>(run));
+            for (std::int64_t at = 0; start && at < run; at += row) {
                 std::memcpy(out + at, start, static_cast<std::size_t>(row));
-            } else {
-                std::memset(out + at, 0, static_cast<std::size_t>(row));
             }
         }
     }
