@@ -1,4 +1,4 @@
-"""Strips: position-wise nodes run some rows at a time. Whatever is cut, results are those of torch and of short rows."""
+"""Strips: position-wise nodes run some rows at a time, and results are those of torch and of short rows."""
 
 from __future__ import annotations
 
@@ -91,9 +91,7 @@ def test_lanes_and_tangents_are_those_of_torch(name):
 def test_scores_are_those_of_torch():
     system = make(block, ROWS, WIDTH)
     initial = tqs.Contexts(system.initial_state(2, torch.Generator().manual_seed(3)))
-    tables = {
-        engine: tqs.score(system, horizon=2, initial=initial, engine=engine) for engine in ("native", "torch")
-    }
+    tables = {engine: tqs.score(system, horizon=2, initial=initial, engine=engine) for engine in ("native", "torch")}
     np.testing.assert_allclose(np.sqrt(tables["native"].damage), np.sqrt(tables["torch"].damage), rtol=1e-4, atol=2e-6)
 
 
