@@ -16,6 +16,7 @@ from tqs_fast.errors import (
 )
 from tqs_fast.growth import GrowthRates, Outcome, growth_rates
 from tqs_fast.quantization import Quantizer
+from tqs_fast.reporting import Report
 from tqs_fast.rewriting import load, quantize, save
 from tqs_fast.scoring import Adjoint, Layer, Noise, Residual, RolloutError, Sensitivity, Tangent, evaluate, score
 from tqs_fast.scoring.rivals import GradientChange, HessianTrace, OutputDivergence, WeightError
@@ -44,6 +45,7 @@ __all__ = [
     "Plan",
     "Quantizer",
     "Recurrent",
+    "Report",
     "Residual",
     "Rollout",
     "RolloutError",

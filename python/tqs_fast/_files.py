@@ -26,16 +26,25 @@ def write_json(path: str | os.PathLike[str], document: dict[str, Any], *, functi
     Raises:
         ArgumentError: the path cannot be written, or the document is not strict JSON (NaN, infinity, foreign objects).
     """
-    target = Path(path)
-    # In the same folder, because a rename is atomic only within one file system.
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         text = json.dumps(document, allow_nan=False, indent=1)
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"[{function}] expected only JSON values, got one that is not ({error})") from error
+    write_text(path, text + "\n", function=function)
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, function: str) -> None:
+    """Write `text` as UTF-8 to `path`, so that a reader sees the old file or the whole new one.
+
+    Raises:
+        ArgumentError: the path cannot be written.
+    """
+    target = Path(path)
+    # In the same folder, because a rename is atomic only within one file system.
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with open(partial, "w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
+        with open(partial, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, target)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from tqs_fast.cli import allocate, demo, evaluate, growth, info, quantize, score, search
+from tqs_fast.cli import allocate, demo, evaluate, growth, info, quantize, report, score, search
 from tqs_fast.errors import TqsError
 
 EXIT_ERROR = 1
@@ -25,6 +25,7 @@ app.command("allocate")(allocate.allocate)
 app.command("search")(search.search)
 app.command("quantize")(quantize.quantize)
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("growth")(growth.growth)
 app.command("info")(info.info)
 

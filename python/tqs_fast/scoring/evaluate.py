@@ -11,15 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tqs_fast._files import Fields, encode_array, write_json
+from tqs_fast._files import Fields, encode_array, read_json, write_json
 from tqs_fast._table import format_number
 from tqs_fast.engines import roll_outputs, roll_reference
 from tqs_fast.engines.reference import family_weights
 from tqs_fast.engines.statistics import ErrorStatistics
-from tqs_fast.errors import ArgumentError
+from tqs_fast.errors import ArgumentError, FileFormatError
 from tqs_fast.scoring.growth import growth_rate
 from tqs_fast.systems import InitialConditions, System, default_initial, draw
 
+FORMAT = "tqs-fast/rollout-error"
+VERSION = 1
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
@@ -124,7 +126,22 @@ class RolloutError:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as JSON, atomically."""
-        write_json(path, {"format": "tqs-fast/rollout-error", "version": 1, **self.to_json()}, function="save")
+        write_json(path, {"format": FORMAT, "version": VERSION, **self.to_json()}, function="RolloutError.save")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RolloutError:
+        """Read what `save` wrote.
+
+        Raises:
+            FileFormatError: missing, truncated, foreign, of another version, or inconsistent in itself.
+        """
+        fields = read_json(path, format=FORMAT, version=VERSION, function="RolloutError.load")
+        found = cls.from_fields(fields)
+        if len(found.family_of) != len(found.samples) or not np.array_equal(
+            np.unique(found.family_of), np.arange(len(found.families))
+        ):
+            raise FileFormatError(f"{fields.where}: inconsistent content: samples and families do not match")
+        return found
 
     def __str__(self) -> str:
         low, high = self.interval
