@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqs_fast._table import format_count
@@ -11,12 +12,21 @@ from tqs_fast.reporting.charts import agreement_chart, curves_chart, frontier_ch
 from tqs_fast.reporting.evidence import Evidence
 from tqs_fast.reporting.markup import Markup, element, join
 from tqs_fast.reporting.style import style_sheet
-from tqs_fast.reporting.tables import curves_table, folded, frontier_table, heat_map, measured_table, plan_table
+from tqs_fast.reporting.tables import (
+    Cell,
+    curves_table,
+    folded,
+    frontier_table,
+    heat_map,
+    html_table,
+    measured_table,
+    plan_table,
+)
 from tqs_fast.reporting.words import advice, damage_text, facts, interval_text, measurements
 
 # A reader's browser refuses everything but the page itself, whatever text it shows.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-LONGEST = 600  # characters of one value of the provenance
+LONGEST = 300  # characters of one value of the provenance
 
 
 def page(evidence: Evidence) -> str:
@@ -122,7 +132,9 @@ def _plan(evidence: Evidence) -> Markup:
 
 def _origin(evidence: Evidence) -> Markup:
     plan = evidence.plan
-    of_plan = {key: value for key, value in plan.provenance.items() if key != "sensitivity"}
+    # Said in a table of its own.
+    shown = {"sensitivity"} | (set() if evidence.search is None else {"search"})
+    of_plan = {key: value for key, value in plan.provenance.items() if key not in shown}
     parts = [
         ("Sensitivity table", evidence.table.provenance),
         ("Plan", {"method": plan.method, "budget": plan.budget, **of_plan}),
@@ -131,17 +143,24 @@ def _origin(evidence: Evidence) -> Markup:
         kept = {"kept": evidence.search.chosen, "stopped": evidence.search.stopped}
         parts.append(("Search", kept | evidence.search.provenance))
     parts += [(f"Evaluation “{name}”", error.provenance) for name, error in evidence.evaluations.items()]
-    return join(*(join(element("h3", name), _described(values)) for name, values in parts))
+    return join(
+        *(
+            html_table(f"origin-{i}", name, ("item", "value"), (False, False), list(_described(values)))
+            for i, (name, values) in enumerate(parts)
+        )
+    )
 
 
-def _described(values: dict[str, Any]) -> Markup:
-    items = []
+def _described(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Cell]]:
+    """One row for each value, named by its place."""
     for key, value in values.items():
-        content = _described(value) if isinstance(value, dict) and value else _value(value)
-        items.append(join(element("dt", key), element("dd", content)))
-    return element("dl", *items, class_="provenance")
+        if isinstance(value, dict) and value:
+            yield from _described(value, f"{prefix}{key}, ")
+        else:
+            yield f"{prefix}{key}", (_value(value), "value")
 
 
 def _value(value: object) -> str:
-    text = "none" if value in (None, {}, []) else str(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = "none" if value in (None, {}, []) else text
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"

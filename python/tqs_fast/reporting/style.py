@@ -28,7 +28,7 @@ dl.figures dd small{display:block;font-size:.875rem;color:var(--muted)}
 figure{margin:1rem 0;padding:.8rem}
 figcaption{margin-top:.5rem;max-width:46rem}
 .wide{overflow-x:auto}
-.wide svg{display:block;width:100%;min-width:34rem;height:auto}
+.wide svg{display:block;width:100%;min-width:40rem;height:auto}
 .scroll{overflow:auto;max-height:34rem;margin:1rem 0}
 details{margin:1rem 0;padding:.5rem .8rem}
 details .scroll{border:0;margin:.5rem 0 0}
@@ -40,11 +40,14 @@ thead th{position:sticky;top:0;background:var(--panel);border-top:0;white-space:
 tbody th{font-weight:400;overflow-wrap:anywhere;min-width:9rem}
 .number{text-align:right;white-space:nowrap}
 tr.kept th,tr.kept td{font-weight:600}
-td.planned{font-weight:700;box-shadow:inset 0 0 0 2px var(--text)}
+td.planned{font-weight:700;box-shadow:inset 0 0 0 2px currentColor}
 td.diverged{background:repeating-linear-gradient(45deg,var(--panel) 0 6px,var(--line) 6px 8px)}
 td.level{background:var(--heat);color:var(--heat-text)}
-.provenance dt{font-weight:600;margin-top:.5rem}
-.provenance dd{margin:0 0 0 1.2rem;overflow-wrap:anywhere}
+.legend{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;list-style:none;padding:0;margin:.5rem 0;font-size:.875rem}
+.legend li{overflow-wrap:anywhere}
+.sample{width:20px;height:20px;vertical-align:middle}
+.sample.long{width:40px;height:16px}
+td.value{overflow-wrap:anywhere}
 footer{padding-bottom:3rem}
 svg text{font:12px system-ui,sans-serif;fill:var(--text)}
 svg text.tick,svg text.axis{fill:var(--muted)}

@@ -70,7 +70,7 @@ def heat_map(evidence: Evidence) -> Markup:
         columns, right, rows = columns[:-1], right[:-1], [row[:-1] for row in rows]
     return html_table(
         "heat",
-        "Damage of rounding one layer alone; darker or brighter is worse, ✓ is what the plan chose",
+        "Damage of rounding one layer alone; the stronger the colour the worse, ✓ is what the plan chose",
         columns,
         right,
         rows,

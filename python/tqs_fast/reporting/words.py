@@ -108,12 +108,13 @@ def _against_uniform(evidence: Evidence) -> str | None:
     this, base = evidence.this, evidence.baseline
     if base is None or this.kind == base.kind:
         return None
+    named = f"{base.name}, the largest uniform plan that fits ({format_count(base.plan.bytes)} bytes)"
     if this.error is not None and base.error is not None:
         _, low, high = this.error.ratio(base.error)
         certain = "" if low > 1 or high < 1 else "; the interval holds 1, so neither is shown to be better"
-        return f"Measured damage over that of {base.name}: {ratio_text(this.error, base.error)}{certain}."
+        return f"Measured damage over that of {named}: {ratio_text(this.error, base.error)}{certain}."
     if 0 < base.predicted < math.inf and math.isfinite(this.predicted):
-        return f"Predicted damage over that of {base.name}: {format_number(this.predicted / base.predicted)}."
+        return f"Predicted damage over that of {named}: {format_number(this.predicted / base.predicted)}."
     return None
 
 
@@ -127,7 +128,7 @@ def _share(evidence: Evidence) -> str | None:
         for i, (name, bits) in enumerate(this.plan.bits.items())
     }
     name = max(of_layer, key=lambda layer: of_layer[layer])
-    return f"The layer with the largest share of it is {name}, {100 * of_layer[name] / this.predicted:.0f} %."
+    return f"{name} has the largest share of the predicted damage, {100 * of_layer[name] / this.predicted:.0f} %."
 
 
 def _diverged(evidence: Evidence) -> str | None:

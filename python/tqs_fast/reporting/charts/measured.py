@@ -77,6 +77,7 @@ def agreement_chart(evidence: Evidence) -> Markup:
     pairs = [*evidence.history, *((predicted, error.damage) for _, _, predicted, error in rows)]
     shown = [pair for pair in pairs if all(map(math.isfinite, pair))]
     values = [value for pair in shown for value in pair]
+    values += [bound for _, _, predicted, error in rows if math.isfinite(predicted) for bound in error.interval]
     left, top = 130.0, 34.0
     x = logarithmic(values, left, left + SIDE)
     y = logarithmic(values, top + SIDE - 60, top)
@@ -103,7 +104,7 @@ def agreement_chart(evidence: Evidence) -> Markup:
     return figure(
         "agreement",
         join(*parts),
-        height=top + SIDE,
+        height=top + SIDE - 20,
         title="Predicted against measured damage",
         description=f"{above} of {len(shown)} measurements lie above the diagonal: more damage than predicted.",
         caption=(
