@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import reports
 import tqs_fast as tqs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +94,26 @@ def test_info_lists_kernels():
     assert "qgemm" in run("info").stdout
 
 
+def test_report_writes_one_page(tmp_path):
+    made = reports.full(4)
+    made.table.save(tmp_path / "table.json")
+    made.plan.save(tmp_path / "plan.json")
+    made.search.save(tmp_path / "search.json")
+    for name, error in made.evaluations.items():
+        error.save(tmp_path / f"{name}.json")
+    evaluations = [part for name in made.evaluations for part in ("--evaluation", f"{name}.json")]
+    arguments = ["report", "table.json", "plan.json", "--search", "search.json", *evaluations, "-o", "page.html"]
+    printed = json.loads(run(*arguments, "--json", cwd=tmp_path).stdout)
+    assert (tmp_path / "page.html").read_text() == made.html()
+    assert printed["file_bytes"] == (tmp_path / "page.html").stat().st_size
+    assert printed["bytes"] == made.plan.bytes
+    assert printed["measured"]["evaluation “co2”"]["damage"] == made.evaluations["co2"].damage
+    assert "written to page.html" in run("report", "table.json", "plan.json", "-o", "page.html", cwd=tmp_path).stdout
+    twice = ["--evaluation", "co2.json", "--evaluation", "./co2.json"]
+    refused = run("report", "table.json", "plan.json", *twice, "-o", "page.html", cwd=tmp_path, status=1)
+    assert "got 'co2' twice" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -104,6 +125,7 @@ def test_info_lists_kernels():
         (["score", "lorenz-gru", "--layers", "nope*"], 1, "matches no quantizable layer"),
         (["score", "no_such_module:factory"], 1, "no_such_module"),
         (["allocate", "missing.json", "--average-bits", "4"], 1, "cannot be read"),
+        (["report", "missing.json", "plan.json", "-o", "page.html"], 1, "cannot be read"),
         (["evaluate", "lorenz-gru", "missing.safetensors"], 1, "no such file"),
         (["search", "lorenz-gru", "missing.json", "missing.json"], 1, "cannot be read"),
         (["score"], 2, "Missing argument"),

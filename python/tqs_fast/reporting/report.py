@@ -11,6 +11,7 @@ from tqs_fast._files import encode_array, write_text
 from tqs_fast.allocation import Plan
 from tqs_fast.errors import ArgumentError
 from tqs_fast.reporting.evidence import check_layers, gather
+from tqs_fast.reporting.figures import report_figures
 from tqs_fast.reporting.page import page
 from tqs_fast.reporting.words import measurements
 from tqs_fast.scoring import RolloutError, Sensitivity
@@ -64,6 +65,16 @@ class Report:
     def html(self) -> str:
         """The page."""
         return page(gather(self.table, self.plan, self.search, self.evaluations))
+
+    def figures(self) -> dict[str, Any]:
+        """The charts for a paper, each a `matplotlib.figure.Figure`: "curves", "heat_map", "frontier", "agreement".
+
+        A chart that has nothing to show is left out.
+
+        Raises:
+            ArgumentError: matplotlib is not installed (the extra "plots").
+        """
+        return report_figures(gather(self.table, self.plan, self.search, self.evaluations))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the page, atomically.

@@ -209,6 +209,17 @@ class Sensitivity:
     def __str__(self) -> str:
         return str(self.table())
 
+    def plot(self) -> Any:
+        """Error curves of every layer and the heat map of layer x bits, as a `matplotlib.figure.Figure`.
+
+        Raises:
+            ArgumentError: matplotlib is not installed (the extra "plots").
+        """
+        # Drawn from the table, so it imports this file; and scoring needs no drawing.
+        from tqs_fast.scoring.figures import table_figure
+
+        return table_figure(self)
+
     def to_json(self) -> dict[str, Any]:
         """The content of the file that `save` writes; NaN is None, infinity "inf"."""
         return {

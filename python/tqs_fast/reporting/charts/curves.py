@@ -13,6 +13,7 @@ from tqs_fast.reporting.charts.marks import spread
 from tqs_fast.reporting.markup import Markup, element, join
 from tqs_fast.reporting.palette import DASHES
 from tqs_fast.scoring import Sensitivity
+from tqs_fast.scoring.figures import most_damaging
 
 PANEL_HEIGHT = 270.0
 POINTS = 64  # of a curve; more than a panel has room for would only make the page larger
@@ -71,14 +72,6 @@ def curves_chart(table: Sensitivity) -> Markup:
         ),
         key=element("ul", *samples, class_="legend"),
     )
-
-
-def most_damaging(table: Sensitivity) -> list[int]:
-    """Layers by the mean over bit-widths of their damage relative to the worst finite one; diverged ones first."""
-    finite = np.where(np.isfinite(table.damage), table.damage, 0.0)
-    worst = finite.max(axis=0)
-    share = np.where(np.isfinite(table.damage), finite / np.where(worst > 0, worst, 1.0), 2.0)
-    return [int(i) for i in np.argsort(-share.mean(axis=1), kind="stable")]
 
 
 def _panel(frame: Frame, steps: npt.NDArray[np.int64], curves: FloatArray, first: list[int], title: str) -> Markup:
