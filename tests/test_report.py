@@ -255,6 +255,9 @@ def test_diverged_rollouts_are_said_and_drawn_around():
     for svg in page.root.all("svg"):
         for node in svg.all("path") + svg.all("line") + svg.all("polygon") + svg.all("circle"):
             assert not re.search("nan|inf", " ".join(node.attributes.values())), node.attributes
+    chart = next(svg for svg in page.root.all("svg") if svg.attributes.get("id") == "frontier-chart")
+    ours = [mark for mark in chart.all("polygon") if mark.whole_text.startswith("this plan")]
+    assert [" full" in mark.attributes["class"] for mark in ours] == [True]  # measured, and no finite prediction
     heat = next(t for t in page.root.all("table") if t.attributes["id"] == "heat-table")
     lost = [cell for cell in heat.all("td") if "diverged" in cell.attributes.get("class", "")]
     assert [cell.whole_text for cell in lost] == ["diverged", "✓ diverged"]
