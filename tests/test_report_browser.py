@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 import reports
+import tqs_fast as tqs
 from browser import Browser, find_browser
 
 PROGRAM = find_browser()
@@ -24,6 +25,19 @@ FOCUSED = "(e => e.id || e.getAttribute('aria-label') || e.textContent)(document
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
     reports.full(24, diverged=[(1, 0)]).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fracast_page(tmp_path_factory):
+    """A real one: scored, allocated, searched and evaluated, all briefly."""
+    pytest.importorskip("fracast", reason="needs the extra models")
+    system, initial = tqs.load_system("fracast"), tqs.Synthetic(count=2)
+    table = tqs.score(system, horizon=4, initial=initial, method=tqs.Residual(bits=(3, 4, 8)))
+    search = tqs.search(system, table, tqs.allocate(table, average_bits=4.2), evaluations=6, initial=initial)
+    error = tqs.evaluate(system, tqs.quantize(system.module, search.plan), horizon=4, initial=initial)
+    path = tmp_path_factory.mktemp("fracast") / "report.html"
+    tqs.Report(table, search.plan, search=search, evaluation={"other synthetic series": error}).save(path)
     return path
 
 
@@ -96,8 +110,10 @@ def test_everything_is_laid_out(browser, page, width, dark):
     assert (bright[0] > bright[1]) == dark
 
 
-def test_text_of_the_charts_does_not_overlap_or_leave_them(browser, page):
-    browser.open(page)
+@pytest.mark.parametrize("which", ["page", "fracast_page"])
+def test_text_of_the_charts_does_not_overlap_or_leave_them(browser, which, request):
+    browser.open(request.getfixturevalue(which))
+    assert complaints(browser) == []
     names = browser.value("[...document.querySelectorAll('figure svg[role=img]')].map(e => e.id)")
     for name in names:
         (_, left, top, wide, high), *_ = browser.value(BOXES % f"#{name}")
