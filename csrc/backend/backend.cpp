@@ -73,6 +73,7 @@ std::vector<KernelRow> list_kernels() {
                 rows.push_back(
                     {op, "int" + std::to_string(kFormatBits[format]), isa_name(table->isa), table->supported()});
             };
+            add("quantize", table->quantize[format]);
             add("dequantize", table->dequantize[format]);
             add("prepack", table->prepack[format]);
             for (int dtype = 0; dtype < kDTypes; ++dtype) {

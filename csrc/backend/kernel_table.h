@@ -32,6 +32,30 @@ struct QgemmTask {
     std::int64_t y_stride;
 };
 
+// Ratios of the candidates of a scale search to the minmax scale (quant/search.h), the first 1. Symmetric: `least`
+// alone, a negative one turns the sign of the scale. Asymmetric: of the ends of the range.
+inline constexpr int kScaleCandidates = 32;
+struct ScaleRatios {
+    double least[kScaleCandidates];
+    double most[kScaleCandidates];
+};
+
+// Float weights to the packed format.
+struct QuantizeTask {
+    const float* weights;  // [rows, columns], finite
+    std::int64_t stride;   // elements between rows
+    std::int64_t columns;
+    std::int64_t group_size;
+    const ScaleRatios* ratios;
+    bool search;          // among all candidates; else the first is taken
+    std::uint8_t* codes;  // as in PackedView
+    std::uint16_t* scales;
+    std::uint8_t* zeros;  // null for the symmetric form
+};
+
+// Packs rows [begin, end) as quant/search.h says, bit for bit: every kernel writes the same bytes.
+using QuantizeKernel = void (*)(const QuantizeTask& task, std::int64_t begin, std::int64_t end);
+
 // Writes rows [begin, end) of the matrix as float32 into out, whose row `begin` is at out and rows are `stride` apart.
 using DequantizeKernel = void (*)(const PackedView& weight, std::int64_t begin, std::int64_t end, float* out,
                                   std::int64_t stride);
@@ -54,6 +78,7 @@ struct KernelTable {
     bool (*supported)();   // whether this processor and operating system run it
     std::int64_t (*scratch_floats)(std::int64_t columns);
     std::int64_t (*prepacked_bytes)(const PackedView& weight);
+    const QuantizeKernel* quantize;        // [kFormats]
     const DequantizeKernel* dequantize;    // [kFormats]
     const QgemmKernel (*qgemm)[kFormats];  // [kDTypes][kFormats]
     const PrepackKernel* prepack;          // [kFormats]

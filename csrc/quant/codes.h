@@ -2,21 +2,17 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "quant/format.h"
 
 namespace tqs {
 
-// Writes codes[count] as a row of packed_row_bytes(count, bits) bytes.
-static inline void pack_row(const std::uint8_t* codes, std::int64_t count, int bits, std::uint8_t* row) {
-    std::memset(row, 0, static_cast<std::size_t>(packed_row_bytes(count, bits)));
-    for (std::int64_t k = 0; k < count; ++k) {
-        const std::int64_t bit = k * bits;
-        const unsigned shifted = static_cast<unsigned>(codes[k]) << (bit % 8);
-        row[bit / 8] |= static_cast<std::uint8_t>(shifted);
-        if (bit % 8 + bits > 8) row[bit / 8 + 1] |= static_cast<std::uint8_t>(shifted >> 8);
-    }
+// Writes code k of a row whose bits from there on are zero.
+static inline void write_code(std::uint8_t* row, std::int64_t k, int bits, int code) {
+    const std::int64_t bit = k * bits;
+    const unsigned shifted = static_cast<unsigned>(code) << (bit % 8);
+    row[bit / 8] |= static_cast<std::uint8_t>(shifted);
+    if (bit % 8 + bits > 8) row[bit / 8 + 1] |= static_cast<std::uint8_t>(shifted >> 8);
 }
 
 // Code k of a row; touches only bytes that hold it.

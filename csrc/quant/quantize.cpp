@@ -1,12 +1,10 @@
 #include "quant/quantize.h"
 
-#include <algorithm>
 #include <cmath>
-#include <vector>
 
+#include "backend/backend.h"
 #include "core/check.h"
 #include "core/parallel.h"
-#include "quant/codes.h"
 #include "quant/format.h"
 
 namespace tqs {
@@ -30,26 +28,17 @@ void quantize(MatrixView<const float> weights, int bits, std::int64_t group_size
     require(weights.data != nullptr, "pack", "weights must not be null");
     check_finite(weights);
 
-    const bool symmetric = out.zeros == nullptr;
-    const std::int64_t columns = weights.columns;
-    const std::int64_t groups = packed_groups(columns, group_size);
-    const std::int64_t width = group_size == 0 ? columns : group_size;
-    const std::int64_t row_bytes = packed_row_bytes(columns, bits);
-    parallel_for(weights.rows, threads, [&](std::int64_t begin, std::int64_t end) {
-        std::vector<std::uint8_t> codes(static_cast<std::size_t>(columns));
-        for (std::int64_t n = begin; n < end; ++n) {
-            for (std::int64_t group = 0; group < groups; ++group) {
-                const std::int64_t first = group * width;
-                const std::int64_t count = std::min(width, columns - first);
-                const float* values = weights.row(n) + first;
-                const GroupScale chosen = search_group(values, count, bits, symmetric, search);
-                encode_group(values, count, bits, chosen, codes.data() + first);
-                out.scales[n * groups + group] = chosen.scale;
-                if (!symmetric) out.zeros[n * groups + group] = chosen.zero;
-            }
-            pack_row(codes.data(), columns, bits, out.codes + n * row_bytes);
-        }
-    });
+    const QuantizeTask task{.weights = weights.data,
+                            .stride = weights.stride,
+                            .columns = weights.columns,
+                            .group_size = group_size,
+                            .ratios = &scale_ratios(bits, out.zeros == nullptr),
+                            .search = search == Search::mse,
+                            .codes = out.codes,
+                            .scales = out.scales,
+                            .zeros = out.zeros};
+    const QuantizeKernel kernel = active_table().quantize[format_index(bits)];
+    parallel_for(weights.rows, threads, [&](std::int64_t begin, std::int64_t end) { kernel(task, begin, end); });
 }
 
 }  // namespace tqs

@@ -1,5 +1,5 @@
-// How the scale and zero point of one group are chosen. One implementation for every ISA, compiled with floating-point
-// contraction off, every sum in float64 in index order: the same weights give the same bytes on every machine.
+// How the scale and zero point of one group are chosen. The text every `quantize` kernel follows: contraction off,
+// every sum in float64 in index order, so that the same weights give the same bytes on every machine.
 //
 // Codes for a scale s and zero z (float64, r = 1 / s rounded once, rint to nearest even):
 //   u = clamp(rint(w r), -z, 2^b - 1 - z) + z,   z = 2^(b-1) when symmetric
@@ -19,21 +19,13 @@
 //          Never worse than minmax.
 #pragma once
 
-#include <cstdint>
+#include "backend/kernel_table.h"
 
 namespace tqs {
 
 enum class Search : int { minmax = 0, mse = 1 };
 
-struct GroupScale {
-    std::uint16_t scale;  // bfloat16
-    std::uint8_t zero;    // 2^(b-1) when symmetric
-};
-
-// weights[count], finite, count >= 1.
-GroupScale search_group(const float* weights, std::int64_t count, int bits, bool symmetric, Search search);
-
-// codes[count] of the group under `chosen`.
-void encode_group(const float* weights, std::int64_t count, int bits, GroupScale chosen, std::uint8_t* codes);
+// The grid of candidates of a format.
+const ScaleRatios& scale_ratios(int bits, bool symmetric);
 
 }  // namespace tqs

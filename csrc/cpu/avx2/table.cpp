@@ -12,6 +12,7 @@ constinit const KernelTable avx2_table = {
     .supported = has_avx2_fma,
     .scratch_floats = avx2::scratch_floats,
     .prepacked_bytes = avx2::prepacked_bytes,
+    .quantize = avx2::kQuantize,
     .dequantize = avx2::kDequantize,
     .qgemm = avx2::kQgemm,
     .prepack = avx2::kPrepack,

@@ -6,6 +6,7 @@
 
 namespace tqs::avx512 {
 
+extern const QuantizeKernel kQuantize[kFormats];
 extern const DequantizeKernel kDequantize[kFormats];
 extern const QgemmKernel kQgemm[kDTypes][kFormats];
 extern const PrepackKernel kPrepack[kFormats];

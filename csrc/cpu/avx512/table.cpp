@@ -12,6 +12,7 @@ constinit const KernelTable avx512_table = {
     .supported = has_avx512,
     .scratch_floats = avx512::scratch_floats,
     .prepacked_bytes = avx512::prepacked_bytes,
+    .quantize = avx512::kQuantize,
     .dequantize = avx512::kDequantize,
     .qgemm = avx512::kQgemm,
     .prepack = avx512::kPrepack,

@@ -10,6 +10,7 @@ constinit const KernelTable scalar_table = {
     .supported = [] { return true; },
     .scratch_floats = scalar::scratch_floats,
     .prepacked_bytes = scalar::prepacked_bytes,
+    .quantize = scalar::kQuantize,
     .dequantize = scalar::kDequantize,
     .qgemm = scalar::kQgemm,
     .prepack = scalar::kPrepack,

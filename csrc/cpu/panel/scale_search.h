@@ -1,0 +1,253 @@
+// The scale search of quant/search.h for a vector ISA: kLanes groups side by side, one per lane, so that every sum
+// keeps its index order and every step is the scalar one. `W` is Wide<double> of an ISA folder, and vectors of other
+// types with as many elements.
+//
+// Fused multiply-adds are used where the product is exact (a scale has 8 significant bits, a code at most 8, a weight
+// 24), so that they round as the scalar text does.
+#pragma once
+
+#include <algorithm>
+#include <cfloat>
+#include <cstdint>
+
+#include "backend/kernel_table.h"
+#include "cpu/panel/dispatch_rows.h"
+
+namespace tqs::panel {
+
+template <class W>
+static inline typename W::Vector clamp(typename W::Vector x, typename W::Vector low, typename W::Vector high) {
+    x = x < low ? low : x;
+    return x > high ? high : x;
+}
+
+template <class W>
+static inline typename W::Vector magnitude(typename W::Vector x) {
+    return x < 0.0 ? -x : x;
+}
+
+// Weights of kLanes groups, kTile of each at a time, as float64 with the groups in the lanes. A shorter group is filled
+// up with zeros, whose code is the zero point: they add nothing to any sum.
+template <class W>
+class Tile {
+  public:
+    static constexpr std::int64_t kTile = 128;
+
+    // Lanes at and beyond `groups` are empty.
+    Tile(const float* const* weights, const std::int64_t* counts, std::int64_t groups) {
+        for (std::int64_t lane = 0; lane < W::kLanes; ++lane) {
+            weights_[lane] = lane < groups ? weights[lane] : nullptr;
+            counts_[lane] = lane < groups ? counts[lane] : 0;
+            longest_ = std::max(longest_, counts_[lane]);
+        }
+    }
+
+    std::int64_t longest() const { return longest_; }
+
+    // Weights k of all groups, and those after it up to the next multiple of kTile; [ ][kLanes].
+    const double* at(std::int64_t k) {
+        const std::int64_t first = k / kTile * kTile;
+        if (first != first_) load(first);
+        return values_ + (k - first) * W::kLanes;
+    }
+
+  private:
+    void load(std::int64_t first) {
+        first_ = first;
+        const std::int64_t end = std::min(kTile, longest_ - first);
+        for (std::int64_t lane = 0; lane < W::kLanes; ++lane) {
+            const std::int64_t count = std::clamp<std::int64_t>(counts_[lane] - first, 0, end);
+            for (std::int64_t k = 0; k < count; ++k) values_[k * W::kLanes + lane] = weights_[lane][first + k];
+            for (std::int64_t k = count; k < end; ++k) values_[k * W::kLanes + lane] = 0.0;
+        }
+    }
+
+    alignas(64) double values_[kTile * W::kLanes];
+    const float* weights_[W::kLanes];
+    std::int64_t counts_[W::kLanes];
+    std::int64_t longest_ = 0;
+    std::int64_t first_ = -1;
+};
+
+// A scale and a zero point for each group; codes less the zero point, q, lie in [low, high] = [-z, 2^b - 1 - z].
+template <class W>
+struct Candidate {
+    typename W::Vector scale, inverse, low, high;
+};
+
+template <class W>
+struct Measured {
+    typename W::Vector error{};    // sum (w - s q)^2
+    typename W::Vector product{};  // sum w q
+    typename W::Vector square{};   // sum q^2
+};
+
+// The bfloat16 used for an ideal scale; `reach` is the largest |q|.
+template <class W>
+static inline typename W::Vector storable(typename W::Vector ideal, typename W::Vector reach) {
+    using Singles = typename W::Singles;
+    using Words = typename W::Words;
+    using Vector = typename W::Vector;
+    constexpr double most = FLT_MAX;
+    const Vector limit = most / reach;
+    Words bits = reinterpret_cast<Words>(__builtin_convertvector(clamp<W>(ideal, -limit, limit), Singles));
+    bits = (bits + 0x7FFFu + ((bits >> 16) & 1u)) & 0xFFFF0000u;
+    bits = (bits & 0x7FFF0000u) == 0u ? bits | 0x10000u : bits;
+    // Rounding up may have passed the limit; one step toward zero is then within it.
+    const Vector rounded = __builtin_convertvector(reinterpret_cast<Singles>(bits), Vector);
+    const Vector lower = __builtin_convertvector(reinterpret_cast<Singles>(bits - 0x10000u), Vector);
+    return magnitude<W>(rounded) * reach > most ? lower : rounded;
+}
+
+template <class W>
+static inline Candidate<W> candidate_at(typename W::Vector ideal, typename W::Vector low, typename W::Vector high) {
+    const typename W::Vector scale = storable<W>(ideal, -low > high ? -low : high);
+    return {scale, 1.0 / scale, low, high};
+}
+
+template <class W>
+static inline Candidate<W> from_range(typename W::Vector least, typename W::Vector most, double codes) {
+    using Vector = typename W::Vector;
+    const Vector none = W::broadcast(0.0), last = W::broadcast(codes);
+    const Vector ideal = (most - least) / last;
+    const Vector zero = W::round(clamp<W>(-least / storable<W>(ideal, last), none, last));
+    return candidate_at<W>(ideal, -zero, last - zero);
+}
+
+template <class W>
+static inline Candidate<W> select(typename W::Bits mask, const Candidate<W>& a, const Candidate<W>& b) {
+    return {mask ? a.scale : b.scale, mask ? a.inverse : b.inverse, mask ? a.low : b.low, mask ? a.high : b.high};
+}
+
+template <class W>
+static inline Measured<W> select(typename W::Bits mask, const Measured<W>& a, const Measured<W>& b) {
+    return {mask ? a.error : b.error, mask ? a.product : b.product, mask ? a.square : b.square};
+}
+
+// The least-squares scale for the codes that gave `measured`; the candidate itself where there is none.
+template <class W>
+static inline Candidate<W> refined(const Candidate<W>& candidate, const Measured<W>& measured) {
+    const typename W::Bits stuck = (measured.product == 0.0) | (measured.square == 0.0);
+    return select<W>(stuck, candidate,
+                     candidate_at<W>(measured.product / measured.square, candidate.low, candidate.high));
+}
+
+// Adds weights[count][kLanes] to the sums of candidates number[0 ... n - 1] in one pass over the weights. Several at
+// once, because one alone would wait for its own additions.
+template <class W, int n>
+static void add_weights(const double* weights, std::int64_t count, const Candidate<W>* candidates, const int* number,
+                        Measured<W>* measured) {
+    using Vector = typename W::Vector;
+    Candidate<W> own[n];
+    Measured<W> sums[n];
+    for (int i = 0; i < n; ++i) {
+        own[i] = candidates[number[i]];
+        own[i].scale = -own[i].scale;
+        sums[i] = measured[number[i]];
+    }
+    for (std::int64_t k = 0; k < count; ++k) {
+        const Vector weight = W::load(weights + k * W::kLanes);
+        for (int i = 0; i < n; ++i) {
+            const Vector q = W::round(clamp<W>(weight * own[i].inverse, own[i].low, own[i].high));
+            const Vector residual = W::multiply_add(own[i].scale, q, weight);
+            sums[i].error += residual * residual;
+            sums[i].product = W::multiply_add(weight, q, sums[i].product);
+            sums[i].square = W::multiply_add(q, q, sums[i].square);
+        }
+    }
+    for (int i = 0; i < n; ++i) measured[number[i]] = sums[i];
+}
+
+// Candidates side by side in one pass: as many as the registers hold.
+template <class W>
+static constexpr int kTogether = W::kLanes == 8 ? 4 : 2;
+
+// Measures `count` candidates over whole groups. With a `bound`, one whose error is above it in every group is given up
+// on: errors only grow, so it stays above it.
+template <class W>
+static void measure(Tile<W>& tile, const Candidate<W>* candidates, int count, const typename W::Vector* bound,
+                    Measured<W>* measured) {
+    const std::int64_t stretch = bound ? 16 : Tile<W>::kTile;
+    int number[kScaleCandidates];
+    for (int i = 0; i < count; ++i) {
+        number[i] = i;
+        measured[i] = {};
+    }
+    for (std::int64_t begin = 0; begin < tile.longest() && count > 0; begin += stretch) {
+        const std::int64_t weights = std::min(stretch, tile.longest() - begin);
+        for (int i = 0; i < count; i += kTogether<W>) {
+            dispatch_rows<kTogether<W>>(count - i, [&](auto some) {
+                add_weights<W, some()>(tile.at(begin), weights, candidates, number + i, measured);
+            });
+        }
+        if (!bound) continue;
+        int left = 0;
+        for (int i = 0; i < count; ++i) {
+            number[left] = number[i];
+            left += W::any(measured[number[i]].error <= *bound);
+        }
+        count = left;
+    }
+}
+
+// The best of the candidates, each as it is or after a least-squares step, refined until no step helps.
+template <class W>
+static Candidate<W> best_of(Tile<W>& tile, const Candidate<W>* candidates) {
+    constexpr int kFinalSteps = 8;
+    Measured<W> before[kScaleCandidates], after[kScaleCandidates];
+    Candidate<W> steps[kScaleCandidates];
+    measure<W>(tile, candidates, kScaleCandidates, nullptr, before);
+    typename W::Vector bound = before[0].error;
+    for (int i = 0; i < kScaleCandidates; ++i) {
+        bound = before[i].error < bound ? before[i].error : bound;
+        steps[i] = refined<W>(candidates[i], before[i]);
+    }
+    measure<W>(tile, steps, kScaleCandidates, &bound, after);
+
+    Candidate<W> best = candidates[0];
+    Measured<W> least = before[0];
+    for (int i = 0; i < kScaleCandidates; ++i) {
+        const typename W::Bits fell = after[i].error < before[i].error;
+        const Measured<W> found = select<W>(fell, after[i], before[i]);
+        const typename W::Bits better = i == 0 ? least.error == least.error : found.error < least.error;
+        best = select<W>(better, select<W>(fell, steps[i], candidates[i]), best);
+        least = select<W>(better, found, least);
+    }
+    typename W::Bits going = best.scale == best.scale;
+    for (int step = 0; step < kFinalSteps && W::any(going); ++step) {
+        const Candidate<W> next = refined<W>(best, least);
+        Measured<W> found;
+        measure<W>(tile, &next, 1, nullptr, &found);
+        going &= (next.scale != best.scale) & (found.error < least.error);
+        best = select<W>(going, next, best);
+        least = select<W>(going, found, least);
+    }
+    return best;
+}
+
+// Scales for the groups of `tile`; `task` says which. All bits in `scale` are those of a bfloat16.
+template <class W>
+static Candidate<W> search_scales(Tile<W>& tile, const QuantizeTask& task, int bits) {
+    using Vector = typename W::Vector;
+    Vector extreme{}, least{}, most{};
+    for (std::int64_t k = 0; k < tile.longest(); ++k) {
+        const Vector weight = W::load(tile.at(k));
+        extreme = magnitude<W>(weight) > magnitude<W>(extreme) ? weight : extreme;
+        least = weight < least ? weight : least;
+        most = weight > most ? weight : most;
+    }
+    const bool symmetric = task.zeros == nullptr;
+    const double codes = (1 << bits) - 1, half = 1 << (bits - 1);
+    const int count = task.search ? kScaleCandidates : 1;
+    Candidate<W> candidates[kScaleCandidates];
+    for (int i = 0; i < count; ++i) {
+        candidates[i] = symmetric ? candidate_at<W>(extreme / -half * task.ratios->least[i], W::broadcast(-half),
+                                                    W::broadcast(codes - half))
+                                  : from_range<W>(least * task.ratios->least[i], most * task.ratios->most[i], codes);
+    }
+    const Candidate<W> chosen = task.search ? best_of<W>(tile, candidates) : candidates[0];
+    const Vector one = W::broadcast(1.0), zero = W::broadcast(symmetric ? half : 0.0);
+    return select<W>(extreme == 0.0, Candidate<W>{one, one, -zero, codes - zero}, chosen);
+}
+
+}  // namespace tqs::panel
