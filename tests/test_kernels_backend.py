@@ -50,7 +50,7 @@ def test_every_isa_has_every_kernel():
     rows = {(row["isa"], row["op"], row["format"]) for row in kernels.list()}
     assert len(rows) == len(kernels.list())
     for isa in kernels.info()["isas"]:
-        for op in ("dequantize", "prepack", "qgemm_float32", "qgemm_bfloat16"):
+        for op in ("quantize", "dequantize", "prepack", "qgemm_float32", "qgemm_bfloat16"):
             for bits in kernels.FORMATS:
                 assert (isa, op, f"int{bits}") in rows
 

@@ -48,13 +48,12 @@ def hard_weights(columns: int) -> np.ndarray:
     return weight
 
 
-@pytest.mark.parametrize("search", kernels.SEARCHES)
-@pytest.mark.parametrize("form", FORMATS, ids=str)
-def test_bytes_equal_the_oracle(form, search):
-    for columns in (1, 2, 31, 32, 65, 129, 200):
-        weight = hard_weights(columns)
+def check_bytes(weight, form: Format, search="mse"):
+    """The bytes of every instruction set are the oracle's."""
+    codes, scales, zeros = reference.quantize(weight, *form, search)
+    for isa in ISAS:
+        kernels.use_isa(isa)
         packed = pack(weight, form, search)
-        codes, scales, zeros = reference.quantize(weight, *form, search)
         same_bits(packed.scales, scales)
         same_bits(packed.codes, codes)
         assert (packed.zeros is None) == (zeros is None) == form.symmetric
@@ -63,19 +62,37 @@ def test_bytes_equal_the_oracle(form, search):
         assert packed.nbytes == kernels.packed_bytes(weight.shape, form.bits, form.group_size, form.symmetric)
 
 
+@pytest.mark.parametrize("search", kernels.SEARCHES)
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+def test_bytes_equal_the_oracle(form, search):
+    for columns in (1, 2, 31, 32, 65, 129, 200):
+        check_bytes(hard_weights(columns), form, search)
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", kernels.FORMATS)
 def test_thousands_of_groups_equal_the_oracle(bits, symmetric):
     # Tails from Gaussian to Cauchy.
     generator = np.random.default_rng(bits)
     tails = generator.choice([1.0, 2.0, 4.0, 30.0], (1500, 1))
-    weight = generator.standard_t(tails, (1500, 64)).astype(np.float32)
-    packed = kernels.pack(weight, bits=bits, group_size=32, symmetric=symmetric)
-    codes, scales, zeros = reference.quantize(weight, bits, 32, symmetric, "mse")
-    same_bits(packed.scales, scales)
-    same_bits(packed.codes, codes)
-    if zeros is not None:
-        same_bits(packed.zeros, zeros)
+    check_bytes(generator.standard_t(tails, (1500, 64)).astype(np.float32), Format(bits, 32, symmetric))
+
+
+@pytest.mark.parametrize("search", kernels.SEARCHES)
+def test_threads_and_neighbours_change_nothing(search):
+    # Groups are searched several at a time: one must not depend on which others are beside it.
+    weight = np.tile(hard_weights(300), (60, 1))
+    expected = kernels.pack(weight[:12], bits=3, group_size=64, symmetric=False, search=search)
+    for isa in ISAS:
+        kernels.use_isa(isa)
+        for threads in (None, 1, 2, 5):
+            packed = kernels.pack(weight, bits=3, group_size=64, symmetric=False, search=search, threads=threads)
+            for name in ("codes", "scales", "zeros"):
+                same_bits(getattr(packed, name), np.tile(getattr(expected, name), (60, 1)))
+            same_bits(packed.dequantize(threads=threads), np.tile(expected.dequantize(), (60, 1)))
+        for row in range(12):
+            alone = kernels.pack(weight[row : row + 1], bits=3, group_size=64, symmetric=False, search=search)
+            same_bits(alone.codes[0], expected.codes[row])
 
 
 def test_the_grids_of_ratios_are_the_oracles():
@@ -185,6 +202,7 @@ def test_wrong_arguments_say_what_was_expected():
         ({"bits": 5}, r"bits must be one of \(2, 3, 4, 8\), got 5"),
         ({"bits": 4, "group_size": 48}, "group_size must be one of"),
         ({"bits": 4, "search": "best"}, "search must be one of"),
+        ({"bits": 4, "threads": 0}, "threads must be at least 1 or None, got 0"),
     ):
         with pytest.raises(ArgumentError, match=text):
             kernels.pack(weight, **arguments)

@@ -142,6 +142,11 @@ int default_threads() {
     return chosen;
 }
 
+int worthwhile_threads(std::int64_t work, std::int64_t grain, int threads) {
+    const std::int64_t most = threads == 0 ? default_threads() : threads;
+    return static_cast<int>(std::clamp<std::int64_t>(work / grain, 1, std::max<std::int64_t>(most, 1)));
+}
+
 void parallel_for(std::int64_t units, int threads, const std::function<void(std::int64_t, std::int64_t)>& body,
                   const std::function<void()>& waiting) {
     require(threads >= 0 && threads <= kMostThreads, "parallel_for", "expected 0 to ", kMostThreads, " threads, got ",

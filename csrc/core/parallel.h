@@ -14,6 +14,10 @@ namespace tqs {
 // Threads used when a caller gives 0: TQS_THREADS where set, else the processors this process may run on.
 int default_threads();
 
+// As many of `threads` (0: default_threads()) as find `grain` of the `work` each, and one at least: below that, waking
+// a thread costs more than it saves.
+int worthwhile_threads(std::int64_t work, std::int64_t grain, int threads);
+
 // Cuts [0, units) into at most `threads` contiguous pieces and runs body(begin, end) on each, in any order.
 // The pieces depend on the thread count, so body's result for a unit must not depend on its piece.
 // threads = 0 means default_threads(). The first exception thrown by a piece is rethrown here, after all have ended.

@@ -32,6 +32,13 @@ def check_shape(function: str, shape: tuple[int, ...]) -> None:
         raise ArgumentError(f"[{function}] expected a matrix of shape (N, K) with N, K >= 1, got {tuple(shape)}")
 
 
+def thread_count(function: str, threads: int | None) -> int:
+    """`threads` as the native calls take it: 0 is the default."""
+    if threads is not None and threads < 1:
+        raise ArgumentError(f"[{function}] threads must be at least 1 or None, got {threads}")
+    return threads or 0
+
+
 def packed_bytes(shape: tuple[int, int], bits: int, group_size: int = 128, symmetric: bool = True) -> int:
     """Stored bytes of a weight [N, K]: codes, scales, and zero points unless symmetric.
 

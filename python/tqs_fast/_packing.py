@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tqs_fast._formats import check_format, check_shape, group_count, is_tensor, row_bytes, shape_text
+from tqs_fast._formats import check_format, check_shape, group_count, is_tensor, row_bytes, shape_text, thread_count
 from tqs_fast._native import core
 from tqs_fast.errors import ArgumentError
 
@@ -89,10 +89,11 @@ class PackedWeight:
         """Bytes of codes, scales and zero points."""
         return self.codes.nbytes + self.scales.nbytes + (0 if self.zeros is None else self.zeros.nbytes)
 
-    def dequantize(self) -> FloatArray:
-        """The values the codes stand for, float32 [N, K]; exact."""
+    def dequantize(self, *, threads: int | None = None) -> FloatArray:
+        """The values the codes stand for, float32 [N, K]; exact. `threads` as for `pack`."""
+        count = thread_count("dequantize", threads)
         values = np.empty(self.shape, np.float32)
-        core.dequantize(self.view, out=values.ctypes.data, stride=self.shape[1], threads=0)
+        core.dequantize(self.view, out=values.ctypes.data, stride=self.shape[1], threads=count)
         return values
 
     def prepack(self) -> PreparedWeight:
@@ -129,6 +130,7 @@ def pack(
     group_size: int = 128,
     symmetric: bool = True,
     search: str = "mse",
+    threads: int | None = None,
 ) -> PackedWeight:
     """Round `weight` to `bits`-bit codes with one scale per group.
 
@@ -140,6 +142,8 @@ def pack(
         symmetric: False stores a zero point per group.
         search: "minmax" takes the extremes; "mse" the scale of least squared error among a grid of candidates refined
             by least squares (csrc/quant/search.h), never worse than "minmax".
+        threads: at most so many, fewer where the weight is small; None for the default. The result does not depend on
+            it.
 
     Returns:
         the packed weight; the same bytes on every machine.
@@ -150,6 +154,7 @@ def pack(
     check_format("pack", bits, group_size)
     if search not in SEARCHES:
         raise ArgumentError(f"[pack] search must be one of {SEARCHES}, got {search!r}")
+    count = thread_count("pack", threads)
     matrix = _matrix(weight)
     rows, columns = matrix.shape
     groups = group_count(columns, group_size)
@@ -167,7 +172,7 @@ def pack(
         codes=codes.ctypes.data,
         scales=scales.ctypes.data,
         zeros=0 if zeros is None else zeros.ctypes.data,
-        threads=0,
+        threads=count,
     )
     return PackedWeight(codes, scales, zeros, bits, group_size, (rows, columns))
 

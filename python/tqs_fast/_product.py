@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tqs_fast._formats import check_format, group_count, is_tensor, row_bytes, shape_text
+from tqs_fast._formats import check_format, group_count, is_tensor, row_bytes, shape_text, thread_count
 from tqs_fast._native import core
 from tqs_fast._packing import FloatArray, PackedWeight, PreparedWeight
 from tqs_fast.errors import ArgumentError
@@ -45,8 +45,7 @@ def qgemm(
     """
     weight = packed.packed if isinstance(packed, PreparedWeight) else packed
     rows, columns = weight.shape
-    if threads is not None and threads < 1:
-        raise ArgumentError(f"[qgemm] threads must be at least 1 or None, got {threads}")
+    count = thread_count("qgemm", threads)
     if not isinstance(x, np.ndarray) and not is_tensor(x):
         raise ArgumentError(f"[qgemm] x must be a numpy array or a torch tensor, got {type(x).__name__}")
     if len(x.shape) == 0 or x.shape[-1] != columns:
@@ -54,12 +53,12 @@ def qgemm(
     if bias is not None and tuple(bias.shape) != (rows,):
         raise ArgumentError(f"[qgemm] expected bias of shape [{rows}], got {shape_text(bias.shape)}")
     if isinstance(x, np.ndarray):
-        return _qgemm_numpy(x, packed, bias, threads or 0)
+        return _qgemm_numpy(x, packed, bias, count)
     if x.device.type not in ("cpu", "cuda"):
         raise ArgumentError(f"[qgemm] x must be on the CPU or a CUDA device, got {x.device}; move it with x.cpu()")
     if x.is_cuda:
         return qgemm_cuda(x, *_on_device(weight, x), weight.bits, weight.group_size, bias)
-    return _qgemm_tensor(x, packed, bias, threads or 0)
+    return _qgemm_tensor(x, packed, bias, count)
 
 
 def _qgemm_numpy(x: FloatArray, packed: PackedWeight | PreparedWeight, bias: Any, threads: int) -> FloatArray:

@@ -25,7 +25,10 @@ class Bytes {
         std::memset(block_.get(), 0, static_cast<std::size_t>(size) + 1);
     }
     std::uint8_t* data() { return block_.get() + 1; }
-    std::int64_t size() const { return size_; }
+    bool operator==(const Bytes& other) const {
+        return size_ == other.size_ &&
+               std::memcmp(block_.get(), other.block_.get(), static_cast<std::size_t>(size_) + 1) == 0;
+    }
 
   private:
     std::int64_t size_;
@@ -98,9 +101,26 @@ bool close(const std::vector<float>& got, const std::vector<float>& expected, tq
     return got.size() == expected.size();
 }
 
+struct Packed {
+    Bytes codes;
+    std::vector<std::uint16_t> scales;
+    Bytes zeros;
+
+    bool operator==(const Packed& other) const {
+        return codes == other.codes && scales == other.scales && zeros == other.zeros;
+    }
+};
+
+Packed pack(const std::vector<float>& weights, int bits, std::int64_t group_size, bool symmetric, Shape shape) {
+    const std::int64_t groups = shape.n * tqs::packed_groups(shape.k, group_size);
+    Packed packed{Bytes(shape.n * tqs::packed_row_bytes(shape.k, bits)),
+                  std::vector<std::uint16_t>(static_cast<std::size_t>(groups)), Bytes(symmetric ? 0 : groups)};
+    tqs::quantize({weights.data(), shape.n, shape.k, shape.k}, bits, group_size, tqs::Search::mse,
+                  {packed.codes.data(), packed.scales.data(), symmetric ? nullptr : packed.zeros.data()}, 2);
+    return packed;
+}
+
 void check(int bits, std::int64_t group_size, bool symmetric, Shape shape) {
-    const std::int64_t groups = tqs::packed_groups(shape.k, group_size);
-    const auto count = static_cast<std::size_t>(shape.n * groups);
     std::vector<float> weights(static_cast<std::size_t>(shape.n * shape.k)),
         x(static_cast<std::size_t>(shape.m * shape.k));
     std::vector<float> bias(static_cast<std::size_t>(shape.n));
@@ -108,21 +128,19 @@ void check(int bits, std::int64_t group_size, bool symmetric, Shape shape) {
     tqs::fill_normal(x.data(), shape.m * shape.k, 1, 1, 0);
     tqs::fill_uniform(bias.data(), shape.n, 1, 2, 0);
 
-    Bytes codes(shape.n * tqs::packed_row_bytes(shape.k, bits));
-    std::vector<std::uint16_t> scales(count);
-    Bytes zeros(static_cast<std::int64_t>(count));
-    std::uint8_t* stored_zeros = symmetric ? nullptr : zeros.data();
-    tqs::quantize({weights.data(), shape.n, shape.k, shape.k}, bits, group_size, tqs::Search::mse,
-                  {codes.data(), scales.data(), stored_zeros}, 2);
-    const tqs::PackedView packed{codes.data(), scales.data(), stored_zeros, shape.n, shape.k, group_size, bits};
-
     tqs::use_isa("scalar");
+    Packed stored = pack(weights, bits, group_size, symmetric, shape);
+    std::uint8_t* stored_zeros = symmetric ? nullptr : stored.zeros.data();
+    const tqs::PackedView packed{
+        stored.codes.data(), stored.scales.data(), stored_zeros, shape.n, shape.k, group_size, bits};
+
     std::vector<float> values(weights.size());
     tqs::dequantize(packed, {values.data(), shape.n, shape.k, shape.k}, 1);
     for (const tqs::IsaRow& row : tqs::list_isas()) {
         if (!row.available) continue;
         const char* isa = tqs::isa_name(row.isa);
         tqs::use_isa(isa);
+        expect(pack(weights, bits, group_size, symmetric, shape) == stored, "quantize", bits, group_size, shape, isa);
         std::vector<float> decoded(weights.size());
         tqs::dequantize(packed, {decoded.data(), shape.n, shape.k, shape.k}, 2);
         expect(decoded == values, "dequantize", bits, group_size, shape, isa);

@@ -9,8 +9,12 @@ namespace {
 struct Groups : Wide<double> {
     using Singles = float __attribute__((vector_size(16)));
     using Words = std::uint32_t __attribute__((vector_size(16)));
-    using Integers = std::int32_t __attribute__((vector_size(16)));
-    using Bytes = std::uint8_t __attribute__((vector_size(4)));
+    static Vector widen(const float* at) { return Vector(_mm256_cvtps_pd(_mm_loadu_ps(at))); }
+    static void store_bytes(std::uint8_t* at, Vector integers) {
+        const __m128i words = _mm256_cvttpd_epi32(__m256d(integers));
+        const __m128i pairs = _mm_packus_epi32(words, words);
+        _mm_storeu_si32(at, _mm_packus_epi16(pairs, pairs));
+    }
 };
 
 }  // namespace

@@ -20,33 +20,34 @@ static inline std::uint64_t pack_eight(std::uint64_t codes) {
     return codes;
 }
 
-// Codes of weights[count] to `out`, (count * bits + 7) / 8 bytes. `zero` less the lowest code is q's.
+// The codes of eight weights.
 template <class W, int bits>
-static void encode(const float* weights, std::int64_t count, double scale, double zero, std::uint8_t* out) {
-    using Vector = typename W::Vector;
-    using Integers = typename W::Integers;
-    using Bytes = typename W::Bytes;
-    const Vector inverse = 1.0 / W::broadcast(scale), low = W::broadcast(-zero);
-    const Vector high = W::broadcast((1 << bits) - 1 - zero);
-    for (std::int64_t k = 0; k < count; k += 8) {
-        const std::int64_t some = std::min<std::int64_t>(8, count - k);
-        float values[8] = {};
-        std::memcpy(values, weights + k, sizeof(float) * static_cast<std::size_t>(some));
-        std::uint8_t bytes[8];
-        for (int i = 0; i < 8; i += W::kLanes) {
-            typename W::Singles part;
-            std::memcpy(&part, values + i, sizeof part);
-            const Vector weight = __builtin_convertvector(part, Vector);
-            const Vector code = W::round(clamp<W>(weight * inverse, low, high)) - low;
-            const Bytes narrow = __builtin_convertvector(__builtin_convertvector(code, Integers), Bytes);
-            std::memcpy(bytes + i, &narrow, sizeof narrow);
-        }
-        std::uint64_t word;
-        std::memcpy(&word, bytes, sizeof word);
-        if (some < 8) word &= (std::uint64_t{1} << 8 * some) - 1u;
-        word = pack_eight<bits>(word);
-        std::memcpy(out + k * bits / 8, &word, static_cast<std::size_t>((some * bits + 7) / 8));
+static inline std::uint64_t encode_eight(const float* weights, const Candidate<W>& chosen) {
+    std::uint8_t bytes[8];
+    for (int i = 0; i < 8; i += W::kLanes) {
+        const typename W::Vector quotient = W::widen(weights + i) * chosen.inverse;
+        const typename W::Vector code = W::round(clamp<W>(quotient, chosen.low, chosen.high)) - chosen.low;
+        W::store_bytes(bytes + i, code);
     }
+    std::uint64_t word;
+    std::memcpy(&word, bytes, sizeof word);
+    return pack_eight<bits>(word);
+}
+
+// Codes of weights[count] to `out`, (count * bits + 7) / 8 bytes.
+template <class W, int bits>
+static void encode(const float* weights, std::int64_t count, const Candidate<W>& chosen, std::uint8_t* out) {
+    const std::int64_t whole = count / 8 * 8;
+    for (std::int64_t k = 0; k < whole; k += 8, out += bits) {
+        const std::uint64_t word = encode_eight<W, bits>(weights + k, chosen);
+        std::memcpy(out, &word, bits);
+    }
+    if (whole == count) return;
+    const std::int64_t rest = count - whole;
+    float last[8] = {};
+    std::copy(weights + whole, weights + count, last);
+    const std::uint64_t word = encode_eight<W, bits>(last, chosen) & ((std::uint64_t{1} << rest * bits) - 1u);
+    std::memcpy(out, &word, static_cast<std::size_t>((rest * bits + 7) / 8));
 }
 
 template <class W, int bits>
@@ -67,10 +68,11 @@ static void quantize(const QuantizeTask& task, std::int64_t begin, std::int64_t 
         const Candidate<W> chosen = search_scales<W>(tile, task, bits);
         for (std::int64_t lane = 0; lane < some; ++lane) {
             const std::int64_t group = first + lane, row = group / groups;
-            const double zero = -chosen.low[lane];
+            const Candidate<W> own{W::broadcast(chosen.scale[lane]), W::broadcast(chosen.inverse[lane]),
+                                   W::broadcast(chosen.low[lane]), W::broadcast(chosen.high[lane])};
             task.scales[group] = float_to_bfloat16(static_cast<float>(chosen.scale[lane]));
-            if (task.zeros) task.zeros[group] = static_cast<std::uint8_t>(zero);
-            encode<W, bits>(weights[lane], counts[lane], chosen.scale[lane], zero,
+            if (task.zeros) task.zeros[group] = static_cast<std::uint8_t>(-chosen.low[lane]);
+            encode<W, bits>(weights[lane], counts[lane], own,
                             task.codes + row * bytes + group % groups * width * bits / 8);
         }
     }

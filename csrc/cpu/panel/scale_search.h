@@ -11,7 +11,6 @@
 #include <cstdint>
 
 #include "backend/kernel_table.h"
-#include "cpu/panel/dispatch_rows.h"
 
 namespace tqs::panel {
 
@@ -132,61 +131,50 @@ static inline Candidate<W> refined(const Candidate<W>& candidate, const Measured
                      candidate_at<W>(measured.product / measured.square, candidate.low, candidate.high));
 }
 
-// Adds weights[count][kLanes] to the sums of candidates number[0 ... n - 1] in one pass over the weights. Several at
-// once, because one alone would wait for its own additions.
-template <class W, int n>
-static void add_weights(const double* weights, std::int64_t count, const Candidate<W>* candidates, const int* number,
+// Adds weights[count][kLanes] to the sums of `n` candidates in one pass over the weights: one alone would wait for its
+// own additions. Without `codes`, the errors only.
+template <class W, int n, bool codes>
+static void add_weights(const double* weights, std::int64_t count, const Candidate<W>* candidates,
                         Measured<W>* measured) {
     using Vector = typename W::Vector;
-    Candidate<W> own[n];
-    Measured<W> sums[n];
+    Vector scale[n], inverse[n], low[n], high[n], error[n], product[n], square[n];
     for (int i = 0; i < n; ++i) {
-        own[i] = candidates[number[i]];
-        own[i].scale = -own[i].scale;
-        sums[i] = measured[number[i]];
+        scale[i] = -candidates[i].scale;
+        inverse[i] = candidates[i].inverse;
+        low[i] = candidates[i].low;
+        high[i] = candidates[i].high;
+        error[i] = measured[i].error;
+        product[i] = measured[i].product;
+        square[i] = measured[i].square;
     }
     for (std::int64_t k = 0; k < count; ++k) {
         const Vector weight = W::load(weights + k * W::kLanes);
         for (int i = 0; i < n; ++i) {
-            const Vector q = W::round(clamp<W>(weight * own[i].inverse, own[i].low, own[i].high));
-            const Vector residual = W::multiply_add(own[i].scale, q, weight);
-            sums[i].error += residual * residual;
-            sums[i].product = W::multiply_add(weight, q, sums[i].product);
-            sums[i].square = W::multiply_add(q, q, sums[i].square);
+            const Vector q = W::round(clamp<W>(weight * inverse[i], low[i], high[i]));
+            const Vector residual = W::multiply_add(scale[i], q, weight);
+            error[i] += residual * residual;
+            if constexpr (codes) {
+                product[i] = W::multiply_add(weight, q, product[i]);
+                square[i] = W::multiply_add(q, q, square[i]);
+            }
         }
     }
-    for (int i = 0; i < n; ++i) measured[number[i]] = sums[i];
+    for (int i = 0; i < n; ++i) {
+        measured[i].error = error[i];
+        measured[i].product = product[i];
+        measured[i].square = square[i];
+    }
 }
 
-// Candidates side by side in one pass: as many as the registers hold.
-template <class W>
-static constexpr int kTogether = W::kLanes == 8 ? 4 : 2;
-
-// Measures `count` candidates over whole groups. With a `bound`, one whose error is above it in every group is given up
-// on: errors only grow, so it stays above it.
-template <class W>
-static void measure(Tile<W>& tile, const Candidate<W>* candidates, int count, const typename W::Vector* bound,
-                    Measured<W>* measured) {
-    const std::int64_t stretch = bound ? 16 : Tile<W>::kTile;
-    int number[kScaleCandidates];
-    for (int i = 0; i < count; ++i) {
-        number[i] = i;
-        measured[i] = {};
-    }
-    for (std::int64_t begin = 0; begin < tile.longest() && count > 0; begin += stretch) {
-        const std::int64_t weights = std::min(stretch, tile.longest() - begin);
-        for (int i = 0; i < count; i += kTogether<W>) {
-            dispatch_rows<kTogether<W>>(count - i, [&](auto some) {
-                add_weights<W, some()>(tile.at(begin), weights, candidates, number + i, measured);
-            });
-        }
-        if (!bound) continue;
-        int left = 0;
-        for (int i = 0; i < count; ++i) {
-            number[left] = number[i];
-            left += W::any(measured[number[i]].error <= *bound);
-        }
-        count = left;
+// Measures `count` candidates, one or a multiple of four, over whole groups: four have their operands in registers.
+template <class W, int count, bool codes>
+static void measure(Tile<W>& tile, const Candidate<W>* candidates, Measured<W>* measured) {
+    constexpr int n = std::min(count, 4);
+    std::fill(measured, measured + count, Measured<W>{});
+    for (std::int64_t first = 0; first < tile.longest(); first += Tile<W>::kTile) {
+        const double* weights = tile.at(first);
+        const std::int64_t some = std::min(Tile<W>::kTile, tile.longest() - first);
+        for (int i = 0; i < count; i += n) add_weights<W, n, codes>(weights, some, candidates + i, measured + i);
     }
 }
 
@@ -194,30 +182,26 @@ static void measure(Tile<W>& tile, const Candidate<W>* candidates, int count, co
 template <class W>
 static Candidate<W> best_of(Tile<W>& tile, const Candidate<W>* candidates) {
     constexpr int kFinalSteps = 8;
-    Measured<W> before[kScaleCandidates], after[kScaleCandidates];
+    Measured<W> before[kScaleCandidates], after[kScaleCandidates], least, found;
     Candidate<W> steps[kScaleCandidates];
-    measure<W>(tile, candidates, kScaleCandidates, nullptr, before);
-    typename W::Vector bound = before[0].error;
-    for (int i = 0; i < kScaleCandidates; ++i) {
-        bound = before[i].error < bound ? before[i].error : bound;
-        steps[i] = refined<W>(candidates[i], before[i]);
-    }
-    measure<W>(tile, steps, kScaleCandidates, &bound, after);
+    measure<W, kScaleCandidates, true>(tile, candidates, before);
+    for (int i = 0; i < kScaleCandidates; ++i) steps[i] = refined<W>(candidates[i], before[i]);
+    measure<W, kScaleCandidates, false>(tile, steps, after);
 
-    Candidate<W> best = candidates[0];
-    Measured<W> least = before[0];
+    Candidate<W> best;
+    typename W::Vector error;
     for (int i = 0; i < kScaleCandidates; ++i) {
         const typename W::Bits fell = after[i].error < before[i].error;
-        const Measured<W> found = select<W>(fell, after[i], before[i]);
-        const typename W::Bits better = i == 0 ? least.error == least.error : found.error < least.error;
-        best = select<W>(better, select<W>(fell, steps[i], candidates[i]), best);
-        least = select<W>(better, found, least);
+        const typename W::Vector lower = fell ? after[i].error : before[i].error;
+        const Candidate<W> better = select<W>(fell, steps[i], candidates[i]);
+        best = i == 0 ? better : select<W>(lower < error, better, best);
+        error = i == 0 ? lower : (lower < error ? lower : error);
     }
-    typename W::Bits going = best.scale == best.scale;
+    measure<W, 1, true>(tile, &best, &least);
+    typename W::Bits going = least.error == least.error;
     for (int step = 0; step < kFinalSteps && W::any(going); ++step) {
         const Candidate<W> next = refined<W>(best, least);
-        Measured<W> found;
-        measure<W>(tile, &next, 1, nullptr, &found);
+        measure<W, 1, true>(tile, &next, &found);
         going &= (next.scale != best.scale) & (found.error < least.error);
         best = select<W>(going, next, best);
         least = select<W>(going, found, least);
@@ -225,17 +209,29 @@ static Candidate<W> best_of(Tile<W>& tile, const Candidate<W>* candidates) {
     return best;
 }
 
+// `extreme` where not `either`; there, whichever of it and its negative comes first.
+template <class W>
+static typename W::Vector first_of_two(Tile<W>& tile, typename W::Bits either, typename W::Vector extreme) {
+    for (std::int64_t k = tile.longest() - 1; k >= 0; --k) {
+        const typename W::Vector weight = W::load(tile.at(k));
+        extreme = (either & (magnitude<W>(weight) == magnitude<W>(extreme))) ? weight : extreme;
+    }
+    return extreme;
+}
+
 // Scales for the groups of `tile`; `task` says which. All bits in `scale` are those of a bfloat16.
 template <class W>
 static Candidate<W> search_scales(Tile<W>& tile, const QuantizeTask& task, int bits) {
     using Vector = typename W::Vector;
-    Vector extreme{}, least{}, most{};
+    Vector least{}, most{};
     for (std::int64_t k = 0; k < tile.longest(); ++k) {
         const Vector weight = W::load(tile.at(k));
-        extreme = magnitude<W>(weight) > magnitude<W>(extreme) ? weight : extreme;
         least = weight < least ? weight : least;
         most = weight > most ? weight : most;
     }
+    Vector extreme = most > -least ? most : least;
+    const typename W::Bits both = (most == -least) & (most != 0.0);
+    if (W::any(both)) extreme = first_of_two<W>(tile, both, extreme);
     const bool symmetric = task.zeros == nullptr;
     const double codes = (1 << bits) - 1, half = 1 << (bits - 1);
     const int count = task.search ? kScaleCandidates : 1;

@@ -43,14 +43,27 @@ class Quantizer:
             raise ArgumentError(f"[Quantizer] search must be one of {SEARCHES}, got {self.search!r}")
 
     def pack(self, weight: torch.Tensor, bits: int) -> kernels.PackedWeight:
-        """Quantize `weight` [out, ...] to `bits` per code; the matrix is [out, product of the rest]."""
-        return kernels.pack(weight, bits=bits, group_size=self.group_size, symmetric=self.symmetric, search=self.search)
+        """Quantize `weight` [out, ...] to `bits` per code; the matrix is [out, product of the rest].
+
+        On torch's threads, `torch.get_num_threads()`, at most; the result does not depend on how many.
+        """
+        import torch
+
+        return kernels.pack(
+            weight,
+            bits=bits,
+            group_size=self.group_size,
+            symmetric=self.symmetric,
+            search=self.search,
+            threads=torch.get_num_threads(),
+        )
 
     def dequantized(self, weight: torch.Tensor, bits: int) -> torch.Tensor:
         """The float32 values that `bits`-bit storage of `weight` stands for, in the shape of `weight`."""
         import torch
 
-        return torch.from_numpy(self.pack(weight, bits).dequantize()).reshape(weight.shape)
+        values = self.pack(weight, bits).dequantize(threads=torch.get_num_threads())
+        return torch.from_numpy(values).reshape(weight.shape)
 
     def bytes(self, shape: tuple[int, ...], bits: int | None) -> int:
         """Stored size of a tensor of `shape`: codes, scales and zero points; `bits=None` is float32."""
