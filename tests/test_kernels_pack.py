@@ -78,6 +78,24 @@ def test_thousands_of_groups_equal_the_oracle(bits, symmetric):
     check_bytes(generator.standard_t(tails, (1500, 64)).astype(np.float32), Format(bits, 32, symmetric))
 
 
+@pytest.mark.parametrize("bits", kernels.FORMATS)
+def test_groups_whose_choice_hangs_on_one_rounding_equal_the_oracle(bits):
+    generator = np.random.default_rng(bits)
+    # Every weight with its negative: scales of both signs have the same error but for the order of its terms.
+    half = generator.standard_normal((2000, 16)).astype(np.float32)
+    check_bytes(np.concatenate([half, -half], axis=1), Format(bits, 32, True))
+    # Halfway between two codes, for each significand a scale may have: the quotient by the scale and the product with
+    # its inverse round to different codes.
+    scales = 1 + np.arange(128, dtype=np.float32)[:, None] / 128
+    ties = scales * (np.arange(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, dtype=np.float32) + 0.5)
+    weight = np.concatenate([scales * -(2.0 ** (bits - 1)), ties], axis=1, dtype=np.float32)
+    for search in kernels.SEARCHES:
+        check_bytes(weight, Format(bits, 0, True), search)
+    # One weight, which many scales fit.
+    for symmetric in (True, False):
+        check_bytes(generator.integers(1, 2**17, (4000, 1)).astype(np.float32), Format(bits, 0, symmetric))
+
+
 @pytest.mark.parametrize("search", kernels.SEARCHES)
 def test_threads_and_neighbours_change_nothing(search):
     # Groups are searched several at a time: one must not depend on which others are beside it.

@@ -2,8 +2,11 @@
 // keeps its index order and every step is the scalar one. `W` is Wide<double> of an ISA folder, and vectors of other
 // types with as many elements.
 //
-// Fused multiply-adds are used where the product is exact (a scale has 8 significant bits, a code at most 8, a weight
-// 24), so that they round as the scalar text does.
+// Sums are fused multiply-adds: every product in them is exact, so that they round as the separate operations of the
+// scalar text do. A scale has 8 significant bits, q at most 8, a weight w 24. The residual w - s q has at most 26, and
+// its square 52: q is zero or has the sign of w / s, so |w - s q| <= |w|; and |w| < 2^18 s, so that the last place of s
+// is at least a quarter of that of w. (A candidate has |w| <= 340 s, the most codes over the least ratio; a
+// least-squares step at most halves s, since |w / q| >= s / 2 for every q but zero; there are nine.)
 #pragma once
 
 #include <algorithm>
@@ -152,7 +155,7 @@ static void add_weights(const double* weights, std::int64_t count, const Candida
         for (int i = 0; i < n; ++i) {
             const Vector q = W::round(clamp<W>(weight * inverse[i], low[i], high[i]));
             const Vector residual = W::multiply_add(scale[i], q, weight);
-            error[i] += residual * residual;
+            error[i] = W::multiply_add(residual, residual, error[i]);
             if constexpr (codes) {
                 product[i] = W::multiply_add(weight, q, product[i]);
                 square[i] = W::multiply_add(q, q, square[i]);
@@ -198,13 +201,13 @@ static Candidate<W> best_of(Tile<W>& tile, const Candidate<W>* candidates) {
         error = i == 0 ? lower : (lower < error ? lower : error);
     }
     measure<W, 1, true>(tile, &best, &least);
-    typename W::Bits going = least.error == least.error;
-    for (int step = 0; step < kFinalSteps && W::any(going); ++step) {
+    for (int step = 0; step < kFinalSteps; ++step) {
         const Candidate<W> next = refined<W>(best, least);
         measure<W, 1, true>(tile, &next, &found);
-        going &= (next.scale != best.scale) & (found.error < least.error);
-        best = select<W>(going, next, best);
-        least = select<W>(going, found, least);
+        const typename W::Bits fell = found.error < least.error;  // never once it did not
+        if (!W::any(fell)) break;
+        best = select<W>(fell, next, best);
+        least = select<W>(fell, found, least);
     }
     return best;
 }
