@@ -6,7 +6,8 @@
 // scalar text do. A scale has 8 significant bits, q at most 8, a weight w 24. The residual w - s q has at most 26, and
 // its square 52: q is zero or has the sign of w / s, so |w - s q| <= |w|; and |w| < 2^18 s, so that the last place of s
 // is at least a quarter of that of w. (A candidate has |w| <= 340 s, the most codes over the least ratio; a
-// least-squares step at most halves s, since |w / q| >= s / 2 for every q but zero; there are nine.)
+// least-squares step at most halves s, since |w / q| >= s / 2 for every q but zero; there are nine. Where s ends up
+// subnormal, with a last place of 2^-133, it began below 2^-117, and |w| < 2^-108.)
 #pragma once
 
 #include <algorithm>
@@ -222,7 +223,7 @@ static typename W::Vector first_of_two(Tile<W>& tile, typename W::Bits either, t
     return extreme;
 }
 
-// Scales for the groups of `tile`; `task` says which. All bits in `scale` are those of a bfloat16.
+// Scales for the groups of `tile`, each a bfloat16.
 template <class W>
 static Candidate<W> search_scales(Tile<W>& tile, const QuantizeTask& task, int bits) {
     using Vector = typename W::Vector;
