@@ -7,7 +7,6 @@ condition n (every family weighs the same, all sum to 1): then ‖Y(θ') - Y(θ)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -68,7 +67,7 @@ def squared_norms(task: Task, reference: Reference, probes: int, report: Report)
         steps = task.system.steps(task.horizon)
         states = [state, *(after for after, _ in iterate(task.system, state, inputs, steps - 1))]
         for cut, numbers in enumerate(cuts):
-            cotangents = partial(_cotangents, task, reference, rows, numbers)
+            cotangents = _Cotangents(task, reference, rows, numbers)
             sums = adjoints.pull(states, inputs, cotangents, count=len(numbers))
             for index, block, norms in zip(task.weight_of, task.blocks, of_block, strict=True):
                 for row, number in enumerate(numbers):
@@ -90,28 +89,32 @@ def _probes_at_once(adjoints: WeightAdjoints, probes: int, memory_limit: int | N
     return min(probes, memory_limit // size)
 
 
-def _cotangents(task: Task, reference: Reference, rows: torch.Tensor, probes: range, t: int) -> torch.Tensor:
-    """Scaled signs `[K, n, block, C]` of the outputs of step `t`; zero past the horizon.
+class _Cotangents:
+    """Scaled signs `[K, n, block, C]` of the outputs of every step; zero past the horizon.
 
-    The sign of value (t, n, c) of a probe is a function of these numbers, the seed and N alone.
+    The sign of value (t, n, c) of a probe is a function of these numbers, the seed and N alone. One byte is kept for
+    each: drawing them step by step took longer than a step of a small network.
+
+    Args:
+        rows: of the family.
+        probes: K of them, by number.
     """
-    horizon, count, channels = reference.outputs.shape
-    first = t * task.system.block
-    values = min(task.system.block, horizon - first)
-    drawn = [
-        kernels.uniform(
-            values * count * channels,
-            seed=task.seed,
-            stream=stream("Adjoint", number),
-            offset=first * count * channels,
-        )
-        for number in probes
-    ]
-    signs = np.where(np.stack(drawn) < 0.5, -1.0, 1.0).reshape(len(drawn), values, count, channels)
-    scaled = torch.from_numpy(signs[:, :, rows.numpy()]).transpose(1, 2)
-    scaled = scaled / (reference.scale.cpu() * (len(rows) * horizon * channels) ** 0.5)
-    padding = task.system.block - values
-    return torch.nn.functional.pad(scaled, (0, 0, 0, padding)).to(reference.outputs)
+
+    def __init__(self, task: Task, reference: Reference, rows: torch.Tensor, probes: range) -> None:
+        horizon, count, channels = reference.outputs.shape
+        block = task.system.block
+        size = horizon * count * channels
+        self._signs = np.zeros((len(probes), task.system.steps(horizon) * block, len(rows), channels), dtype=np.int8)
+        for row, number in enumerate(probes):
+            drawn = kernels.uniform(size, seed=task.seed, stream=stream("Adjoint", number))
+            positive = drawn.reshape(horizon, count, channels)[:, rows.numpy()] >= 0.5
+            self._signs[row, :horizon] = np.where(positive, 1, -1)
+        self._scale = 1 / (reference.scale * (len(rows) * horizon * channels) ** 0.5)
+        self._block = block
+
+    def __call__(self, t: int) -> torch.Tensor:
+        signs = torch.from_numpy(self._signs[:, t * self._block : (t + 1) * self._block]).to(self._scale.device)
+        return signs.transpose(1, 2) * self._scale
 
 
 def _reduce(gradient: torch.Tensor) -> FloatArray:
