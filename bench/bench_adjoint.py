@@ -9,7 +9,7 @@ For every system and seed, one table of `tqs.Adjoint(probes=4)` against, from th
 
 Rank correlations are Spearman's over layers. "delta" is the same prediction with Δ²/12 in place of the measured squared
 error of a group. Ratios are predicted over measured damage. Costs are seconds over those of one forward rollout of the
-same system in torch, one thread, in turn in the same run: "rollouts" is everything but rounding (float rollout, states,
+same system in torch, one thread, in turn in the same run: "rollouts" is everything but rounding (float rollout and
 backward passes), "all" is the whole of `tqs.score`. The two transformers differ in their number of layers alone.
 
     python bench/bench_adjoint.py [--systems lorenz-gru silero-vad fracast transformer-8 transformer-32] [--bits 4 8]
@@ -30,7 +30,8 @@ from torch import nn
 
 import harness
 import tqs_fast as tqs
-from tqs_fast.engines import Lane, Reference, choose_engine, roll_outputs, roll_reference
+from tqs_fast.engines import Lane, choose_engine, roll_outputs, roll_reference
+from tqs_fast.scoring.adjoint import expected_damage
 from tqs_fast.scoring.adjoint_norms import squared_norms
 from tqs_fast.scoring.task import Task, prepare
 from tqs_fast.systems import default_initial, draw
@@ -130,15 +131,10 @@ def measured(task: Task, quantizer: tqs.Quantizer, bits: int, roundings: int) ->
 
 
 def delta_prediction(task: Task, norms: list[Array], quantizer: tqs.Quantizer, bits: int) -> Array:
-    """Σ_g Δ_g² / 12 ‖G_g‖_F² for groups of the norms' own size, [L]."""
-    damages = []
-    for parameter, squares in zip(task.parameters, norms, strict=True):
-        scale, _ = grid(parameter.detach(), quantizer, bits)
-        firsts = np.arange(0, scale.shape[1], 32)
-        error = np.add.reduceat(scale.square().numpy() / 12, firsts, axis=1)
-        counts = np.add.reduceat(np.ones(scale.shape[1]), firsts)
-        damages.append((squares.mean(axis=(0, 1)) * error / counts).sum())
-    return np.array(damages)
+    """Σ_g Δ_g² / 12 ‖G_g‖_F², [L]."""
+    errors = [grid(parameter.detach(), quantizer, bits)[0].square().numpy() / 12 for parameter in task.parameters]
+    pairs = zip(norms, errors, strict=True)
+    return np.array([expected_damage(squared, error, quantizer.group_size).mean() for squared, error in pairs])
 
 
 def rank(a: Array, b: Array) -> float:
@@ -174,7 +170,7 @@ def cost(task: Task, method: tqs.Adjoint, rounds: int) -> dict[str, Any]:
     start = tqs.Contexts(states.state, inputs=states.inputs, allow_nan=True)
 
     def rollouts() -> None:
-        reference = roll_reference(system, states, horizon)
+        reference = roll_reference(system, states, horizon, keep_states=True)
         squared_norms(task, reference, method.probes, lambda done, total: None)
 
     ways: dict[str, Callable[[], Any]] = {
@@ -200,7 +196,7 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     task = prepare(
         system, horizon=horizon, initial=start, engine="auto", layers=None, row_blocks=1, seed=seed, memory_limit=None
     )
-    reference: Reference = roll_reference(system, states, horizon)
+    reference = roll_reference(system, states, horizon, keep_states=True)
     norms = squared_norms(task, reference, method.probes, lambda done, total: None).of_block
     began = time.perf_counter()
     rows = [accuracy(task, table, norms, bits, options.roundings) for bits in options.bits]
@@ -217,22 +213,19 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     spent = result["cost"]
+    rollouts = spent["rollouts / forward"]
     print(
         f"{result['system']}, seed {result['seed']}, {result['layers']} layers ({result['how']}): "
-        f"{spent['rollouts / forward']['median']:.1f} forward rollouts "
-        f"({spent['rollouts / forward']['low']:.1f} to {spent['rollouts / forward']['high']:.1f}), "
-        f"{spent['all / forward']['median']:.1f} with rounding; {spent['seconds']['all']:.2f} s in all"
+        f"{rollouts['median']:.1f} forward rollouts ({rollouts['low']:.1f} to {rollouts['high']:.1f}), "
+        f"{spent['all / forward']['median']:.1f} with rounding, {spent['seconds']['all']:.2f} s; "
+        f"judged in {result['judge_seconds']:.0f} s"
     )
     for row in result["accuracy"]:
-        ranks, ratios = row["rank"], row["ratio"]
-        print(
-            f"  {row['bits']} bits: rank against residual {ranks['residual']:.2f}, "
-            f"stochastic {ranks['stochastic']:.2f} (halves {ranks['halves of stochastic']:.2f}; residual against stochastic "
-            f"{ranks['residual against stochastic']:.2f}; delta {ranks['delta, residual']:.2f}, "
-            f"{ranks['delta, stochastic']:.2f}); predicted / measured {ratios['residual'][1]:.2f} "
-            f"({ratios['residual'][0]:.2f} to {ratios['residual'][2]:.2f}), stochastic {ratios['stochastic'][1]:.2f} "
-            f"({ratios['stochastic'][0]:.2f} to {ratios['stochastic'][2]:.2f})"
+        ranks = ", ".join(f"{against} {value:.2f}" for against, value in row["rank"].items())
+        ratios = ", ".join(
+            f"{against} {median:.2f} ({low:.2f} to {high:.2f})" for against, (low, median, high) in row["ratio"].items()
         )
+        print(f"  {row['bits']} bits: rank correlation with {ranks}\n          predicted / measured: {ratios}")
     print(flush=True)
 
 

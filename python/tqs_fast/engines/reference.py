@@ -9,6 +9,7 @@ import torch
 
 from tqs_fast.errors import ArgumentError, DivergenceError
 from tqs_fast.systems import States, System, iterate
+from tqs_fast.systems.tree import Tree
 
 CONSTANT = 1e-6  # of the largest magnitude: below it a spread is float32 rounding, not dynamics
 
@@ -20,13 +21,22 @@ class Reference:
     Attributes:
         outputs: `[T, N, C]`.
         scale: `[C]`, standard deviation of each channel over all N and T, the unit of errors (float64).
+        states: before each step, trees of `[N, ...]`; empty where they were not asked for.
     """
 
     outputs: torch.Tensor
     scale: torch.Tensor
+    states: tuple[Tree, ...] = ()
 
 
-def roll_reference(system: System, states: States, horizon: int, *, outputs: torch.Tensor | None = None) -> Reference:
+def roll_reference(
+    system: System,
+    states: States,
+    horizon: int,
+    *,
+    outputs: torch.Tensor | None = None,
+    keep_states: bool = False,
+) -> Reference:
     """Roll the float model `horizon` values from `states`; or take the `outputs` `[T, N, C]` of an engine that has.
 
     A channel that does not vary takes the largest scale of the channels that do: its errors stay finite and count
@@ -36,8 +46,9 @@ def roll_reference(system: System, states: States, horizon: int, *, outputs: tor
         ArgumentError: horizon < 1.
         DivergenceError: an output is NaN or infinite, or no channel varies at all.
     """
+    path: list[Tree] = []
     if outputs is None:
-        outputs = roll_outputs(system, states, horizon)
+        outputs = _roll(system, states, horizon, None, path if keep_states else None)
     finite = torch.isfinite(outputs).all(dim=2)
     if not bool(finite.all()):
         bad = (~finite).any(dim=0).nonzero().flatten().tolist()
@@ -55,16 +66,29 @@ def roll_reference(system: System, states: States, horizon: int, *, outputs: tor
             f"there is "
             "no trajectory to protect; start elsewhere (Contexts or Synthetic) or check the step function"
         )
-    return Reference(outputs, torch.where(constant, scale.max(), scale))
+    return Reference(outputs, torch.where(constant, scale.max(), scale), tuple(path))
 
 
 def roll_outputs(
     system: System, states: States, horizon: int, *, module: torch.nn.Module | None = None
 ) -> torch.Tensor:
     """Outputs `[T, N, C]` of a plain rollout; `module` replaces the system's own."""
+    return _roll(system, states, horizon, module, None)
+
+
+def _roll(
+    system: System, states: States, horizon: int, module: torch.nn.Module | None, path: list[Tree] | None
+) -> torch.Tensor:
+    """Outputs `[T, N, C]`; the state before each step is added to `path`."""
     if horizon < 1:
         raise ArgumentError(f"[rollout] horizon must be at least 1 value, got {horizon}")
-    blocks = [o for _, o in iterate(system, states.state, states.inputs, system.steps(horizon), module=module)]
+    blocks = []
+    before = states.state
+    for after, output in iterate(system, states.state, states.inputs, system.steps(horizon), module=module):
+        blocks.append(output)
+        if path is not None:
+            path.append(before)
+        before = after
     return torch.cat(blocks, dim=1)[:, :horizon].transpose(0, 1)
 
 

@@ -14,7 +14,7 @@ from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization import BITS, Quantizer
 from tqs_fast.scoring.adjoint_norms import FINEST, squared_norms
 from tqs_fast.scoring.direct import FloatArray, Measured
-from tqs_fast.scoring.methods import check_bits, rounding_energies
+from tqs_fast.scoring.methods import check_bits
 from tqs_fast.scoring.task import Task
 
 BACKWARD = 2  # forward steps that one backward step is counted as: it multiplies by every matrix twice
@@ -57,6 +57,10 @@ class Adjoint:
     def meaning(self) -> str:
         return "first-order damage expected of rounding errors of this size in this layer, by backward passes"
 
+    @property
+    def keeps_states(self) -> bool:
+        return True
+
     def measure(self, task: Task, reference: Reference, report: Report) -> Measured:
         """As `DirectMethod.measure`; `task.memory_limit` bounds the gradients held at one time.
 
@@ -66,23 +70,29 @@ class Adjoint:
             DivergenceError: a gradient is NaN or infinite.
         """
         norms = squared_norms(task, reference, self.probes, report)
-        weights = [task.rows(block) for block in range(len(task.blocks))]
-        pairs = list(zip(norms.of_block, weights, strict=True))
-        # [L, B, F, P]
-        damages = np.stack([[expected_damage(n, w, self.quantizer, b) for b in self.bits] for n, w in pairs])
-        relative = np.stack([rounding_energies(w, self.quantizer, self.bits) for w in weights])
+        size = self.quantizer.group_size
+        damages = np.empty((len(task.blocks), len(self.bits), len(task.states.families), self.probes))
+        relative = np.empty(damages.shape[:2])
+        gains = np.empty(len(task.blocks))
+        for layer, squared in enumerate(norms.of_block):
+            weight = task.rows(layer)
+            energy = float(weight.double().square().sum())
+            for column, bits in enumerate(self.bits):
+                error = squared_error(weight, self.quantizer, bits)
+                damages[layer, column] = expected_damage(squared, error, size)
+                relative[layer, column] = error.sum() / energy if energy else 0.0
+            # an error of energy E spread evenly over n weights does the damage E ‖G‖_F² / n
+            gains[layer] = squared.sum(axis=(2, 3)).mean() * energy / weight.numel()
         families = damages.mean(axis=3)
         of_probe = damages.mean(axis=2)
         spread = of_probe.std(axis=2, ddof=1) / math.sqrt(self.probes) if self.probes > 1 else np.nan * relative
-        # an error of energy E spread evenly over n weights does the damage E ‖G‖_F² / n
-        squared = [n.sum(axis=(2, 3)).mean() * float(w.double().square().mean()) for n, w in pairs]
         steps = task.system.steps(task.horizon)
-        forward, backward = steps * (2 + norms.passes), steps * self.probes
+        forward, backward = steps * (1 + norms.passes), steps * self.probes
         return Measured(
             samples=families[:, :, task.states.family_of],
             curve=families.mean(axis=2, keepdims=True),
             relative_error=relative,
-            gain=np.array(squared),
+            gain=gains,
             probe_stderr=spread,
             provenance={
                 "engine": {"name": "torch", "reason": norms.how, "serial": {}},
@@ -96,22 +106,26 @@ class Adjoint:
         )
 
 
-def expected_damage(norms: FloatArray, weight: torch.Tensor, quantizer: Quantizer, bits: int) -> FloatArray:
-    """Σ_g (mean of r² in g) ‖G_g‖_F² with r the rounding error and g the groups that share a scale, `[F, P]`.
+def squared_error(weight: torch.Tensor, quantizer: Quantizer, bits: int) -> FloatArray:
+    """(Q_b(θ) - θ)² of every element, `[rows, columns]`."""
+    difference = quantizer.dequantized(weight, bits).double().cpu() - weight.double().cpu()
+    return np.asarray(difference.square().flatten(1).numpy())
 
-    The measured r² has clipping in it, which Δ²/12 has not. Spearman correlation of the layers of lorenz-gru,
-    silero-vad and fracast at 4 bits with damage averaged over stochastic roundings: 0.96, 0.75 and 0.95 with r², 0.79,
-    0.82 and 0.86 with Δ²/12; with `Residual`: 0.43, 0.75 and 0.91 against 0.18, 0.54 and 0.89 (medians of three seeds).
+
+def expected_damage(norms: FloatArray, error: FloatArray, group_size: int) -> FloatArray:
+    """Σ_g (mean of r² in g) ‖G_g‖_F² with g the groups that share a scale, `[F, P]`.
+
+    The measured r² has clipping in it, which Δ²/12 has not; `bench/bench_adjoint.py` has both ("delta").
 
     Args:
         norms: ‖G‖_F² of every `FINEST` columns, `[F, P, rows, ceil(columns / FINEST)]`.
-        weight: the rows, `[rows, ...]`.
-        quantizer, bits: any; no further rollout is needed for another.
+        error: r², `[rows, columns]`, of any quantizer and bit-width: no further rollout is needed for another.
+        group_size: columns of a group, a multiple of `FINEST`; 0: all of a row.
     """
-    error = (quantizer.dequantized(weight, bits).double().cpu() - weight.double().cpu()).square().flatten(1).numpy()
-    size = quantizer.group_size or error.shape[1]
-    errors = np.add.reduceat(error, np.arange(0, error.shape[1], size), axis=1)
-    counts = np.add.reduceat(np.ones(error.shape[1]), np.arange(0, error.shape[1], size))
-    width = max(1, -(-size // FINEST))
-    grouped = np.add.reduceat(norms, np.arange(0, norms.shape[3], width), axis=3)
-    return np.asarray((grouped * (errors / counts)).sum(axis=(2, 3)))
+    columns = error.shape[1]
+    size = group_size or columns
+    firsts = np.arange(0, columns, size)
+    counts = np.diff(np.append(firsts, columns))
+    means = np.add.reduceat(error, firsts, axis=1) / counts
+    grouped = np.add.reduceat(norms, np.arange(0, norms.shape[3], -(-size // FINEST)), axis=3)
+    return np.asarray((grouped * means).sum(axis=(2, 3)))

@@ -19,8 +19,7 @@ from tqs_fast.errors import ArgumentError
 from tqs_fast.scoring.direct import FloatArray
 from tqs_fast.scoring.methods import stream
 from tqs_fast.scoring.task import Task
-from tqs_fast.systems import iterate
-from tqs_fast.systems.tree import tree_map
+from tqs_fast.systems.tree import Tree, tree_map
 
 FINEST = 32  # columns per norm: the smallest group that a quantizer knows, of which all larger ones are made
 
@@ -32,7 +31,7 @@ class SquaredNorms:
     Attributes:
         of_block: per layer `[F, P, rows, ceil(columns / FINEST)]`, float64; the F families on the scale of a damage of
             each alone.
-        passes: how often the steps were computed again on the way back.
+        passes: how often the steps were computed again, on the way back.
         how: torch differentiated.
     """
 
@@ -42,7 +41,7 @@ class SquaredNorms:
 
 
 def squared_norms(task: Task, reference: Reference, probes: int, report: Report) -> SquaredNorms:
-    """Roll out once per family, keeping states, and pull `probes` random cotangents back.
+    """Pull `probes` random cotangents back through the rollout of each family; `reference` has its states.
 
     Gradients of at most `probes` copies of the weights are held, of fewer where `task.memory_limit` is less; each is
     summed over time and initial conditions before it is squared, and reduced at once.
@@ -61,11 +60,8 @@ def squared_norms(task: Task, reference: Reference, probes: int, report: Report)
     report(0, len(families) * len(cuts))
     for f in families:
         rows = torch.from_numpy(np.flatnonzero(task.states.family_of == f))
-        state = tree_map(lambda leaf: leaf[rows.to(leaf.device)], task.states.state)  # noqa: B023 - called at once
-        inputs = task.states.inputs
-        inputs = None if inputs is None else tree_map(lambda leaf: leaf[rows.to(leaf.device)], inputs)  # noqa: B023
-        steps = task.system.steps(task.horizon)
-        states = [state, *(after for after, _ in iterate(task.system, state, inputs, steps - 1))]
+        states = [_rows(state, rows) for state in reference.states]
+        inputs = None if task.states.inputs is None else _rows(task.states.inputs, rows)
         for cut, numbers in enumerate(cuts):
             cotangents = _Cotangents(task, reference, rows, numbers)
             sums = adjoints.pull(states, inputs, cotangents, count=len(numbers))
@@ -87,6 +83,11 @@ def _probes_at_once(adjoints: WeightAdjoints, probes: int, memory_limit: int | N
             "raise it or score fewer layers at a time"
         )
     return min(probes, memory_limit // size)
+
+
+def _rows(tree: Tree, rows: torch.Tensor) -> Tree:
+    """The rows of one family; nothing is copied where there is no other."""
+    return tree_map(lambda leaf: leaf if len(leaf) == len(rows) else leaf[rows.to(leaf.device)], tree)
 
 
 class _Cotangents:
@@ -114,7 +115,8 @@ class _Cotangents:
 
     def __call__(self, t: int) -> torch.Tensor:
         signs = torch.from_numpy(self._signs[:, t * self._block : (t + 1) * self._block]).to(self._scale.device)
-        return signs.transpose(1, 2) * self._scale
+        scaled: torch.Tensor = signs.transpose(1, 2) * self._scale
+        return scaled
 
 
 def _reduce(gradient: torch.Tensor) -> FloatArray:

@@ -66,6 +66,10 @@ class DirectMethod(Protocol):
     def meaning(self) -> str:
         """One sentence: what the numbers in the table's damage columns are."""
 
+    @property
+    def keeps_states(self) -> bool:
+        """Whether it uses `reference.states`, which are then kept from the float rollout."""
+
     def measure(self, task: Task, reference: Reference, report: Report) -> Measured:
         """All layers at all bit-widths.
 
@@ -85,7 +89,7 @@ class DirectRun:
             raise ArgumentError(f"[score] engine must be one of {ENGINES}, got {task.engine!r}")
         self._method = method
         self._task = task
-        self.reference = roll_reference(task.system, task.states, task.horizon)
+        self.reference = roll_reference(task.system, task.states, task.horizon, keep_states=method.keeps_states)
         self.description: dict[str, Any] = {}
 
     def measure(self, store: Checkpoint | None, report: Report) -> Measured:

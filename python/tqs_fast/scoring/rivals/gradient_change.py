@@ -59,6 +59,10 @@ class GradientChange:
     def meaning(self) -> str:
         return f"sum of |gradient x weight change|, one-step squared error to a {self.target} target (AutoScheme)"
 
+    @property
+    def keeps_states(self) -> bool:
+        return False
+
     def measure(self, task: Task, reference: Reference, report: Report) -> Measured:
         """As `DirectMethod.measure`.
 

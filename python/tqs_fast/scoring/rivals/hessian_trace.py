@@ -55,6 +55,10 @@ class HessianTrace:
     def meaning(self) -> str:
         return "half the mean Hessian trace of the one-step loss times the squared rounding error (HAWQ-V2)"
 
+    @property
+    def keeps_states(self) -> bool:
+        return False
+
     def measure(self, task: Task, reference: Reference, report: Report) -> Measured:
         """As `DirectMethod.measure`; samples of a family repeat its mean, because probes mix initial conditions.
 

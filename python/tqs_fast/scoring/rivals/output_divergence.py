@@ -40,6 +40,10 @@ class OutputDivergence:
     def meaning(self) -> str:
         return "mean squared scaled error of one step's output with this layer quantized; no rollout"
 
+    @property
+    def keeps_states(self) -> bool:
+        return False
+
     def measure(self, task: Task, reference: Reference, report: Report) -> Measured:
         """As `DirectMethod.measure`; errors are in the unit of the whole reference."""
         inputs = task.states.inputs

@@ -40,6 +40,10 @@ class WeightError:
     def meaning(self) -> str:
         return f"{'relative ' if self.relative else ''}squared rounding error of the weights; no rollout, no data"
 
+    @property
+    def keeps_states(self) -> bool:
+        return False
+
     def measure(self, task: Task, reference: Reference, report: Report) -> Measured:
         """As `DirectMethod.measure`."""
         rows = [task.rows(block) for block in range(len(task.blocks))]
