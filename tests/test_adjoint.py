@@ -16,7 +16,6 @@ from torch.utils._pytree import tree_leaves as every_leaf
 import tqs_fast as tqs
 from networks import cells_system, linear_system, rotation
 from tqs_fast.engines import roll_reference, weight_adjoints
-from tqs_fast.engines.torch_ways import Way
 from tqs_fast.engines.weight_adjoints import WeightAdjoints
 from tqs_fast.scoring.adjoint import expected_damage, squared_error
 from tqs_fast.scoring.adjoint_norms import FINEST, squared_norms
@@ -369,16 +368,51 @@ def test_what_cannot_be_batched_is_pulled_back_in_turn(later, monkeypatch):
 
     module = linear_system(rotation(0.3, 0.49)).module
     system = tqs.System(module, step=step, initial_state=start)
-    plain = tqs.System(module, step=lambda m, s: step_plain(m, s), initial_state=start)
 
     def step_plain(module, state):
         z = 2 * module.map(state["z"])
         return {"z": z, "t": state["t"] + 1}, z
 
+    plain = tqs.System(module, step=step_plain, initial_state=start)
     arguments = {"horizon": 6, "initial": tqs.Attractor(count=3, spin_up=0), "method": tqs.Adjoint()}
     found, expected = tqs.score(system, **arguments), tqs.score(plain, **arguments)
     assert "one by one" in found.provenance["engine"]["reason"]
     assert "together" in expected.provenance["engine"]["reason"]
+    np.testing.assert_allclose(found.samples, expected.samples, rtol=1e-5)
+
+
+class OnlyElementary(torch.autograd.Function):
+    """Like cuDNN's LSTM out of training: no backward pass unless the elementary kernels are in use."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if torch.backends.mkldnn.enabled:
+            raise RuntimeError("this kernel has no backward pass")
+        return gradient
+
+
+def test_a_way_that_fails_half_way_leaves_nothing(monkeypatch):
+    """The gradient of the last layer has been added when the first one's refuses; it must not be added twice."""
+    monkeypatch.setattr(weight_adjoints, "TOGETHER", 0)
+
+    def system(between):
+        def step(module, state):
+            state = module[1](between(module[0](state))).tanh()
+            return state, state
+
+        module = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2))
+        module.load_state_dict({k: torch.linspace(-1, 1, v.numel()).reshape(v.shape) for k, v in weights.items()})
+        return tqs.System(module, step=step, initial_state=lambda n, g: torch.randn(n, 2, generator=g))
+
+    weights = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2)).state_dict()
+    arguments = {"horizon": 1, "initial": tqs.Attractor(count=3, spin_up=0), "method": tqs.Adjoint()}
+    found = tqs.score(system(OnlyElementary.apply), **arguments)
+    expected = tqs.score(system(lambda x: x), **arguments)
+    assert found.provenance["engine"]["reason"] == "torch.autograd, one by one, elementary kernels"
     np.testing.assert_allclose(found.samples, expected.samples, rtol=1e-5)
 
 
@@ -421,8 +455,3 @@ def test_it_ranks_the_layers_of_lorenz_gru_as_residual_does_where_errors_are_sma
     assert np.median(abs(np.log(adjoint.gain / tangent.gain))) < 0.5
     assert spearmanr(adjoint.damage[:, 0], residual.damage[:, 0])[0] > 0.6
     assert abs(np.log(np.median(adjoint.damage / residual.damage))) < 0.7
-
-
-def test_the_order_of_ways():
-    assert weight_adjoints.WAYS[0] == Way(together=True, elementary=False)
-    assert all(not way.together for way in weight_adjoints.IN_TURN)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch.func import vmap
 
 from tqs_fast._finite import all_finite
-from tqs_fast.engines.torch_ways import UNSUPPORTED, Way, first_way
+from tqs_fast.engines.torch_ways import UNSUPPORTED, WAYS, Way, first_way
 from tqs_fast.errors import ArgumentError, DivergenceError
 from tqs_fast.systems import System
 from tqs_fast.systems.system import input_at
@@ -24,13 +25,12 @@ from tqs_fast.systems.tree import Tree, tree_leaves, tree_like, tree_map
 Cotangents = Callable[[int], torch.Tensor]
 
 # All K cotangents in one batched call save K - 1 calls of every operation, but hold each step's gradients of all of
-# them at once, and work on larger tensors. Time of four in turn over four together, one thread of a Zen 4 core, by what
-# a step saves for its backward pass: 1.45 at 0.3 MB (lorenz-gru), 1.04 at 1.4 (silero-vad), 1.05 at 4 (a transformer),
-# 0.86 at 136 (fracast). Weights are saved too, so that gradients held this way are as small.
-TOGETHER = 2**21  # bytes
+# them at once, and work on larger tensors. Forward rollouts for four in turn and for four together, by what a step
+# saves for its backward pass, one thread of a Zen 4 core: 16.7 and 12.1 at 0.3 MB (lorenz-gru), 8.0 and 5.6 at 1.4
+# (silero-vad), 15.0 and 9.9 at 5 (a transformer of 32 layers), 8.9 and 22.6 at 800 (fracast). Weights are among what
+# is saved, so that gradients held this way are as small.
+TOGETHER = 2**24  # bytes
 
-# Fused kernels first: on elementary ones silero-vad took 13.3 forward rollouts, on fused ones 8.0.
-WAYS = tuple(Way(together, elementary) for elementary in (False, True) for together in (True, False))
 IN_TURN = tuple(way for way in WAYS if not way.together)
 
 
@@ -59,12 +59,13 @@ class WeightAdjoints:
     Args:
         system: whose steps are differentiated.
         names: of the W weights, as in `named_parameters()`.
+        together: whether a small network's gradients of all cotangents may be held at once beside their sums.
 
     Raises:
         ArgumentError: the module cannot be copied.
     """
 
-    def __init__(self, system: System, names: Sequence[str]) -> None:
+    def __init__(self, system: System, names: Sequence[str], *, together: bool = True) -> None:
         try:
             self._module = copy.deepcopy(system.module).requires_grad_(False)
         except (RuntimeError, TypeError) as error:  # what pickling raises for a handle to something outside Python
@@ -73,6 +74,7 @@ class WeightAdjoints:
             ) from error
         known = dict(self._module.named_parameters())
         self._system = system
+        self._together = together
         self._names = tuple(names)
         self._weights = [known[name].requires_grad_() for name in names]
         for weight in self._weights:
@@ -131,16 +133,22 @@ class WeightAdjoints:
         def run(way: Way) -> dict[int, torch.Tensor]:
             return self._pull_step(step, way.together)
 
+        def afresh(way: Way) -> dict[int, torch.Tensor]:
+            for total in self._sums:  # a way that failed half-way may have left the gradients of the last layers
+                total.zero_()
+            return run(way)
+
         if self._way is None:
-            ways = WAYS if self._saved_bytes(step) <= TOGETHER else IN_TURN
-            self._way, pulled = first_way(self._system.name, "Adjoint", run, ways=ways)
+            ways = WAYS if self._together and self._saved_bytes(step) <= TOGETHER else IN_TURN
+            self._way, pulled = first_way(self._system.name, "Adjoint", afresh, ways=ways)
             return pulled
         try:
             return self._way.run(run)
         except UNSUPPORTED:  # control flow that depends on values: another operation than in the steps before
             if not self._way.together:
                 raise
-        self._way, pulled = first_way(self._system.name, "Adjoint", run, ways=IN_TURN)
+        in_turn = Way(together=False, elementary=self._way.elementary)
+        self._way, pulled = first_way(self._system.name, "Adjoint", run, ways=[in_turn])
         return pulled
 
     def _saved_bytes(self, step: _Step) -> int:
@@ -195,18 +203,25 @@ class WeightAdjoints:
     def _pull_together(
         self, ends: list[torch.Tensor], cotangents: list[torch.Tensor], before: dict[int, torch.Tensor]
     ) -> dict[int, torch.Tensor]:
-        gradients = torch.autograd.grad(
-            ends, [*self._weights, *before.values()], cotangents, is_grads_batched=True, allow_unused=True
-        )
-        for index, gradient in enumerate(gradients[: len(self._weights)]):
-            if gradient is not None:
-                self._sums[index] += gradient
-                self._reached.add(index)
-        states = gradients[len(self._weights) :]
-        count = len(cotangents[0])
+        inputs = [*self._weights, *before.values()]
+        arrived: list[int] = []
+
+        def one(cotangent: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            gradients = torch.autograd.grad(ends, inputs, cotangent, retain_graph=True, allow_unused=True)
+            arrived[:] = [number for number, gradient in enumerate(gradients) if gradient is not None]
+            return tuple(gradient for gradient in gradients if gradient is not None)
+
+        # not is_grads_batched=True, whose rules are older: it took 9.8 forward rollouts for lorenz-gru in place of 8.3
+        gradients = vmap(one)(tuple(cotangents))
+        found = dict(zip(arrived, gradients, strict=True))
+        count, weights = len(cotangents[0]), len(self._weights)
+        for number in arrived:
+            if number < weights:
+                self._sums[number] += found[number]
+                self._reached.add(number)
         return {
-            index: leaf.new_zeros(count, *leaf.shape) if gradient is None else gradient
-            for (index, leaf), gradient in zip(before.items(), states, strict=True)
+            index: found[number] if number in found else leaf.new_zeros(count, *leaf.shape)
+            for number, (index, leaf) in enumerate(before.items(), start=weights)
         }
 
     def _pull_in_turn(

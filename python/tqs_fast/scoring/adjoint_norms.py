@@ -49,7 +49,8 @@ def squared_norms(task: Task, reference: Reference, probes: int, report: Report)
     Raises:
         ArgumentError, DivergenceError: as `Adjoint.measure`.
     """
-    adjoints = WeightAdjoints(task.system, [weight.name for weight in task.weights])
+    assert len(reference.states) == task.system.steps(task.horizon)
+    adjoints = WeightAdjoints(task.system, [weight.name for weight in task.weights], together=task.memory_limit is None)
     at_once = _probes_at_once(adjoints, probes, task.memory_limit)
     cuts = [range(first, min(first + at_once, probes)) for first in range(0, probes, at_once)]
     families = range(len(task.states.families))
