@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -26,10 +26,11 @@ Cotangents = Callable[[int], torch.Tensor]
 
 # All K cotangents in one batched call save K - 1 calls of every operation, but hold each step's gradients of all of
 # them at once, and work on larger tensors. Forward rollouts for four in turn and for four together, by what a step
-# saves for its backward pass, one thread of a Zen 4 core: 16.7 and 12.1 at 0.3 MB (lorenz-gru), 8.0 and 5.6 at 1.4
-# (silero-vad), 15.0 and 9.9 at 5 (a transformer of 32 layers), 8.9 and 22.6 at 800 (fracast). Weights are among what
+# saves for its backward pass, one thread of a Zen 4 core: 16.7 and 12.1 at 0.2 MB (lorenz-gru), 8.0 and 5.6 at 0.8
+# (silero-vad), 15.0 and 9.9 at 6 (a transformer of 32 layers), 8.9 and 22.6 at 800 (fracast). Weights are among what
 # is saved, so that gradients held this way are as small.
 TOGETHER = 2**24  # bytes
+FEW = 2  # one is a size that steps may squeeze away
 
 IN_TURN = tuple(way for way in WAYS if not way.together)
 
@@ -152,17 +153,27 @@ class WeightAdjoints:
         return pulled
 
     def _saved_bytes(self, step: _Step) -> int:
-        """What a step keeps for its backward pass, each tensor once."""
+        """About what a step keeps for its backward pass, each tensor once, from `FEW` initial conditions.
+
+        For all of them it would cost another step, and what is too large is not to be made for counting it.
+        """
+        count = len(step.output[0])
+        weights = {weight.data_ptr() for weight in self._module.parameters()}
         sizes: dict[int, int] = {}
 
         def note(tensor: torch.Tensor) -> torch.Tensor:
             sizes[tensor.data_ptr()] = tensor.nbytes
             return tensor
 
+        few = replace(
+            step,
+            state=tree_map(lambda leaf: leaf[:FEW], step.state),
+            step_input=None if step.step_input is None else tree_map(lambda leaf: leaf[:FEW], step.step_input),
+        )
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            kept = self._forward(step)
+            kept = self._forward(few)
         del kept
-        return sum(sizes.values())
+        return sum(size if pointer in weights else size * count // min(FEW, count) for pointer, size in sizes.items())
 
     def _forward(self, step: _Step) -> tuple[dict[int, torch.Tensor], Tree, torch.Tensor]:
         """The step again, with gradients: leaves of its state by index, the state after it, its output."""
