@@ -77,7 +77,9 @@ std::vector<KernelRow> list_kernels() {
             add("dequantize", table->dequantize[format]);
             add("prepack", table->prepack[format]);
             for (int dtype = 0; dtype < kDTypes; ++dtype) {
-                add(std::string("qgemm_") + dtype_name(static_cast<DType>(dtype)), table->qgemm[dtype][format]);
+                const std::string name = std::string("qgemm_") + dtype_name(static_cast<DType>(dtype));
+                add(name, table->qgemm[static_cast<int>(Activation::exact)][dtype][format]);
+                add(name + "_int8", table->qgemm[static_cast<int>(Activation::int8)][dtype][format]);
             }
         }
     }

@@ -20,6 +20,15 @@ static constexpr const char* isa_name(Isa isa) {
     return isa == Isa::scalar ? "scalar" : isa == Isa::avx2 ? "avx2" : "avx512";
 }
 
+// How a product takes its activations.
+//
+// exact  as float32 (bfloat16 widened).
+// int8   row by row rounded to integers q[k] = rint(x[k] (127 / a)), ties to even, a the largest |x[k]| of the row, and
+//        its scale a / 127. A row with a < kQuietRow counts as zeros; one that holds NaN or infinity has the scale NaN.
+enum class Activation : int { exact = 0, int8 = 1 };
+inline constexpr int kActivations = 2;
+inline constexpr float kQuietRow = 0x1p-100f;  // 127 / a is finite above 2^-121
+
 // y[M, N] = x[M, K] W[N, K]^T + bias[N]
 struct QgemmTask {
     const void* x;               // [M, K] float32 or bfloat16 as the kernel's name says; any alignment
@@ -30,6 +39,7 @@ struct QgemmTask {
     const float* bias;           // [N] or null
     void* y;                     // [M, N], dtype of x
     std::int64_t y_stride;
+    const std::uint8_t* activations;  // all rows as the table's `activations` wrote them; null where that entry is null
 };
 
 // Ratios of the candidates of a scale search to the minmax scale (quant/search.h), the first 1. Symmetric: `least`
@@ -60,13 +70,24 @@ using QuantizeKernel = void (*)(const QuantizeTask& task, std::int64_t begin, st
 using DequantizeKernel = void (*)(const PackedView& weight, std::int64_t begin, std::int64_t end, float* out,
                                   std::int64_t stride);
 
+// Rewrites rows [begin, end) of x for the product; `out` holds activation_bytes(task) bytes for all rows, 64-byte
+// aligned.
+using ActivationKernel = void (*)(const QgemmTask& task, std::int64_t begin, std::int64_t end, std::uint8_t* out);
+
 // Computes columns [begin, end) of y; `begin` is a multiple of the table's panel_columns, and `end` is one or is N.
-// Products and sums in float32, each element of y summed over k in index order (fused or not as the ISA has it), bias
-// added last, one rounding to bfloat16 at the end where y is bfloat16. An element therefore depends on its row of x and
-// its row of W only: the same bits for any M, any threads, prepacked or not.
-// |y - exact| <= (K + 2) u (sum |x||w| + |bias|), u = 2^-24, plus 2^-8 |y| for bfloat16.
-// `scratch` holds scratch_floats(K) floats, 64-byte aligned.
-using QgemmKernel = void (*)(const QgemmTask& task, std::int64_t begin, std::int64_t end, float* scratch);
+// Sums are taken span by span (quant/format.h), with u the codes, z their zero point and s the scale of a span:
+//
+// exact  sum = 0; per span: part = sum_k x[k] (u[k] - z) from 0 in index order, sum = sum + s part.
+//        y = sum + bias. Products and sums in float32, fused or not as the ISA has it. With u = 2^-24
+//        |y - exact| <= (K + 2) u (sum |x||w| + |bias|), while no sum of |x[k] (u[k] - z)| of a span exceeds float32.
+// int8   sum = 0; per span: part = sum_k q[k] (u[k] - z), an exact integer, rounded to float32 where it exceeds 24
+// bits;
+//        sum = fma(s, part, sum). y = fma(sum, scale of the row, bias). The same bits on every ISA.
+//
+// One rounding to bfloat16 at the end where y is bfloat16 (2^-8 |y| more). An element therefore depends on its row of x
+// and its row of W only: the same bits for any M, any threads, prepacked or not.
+// `scratch` holds scratch_bytes(weight) bytes, 64-byte aligned.
+using QgemmKernel = void (*)(const QgemmTask& task, std::int64_t begin, std::int64_t end, std::uint8_t* scratch);
 
 // Rewrites the weight into the ISA's own layout; `out` holds prepacked_bytes(weight) bytes, 64-byte aligned.
 using PrepackKernel = void (*)(const PackedView& weight, std::uint8_t* out);
@@ -76,12 +97,14 @@ struct KernelTable {
     int panel_columns;     // output columns of one unit of work
     std::uint32_t layout;  // identifies what `prepack` writes; changes whenever that layout does
     bool (*supported)();   // whether this processor and operating system run it
-    std::int64_t (*scratch_floats)(std::int64_t columns);
+    std::int64_t (*scratch_bytes)(const PackedView& weight);
+    std::int64_t (*activation_bytes[kActivations])(const QgemmTask& task);
     std::int64_t (*prepacked_bytes)(const PackedView& weight);
-    const QuantizeKernel* quantize;        // [kFormats]
-    const DequantizeKernel* dequantize;    // [kFormats]
-    const QgemmKernel (*qgemm)[kFormats];  // [kDTypes][kFormats]
-    const PrepackKernel* prepack;          // [kFormats]
+    const QuantizeKernel* quantize;                  // [kFormats]
+    const DequantizeKernel* dequantize;              // [kFormats]
+    const ActivationKernel (*activations)[kDTypes];  // [kActivations][kDTypes]; null: x is read where it lies
+    const QgemmKernel (*qgemm)[kDTypes][kFormats];   // [kActivations][kDTypes][kFormats]
+    const PrepackKernel* prepack;                    // [kFormats]
     ProgramKernels program;
 };
 

@@ -32,7 +32,8 @@ QgemmTask activations(Address x, std::int64_t x_stride, std::int64_t rows, Addre
             .panels = nullptr,
             .bias = at_address<const float>(bias),
             .y = at_address<void>(y),
-            .y_stride = y_stride};
+            .y_stride = y_stride,
+            .activations = nullptr};
 }
 
 DType checked_dtype(int dtype) {
@@ -77,17 +78,19 @@ void bind_quant(py::module_& m) {
     m.def("prepack", &prepack, py::arg("packed"), unlocked());
     m.def(
         "qgemm",
-        [](QgemmTask task, const PackedView& packed, int dtype, int threads) {
+        [](QgemmTask task, const PackedView& packed, int dtype, bool int8, int threads) {
             task.weight = packed;
-            qgemm(task, checked_dtype(dtype), threads);
+            qgemm(task, checked_dtype(dtype), int8 ? Activation::int8 : Activation::exact, threads);
         },
-        py::arg("activations"), py::arg("packed"), py::kw_only(), py::arg("dtype"), py::arg("threads"), unlocked());
+        py::arg("activations"), py::arg("packed"), py::kw_only(), py::arg("dtype"), py::arg("int8"), py::arg("threads"),
+        unlocked());
     m.def(
         "qgemm_prepared",
-        [](const QgemmTask& task, const Prepared& prepared, int dtype, int threads) {
-            qgemm(task, prepared, checked_dtype(dtype), threads);
+        [](const QgemmTask& task, const Prepared& prepared, int dtype, bool int8, int threads) {
+            qgemm(task, prepared, checked_dtype(dtype), int8 ? Activation::int8 : Activation::exact, threads);
         },
-        py::arg("activations"), py::arg("prepared"), py::kw_only(), py::arg("dtype"), py::arg("threads"), unlocked());
+        py::arg("activations"), py::arg("prepared"), py::kw_only(), py::arg("dtype"), py::arg("int8"),
+        py::arg("threads"), unlocked());
     m.def(
         "qgemm_cuda",
         [](QgemmTask task, const PackedView& packed, int dtype, int device, Address stream) {

@@ -42,7 +42,10 @@ bool has_avx2_fma() {
 bool has_avx512() {
     constexpr unsigned f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // leaf 7, ebx
     constexpr unsigned mask_and_zmm_state = 0xE0;
-    return has_avx2_fma() && all(saved_state(), mask_and_zmm_state) && all(cpuid(7).ebx, f_dq_bw_vl);
+    constexpr unsigned vnni = 1u << 11;  // leaf 7, ecx: every processor with AVX-512 but the first generation (2017)
+    const Registers features = cpuid(7);
+    return has_avx2_fma() && all(saved_state(), mask_and_zmm_state) && all(features.ebx, f_dq_bw_vl) &&
+           all(features.ecx, vnni);
 }
 
 }  // namespace tqs

@@ -69,6 +69,23 @@ static constexpr std::int64_t group_width(const PackedView& packed) {
     return packed.group_size == 0 ? packed.columns : packed.group_size;
 }
 
+// Inputs whose integer sums are taken together (backend/kernel_table.h): a group, or of a per-channel row so many that
+// 255 * 127 * kSpan fits 31 bits.
+inline constexpr std::int64_t kSpan = 32768;
+
+static constexpr std::int64_t span_width(const PackedView& packed) {
+    return packed.group_size == 0 ? kSpan : packed.group_size;
+}
+
+static constexpr std::int64_t span_count(const PackedView& packed) {
+    return (packed.columns + span_width(packed) - 1) / span_width(packed);
+}
+
+// The group that a span lies in.
+static constexpr std::int64_t group_of_span(const PackedView& packed, std::int64_t span) {
+    return packed.group_size == 0 ? 0 : span;
+}
+
 static constexpr int zero_point(const PackedView& packed, std::int64_t row, std::int64_t group) {
     return packed.zeros ? packed.zeros[row * group_count(packed) + group] : 1 << (packed.bits - 1);
 }

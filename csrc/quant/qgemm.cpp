@@ -21,30 +21,36 @@ void check_task(const QgemmTask& task) {
             "rows of y overlap: expected a stride >= ", task.weight.rows, ", got ", task.y_stride);
 }
 
-void run(const QgemmTask& task, const KernelTable& table, DType dtype, int threads) {
+void run(QgemmTask task, const KernelTable& table, DType dtype, Activation activation, int threads) {
     if (task.rows == 0) return;
-    const std::int64_t columns = task.weight.rows;
-    const std::int64_t panel = table.panel_columns;
+    const auto form = static_cast<int>(activation), element = static_cast<int>(dtype);
+    const std::int64_t columns = task.weight.rows, panel = table.panel_columns;
     const double work = static_cast<double>(task.rows) * static_cast<double>(columns * task.weight.columns);
-    const QgemmKernel kernel = table.qgemm[static_cast<int>(dtype)][format_index(task.weight.bits)];
-    const std::int64_t scratch_bytes =
-        table.scratch_floats(task.weight.columns) * static_cast<std::int64_t>(sizeof(float));
-    parallel_for((columns + panel - 1) / panel, threads == 0 && work < kWorthSharing ? 1 : threads,
-                 [&](std::int64_t begin, std::int64_t end) {
-                     const AlignedBytes scratch = allocate_aligned(scratch_bytes);
-                     kernel(task, begin * panel, std::min(end * panel, columns),
-                            reinterpret_cast<float*>(scratch.get()));
-                 });
+    if (threads == 0 && work < kWorthSharing) threads = 1;
+    AlignedBytes activations;
+    if (const ActivationKernel rewrite = table.activations[form][element]) {
+        activations = allocate_aligned(table.activation_bytes[form](task));
+        const bool shared = task.rows * task.weight.columns >= kWorthSharing;
+        parallel_for(task.rows, shared ? threads : 1,
+                     [&](std::int64_t begin, std::int64_t end) { rewrite(task, begin, end, activations.get()); });
+        task.activations = activations.get();
+    }
+    const QgemmKernel kernel = table.qgemm[form][element][format_index(task.weight.bits)];
+    const std::int64_t scratch_bytes = task.panels ? 0 : table.scratch_bytes(task.weight);
+    parallel_for((columns + panel - 1) / panel, threads, [&](std::int64_t begin, std::int64_t end) {
+        const AlignedBytes scratch = allocate_aligned(scratch_bytes);
+        kernel(task, begin * panel, std::min(end * panel, columns), scratch.get());
+    });
 }
 
 }  // namespace
 
-void qgemm(const QgemmTask& task, DType dtype, int threads) {
+void qgemm(QgemmTask task, DType dtype, Activation activation, int threads) {
     check_task(task);
-    run(task, active_table(), dtype, threads);
+    run(task, active_table(), dtype, activation, threads);
 }
 
-void qgemm(QgemmTask task, const Prepared& prepared, DType dtype, int threads) {
+void qgemm(QgemmTask task, const Prepared& prepared, DType dtype, Activation activation, int threads) {
     task.weight = prepared.weight;
     check_task(task);
     const KernelTable& table = active_table();
@@ -52,7 +58,7 @@ void qgemm(QgemmTask task, const Prepared& prepared, DType dtype, int threads) {
             isa_name(prepared.isa), " but the active instruction set is ", isa_name(table.isa),
             "; call prepack() again or use_isa(\"", isa_name(prepared.isa), "\")");
     task.panels = prepared.panels.get();
-    run(task, table, dtype, threads);
+    run(task, table, dtype, activation, threads);
 }
 
 void qgemm_cuda(const QgemmTask& task, DType dtype, int device, std::uintptr_t stream) {

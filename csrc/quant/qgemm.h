@@ -8,11 +8,11 @@
 namespace tqs {
 
 // task.panels must be null. threads = 0: the default, or one where the work is too small to share.
-void qgemm(const QgemmTask& task, DType dtype, int threads);
+void qgemm(QgemmTask task, DType dtype, Activation activation, int threads);
 
 // As above on prepacked weights; task.weight is taken from `prepared`.
 // Throws ArgumentError when `prepared` was made for another ISA than the active one.
-void qgemm(QgemmTask task, const Prepared& prepared, DType dtype, int threads);
+void qgemm(QgemmTask task, const Prepared& prepared, DType dtype, Activation activation, int threads);
 
 // All pointers on `device`, enqueued on `stream`. Throws Error without CUDA in the build.
 void qgemm_cuda(const QgemmTask& task, DType dtype, int device, std::uintptr_t stream);

@@ -142,7 +142,7 @@ def _qgemm_cpu(
             y_stride=y.shape[1],
         )
         weight = _view(codes, scales, zeros, bits, group_size, in_features)
-        core.qgemm(task, weight, dtype=_KERNEL_DTYPES[inputs.dtype], threads=0)
+        core.qgemm(task, weight, dtype=_KERNEL_DTYPES[inputs.dtype], int8=False, threads=0)
     y = y if y.dtype == x.dtype else y.to(x.dtype)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], codes.shape[0])
 

@@ -71,9 +71,9 @@ std::vector<float> multiply(const tqs::PackedView& packed, const tqs::Prepared* 
     }
     const tqs::QgemmTask task{x.data(), x_stride, shape.m, packed, nullptr, bias, y.data(), y_stride};
     if (prepared) {
-        tqs::qgemm(task, *prepared, dtype, 3);
+        tqs::qgemm(task, *prepared, dtype, tqs::Activation::exact, 3);
     } else {
-        tqs::qgemm(task, dtype, 3);
+        tqs::qgemm(task, dtype, tqs::Activation::exact, 3);
     }
     std::vector<float> result;
     for (std::int64_t m = 0; m < shape.m; ++m) {

@@ -8,7 +8,8 @@ namespace tqs::avx2 {
 
 extern const QuantizeKernel kQuantize[kFormats];
 extern const DequantizeKernel kDequantize[kFormats];
-extern const QgemmKernel kQgemm[kDTypes][kFormats];
+extern const ActivationKernel kActivations[tqs::kActivations][kDTypes];
+extern const QgemmKernel kQgemm[tqs::kActivations][kDTypes][kFormats];
 extern const PrepackKernel kPrepack[kFormats];
 
 // Native programs, one file per family.
@@ -18,7 +19,9 @@ extern const ElementwiseKernels kElementwise[kPrecisions];
 extern const RowKernels kRows[kPrecisions];
 extern const MovementKernels kMovement[kPrecisions];
 
-std::int64_t scratch_floats(std::int64_t columns);
+std::int64_t scratch_bytes(const PackedView& weight);
+std::int64_t widened_bytes(const QgemmTask& task);
+std::int64_t quantized_bytes(const QgemmTask& task);
 std::int64_t prepacked_bytes(const PackedView& weight);
 
 }  // namespace tqs::avx2

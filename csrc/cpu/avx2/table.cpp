@@ -8,12 +8,14 @@ namespace tqs {
 constinit const KernelTable avx2_table = {
     .isa = Isa::avx2,
     .panel_columns = avx2::Vector::kPanel,
-    .layout = 1,
+    .layout = 4,
     .supported = has_avx2_fma,
-    .scratch_floats = avx2::scratch_floats,
+    .scratch_bytes = avx2::scratch_bytes,
+    .activation_bytes = {avx2::widened_bytes, avx2::quantized_bytes},
     .prepacked_bytes = avx2::prepacked_bytes,
     .quantize = avx2::kQuantize,
     .dequantize = avx2::kDequantize,
+    .activations = avx2::kActivations,
     .qgemm = avx2::kQgemm,
     .prepack = avx2::kPrepack,
     .program =

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
+
 #include "cpu/panel/decode.h"
 
 namespace tqs::avx2 {
@@ -10,9 +12,10 @@ namespace {  // internal linkage for all that is instantiated over it: see csrc/
 
 struct Vector {
     using Float = __m256;
+    using Int = __m256i;
     static constexpr int kLanes = 8;
     static constexpr int kPanel = 16;
-    static constexpr int kRows = 6;  // 12 sums, 2 weights and a broadcast of 16 registers
+    static constexpr int kRows = 3;  // of qgemm (panel/qgemm.h)
 
     static Float broadcast(float value) { return _mm256_set1_ps(value); }
     static Float load(const float* aligned) { return _mm256_load_ps(aligned); }
@@ -52,19 +55,74 @@ struct Vector {
         }
     }
 
-    // One row of prepacked codes (panel/layout.h).
+    static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+    static Float load_unaligned(const void* at) { return _mm256_loadu_ps(static_cast<const float*>(at)); }
+
+    // Integers of 32 bits, and bytes in fours.
+    static Int broadcast_int(std::int32_t value) { return _mm256_set1_epi32(value); }
+    static Int load_int(const void* aligned) { return _mm256_load_si256(static_cast<const __m256i*>(aligned)); }
+    static Int load_four(const void* bytes) {
+        std::int32_t four;
+        std::memcpy(&four, bytes, sizeof four);
+        return _mm256_set1_epi32(four);
+    }
+    static Int widen_bytes(const void* bytes) { return _mm256_cvtepu8_epi32(_mm_loadu_si64(bytes)); }
+    static Int multiply_int(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
+    static Int max_int(Int a, Int b) { return _mm256_max_epi32(a, b); }
+    static std::int32_t largest(Int value) {
+        alignas(32) std::int32_t lanes[kLanes];
+        _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), value);
+        return *std::max_element(lanes, lanes + kLanes);
+    }
+    static Int magnitude(Float value) {
+        return _mm256_and_si256(_mm256_castps_si256(value), _mm256_set1_epi32(0x7FFFFFFF));
+    }
+    static Int round(Float value) { return _mm256_cvtps_epi32(value); }
+    static Float to_float(Int value) { return _mm256_cvtepi32_ps(value); }
+    // The low bytes, of numbers in [-128, 127].
+    static void store_bytes(std::int8_t* at, Int value) {
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(value), _mm256_extracti128_si256(value, 1));
+        _mm_storeu_si64(at, _mm_packs_epi16(words, words));
+    }
     template <int bits>
-    static void unpack(const std::uint8_t* row, Float (&out)[2]) {
-        const __m128i low = _mm_loadu_si64(row);
+    static Int shift_right(Int words) {
+        return _mm256_srli_epi32(words, bits);
+    }
+    // The low bits of every byte.
+    template <int bits>
+    static Int low_bits(Int words) {
+        if constexpr (bits == 8) return words;
+        return _mm256_and_si256(words, _mm256_set1_epi8((1 << bits) - 1));
+    }
+    // sum + four products of codes (unsigned bytes) and x (signed bytes). Pairs of products of up to 4 bits fit 16 bits
+    // (2 * 15 * 127); with 8 bits they would saturate, so that even and odd bytes are widened first.
+    template <int bits>
+    static Int dot(Int sum, Int codes, Int x) {
         if constexpr (bits == 8) {
-            out[0] = from_bytes(low);
-            out[1] = from_bytes(_mm_loadu_si64(row + kLanes));
+            const Int even = _mm256_madd_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(0xFF)),
+                                               _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+            const Int odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_srai_epi16(x, 8));
+            return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
         } else {
-            const __m128i mask = _mm_set1_epi8(15);
-            out[0] = from_bytes(_mm_and_si128(low, mask));
-            out[1] = from_bytes(_mm_and_si128(_mm_srli_epi16(low, 4), mask));
+            const Int pairs = _mm256_maddubs_epi16(codes, x);
+            return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
         }
     }
+
+    // The lowest code of every word less its zero point, of which symmetric weights have one.
+    template <int bits, bool symmetric>
+    class Decoder {
+      public:
+        Decoder() = default;
+        Decoder(const std::uint8_t* zeros, int zero)
+            : zero_(symmetric ? broadcast(static_cast<float>(zero)) : to_float(widen_bytes(zeros))) {}
+        Float operator()(Int words) const {
+            return sub(to_float(_mm256_and_si256(words, broadcast_int((1 << bits) - 1))), zero_);
+        }
+
+      private:
+        Float zero_;
+    };
 
     // rows[i] lane j <-> rows[j] lane i: pairs and quads inside the 128-bit halves, then the halves themselves.
     static void transpose(Float (&rows)[kLanes]) {

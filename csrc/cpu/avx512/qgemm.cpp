@@ -2,18 +2,43 @@
 
 #include "cpu/avx512/kernels.h"
 #include "cpu/avx512/vector.h"
+#include "cpu/panel/activations.h"
 
 namespace tqs::avx512 {
 
-std::int64_t scratch_floats(std::int64_t columns) {
-    return panel::scratch_floats<Vector>(columns);
+std::int64_t scratch_bytes(const PackedView& weight) {
+    return panel::scratch_bytes<Vector>(weight);
 }
 
-constinit const QgemmKernel kQgemm[kDTypes][kFormats] = {
-    {panel::qgemm<Vector, DType::float32, 2>, panel::qgemm<Vector, DType::float32, 3>,
-     panel::qgemm<Vector, DType::float32, 4>, panel::qgemm<Vector, DType::float32, 8>},
-    {panel::qgemm<Vector, DType::bfloat16, 2>, panel::qgemm<Vector, DType::bfloat16, 3>,
-     panel::qgemm<Vector, DType::bfloat16, 4>, panel::qgemm<Vector, DType::bfloat16, 8>},
+std::int64_t widened_bytes(const QgemmTask& task) {
+    return panel::widened_bytes(task);
+}
+
+std::int64_t quantized_bytes(const QgemmTask& task) {
+    return panel::quantized_bytes(task);
+}
+
+constinit const ActivationKernel kActivations[tqs::kActivations][kDTypes] = {
+    {nullptr, panel::widen_rows<Vector>},
+    {panel::quantize_rows<Vector, DType::float32>, panel::quantize_rows<Vector, DType::bfloat16>},
+};
+
+namespace {
+
+template <Activation activation, DType dtype, int bits>
+constexpr QgemmKernel kernel = panel::qgemm<Vector, activation, dtype, bits>;
+
+}  // namespace
+
+constinit const QgemmKernel kQgemm[tqs::kActivations][kDTypes][kFormats] = {
+    {{kernel<Activation::exact, DType::float32, 2>, kernel<Activation::exact, DType::float32, 3>,
+      kernel<Activation::exact, DType::float32, 4>, kernel<Activation::exact, DType::float32, 8>},
+     {kernel<Activation::exact, DType::bfloat16, 2>, kernel<Activation::exact, DType::bfloat16, 3>,
+      kernel<Activation::exact, DType::bfloat16, 4>, kernel<Activation::exact, DType::bfloat16, 8>}},
+    {{kernel<Activation::int8, DType::float32, 2>, kernel<Activation::int8, DType::float32, 3>,
+      kernel<Activation::int8, DType::float32, 4>, kernel<Activation::int8, DType::float32, 8>},
+     {kernel<Activation::int8, DType::bfloat16, 2>, kernel<Activation::int8, DType::bfloat16, 3>,
+      kernel<Activation::int8, DType::bfloat16, 4>, kernel<Activation::int8, DType::bfloat16, 8>}},
 };
 
 }  // namespace tqs::avx512

@@ -8,12 +8,14 @@ namespace tqs {
 constinit const KernelTable avx512_table = {
     .isa = Isa::avx512,
     .panel_columns = avx512::Vector::kPanel,
-    .layout = 2,
+    .layout = 3,
     .supported = has_avx512,
-    .scratch_floats = avx512::scratch_floats,
+    .scratch_bytes = avx512::scratch_bytes,
+    .activation_bytes = {avx512::widened_bytes, avx512::quantized_bytes},
     .prepacked_bytes = avx512::prepacked_bytes,
     .quantize = avx512::kQuantize,
     .dequantize = avx512::kDequantize,
+    .activations = avx512::kActivations,
     .qgemm = avx512::kQgemm,
     .prepack = avx512::kPrepack,
     .program =

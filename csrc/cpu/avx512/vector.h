@@ -1,4 +1,4 @@
-// AVX-512 (F, BW, VL, DQ) as the vector of cpu/panel.
+// AVX-512 (F, BW, VL, DQ, VNNI) as the vector of cpu/panel.
 #pragma once
 
 #include <immintrin.h>
@@ -10,9 +10,10 @@ namespace {  // internal linkage for all that is instantiated over it: see csrc/
 
 struct Vector {
     using Float = __m512;
+    using Int = __m512i;
     static constexpr int kLanes = 16;
-    static constexpr int kPanel = 32;  // two vectors: enough independent sums to cover the latency at kRows >= 4
-    static constexpr int kRows = 8;    // 16 sums, 2 weights and a broadcast of 32 registers
+    static constexpr int kPanel = 32;
+    static constexpr int kRows = 6;  // of qgemm (panel/qgemm.h)
 
     static Float broadcast(float value) { return _mm512_set1_ps(value); }
     static Float load(const float* aligned) { return _mm512_load_ps(aligned); }
@@ -52,19 +53,80 @@ struct Vector {
         }
     }
 
-    // One row of prepacked codes (panel/layout.h).
-    template <int bits>
-    static void unpack(const std::uint8_t* row, Float (&out)[2]) {
-        const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(row)));
-        if constexpr (bits == 8) {
-            const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i_u*>(row + kLanes));
-            out[0] = _mm512_cvtepi32_ps(low);
-            out[1] = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(high));
-        } else {
-            out[0] = _mm512_cvtepi32_ps(_mm512_and_si512(low, _mm512_set1_epi32(15)));
-            out[1] = _mm512_cvtepi32_ps(_mm512_srli_epi32(low, 4));
-        }
+    static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+    static Float load_unaligned(const void* at) { return _mm512_loadu_ps(at); }
+
+    // Integers of 32 bits, and bytes in fours.
+    static Int broadcast_int(std::int32_t value) { return _mm512_set1_epi32(value); }
+    static Int load_int(const void* aligned) { return _mm512_load_si512(aligned); }
+    static Int load_four(const void* bytes) {
+        std::int32_t four;
+        std::memcpy(&four, bytes, sizeof four);
+        return _mm512_set1_epi32(four);
     }
+    static Int widen_bytes(const void* bytes) {
+        return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i_u*>(bytes)));
+    }
+    static Int multiply_int(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
+    static Int max_int(Int a, Int b) { return _mm512_max_epi32(a, b); }
+    static std::int32_t largest(Int value) { return _mm512_reduce_max_epi32(value); }
+    static Int magnitude(Float value) {
+        return _mm512_and_si512(_mm512_castps_si512(value), _mm512_set1_epi32(0x7FFFFFFF));
+    }
+    static Int round(Float value) { return _mm512_cvtps_epi32(value); }
+    static Float to_float(Int value) { return _mm512_cvtepi32_ps(value); }
+    // The low bytes, of numbers in [-128, 127].
+    static void store_bytes(std::int8_t* at, Int value) {
+        _mm_storeu_si128(reinterpret_cast<__m128i_u*>(at), _mm512_cvtepi32_epi8(value));
+    }
+    template <int bits>
+    static Int shift_right(Int words) {
+        return _mm512_srli_epi32(words, bits);
+    }
+    // The low bits of every byte.
+    template <int bits>
+    static Int low_bits(Int words) {
+        if constexpr (bits == 8) return words;
+        return _mm512_and_si512(words, _mm512_set1_epi8((1 << bits) - 1));
+    }
+    // sum + four products of codes (unsigned bytes) and x (signed bytes).
+    template <int bits>
+    static Int dot(Int sum, Int codes, Int x) {
+        return _mm512_dpbusd_epi32(sum, codes, x);
+    }
+
+    // The lowest code of every word less its zero point, of which symmetric weights have one.
+    template <int bits, bool symmetric>
+    class Decoder {
+      public:
+        Decoder() = default;
+        Decoder(const std::uint8_t* zeros, int zero) {
+            if constexpr (bits == 8) {  // a code in the lowest bits of 2^23 makes 2^23 + code
+                offset_ = symmetric ? broadcast(0x1p23f + static_cast<float>(zero))
+                                    : add(broadcast(0x1p23f), to_float(widen_bytes(zeros)));
+            } else {  // bits above the code do not change what is looked up
+                const __m512i codes =
+                    _mm512_and_si512(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                     broadcast_int((1 << bits) - 1));
+                values_ = to_float(symmetric ? _mm512_sub_epi32(codes, broadcast_int(zero)) : codes);
+                if constexpr (!symmetric) offset_ = to_float(widen_bytes(zeros));
+            }
+        }
+        Float operator()(Int words) const {
+            if constexpr (bits == 8) {
+                constexpr int masked_or = 0xEA;  // (words & mask) | 2^23
+                const Int number =
+                    _mm512_ternarylogic_epi32(words, broadcast_int(0xFF), broadcast_int(0x4B000000), masked_or);
+                return sub(_mm512_castsi512_ps(number), offset_);
+            } else {
+                const Float value = _mm512_permutexvar_ps(words, values_);
+                return symmetric ? value : sub(value, offset_);
+            }
+        }
+
+      private:
+        Float values_, offset_;
+    };
 
     // rows[i] lane j <-> rows[j] lane i: pairs and quads inside the 128-bit parts, then the parts themselves.
     static void transpose(Float (&rows)[kLanes]) {

@@ -1,13 +1,69 @@
-// Writes the prepacked layout (layout.h). Runs once per weight, so it is plain code.
+// Writes the prepacked layout (layout.h): words of the portable bitstream, kLanes rows by kLanes words transposed at a
+// time.
 #pragma once
 
 #include <cstring>
 
-#include "core/half.h"
 #include "cpu/panel/layout.h"
 #include "quant/codes.h"
 
 namespace tqs::panel {
+
+// `words` (at most kLanes) words of a row from code `first` on, zero beyond the row.
+template <class V, int bits>
+static inline typename V::Float load_words(const PackedView& weight, std::int64_t row, std::int64_t first,
+                                           std::int64_t words) {
+    alignas(64) std::uint32_t buffer[V::kLanes] = {};
+    const std::uint8_t* codes = weight.codes + row * row_bytes(weight);
+    if constexpr (bits == stored_bits(bits)) {
+        const std::int64_t begin = first * bits / 8, bytes = std::min(words * 4, row_bytes(weight) - begin);
+        std::memcpy(buffer, codes + begin, static_cast<std::size_t>(bytes));
+    } else {
+        const std::int64_t last = std::min(first + words * codes_per_word(bits), weight.columns);
+        for (std::int64_t k = first; k < last; ++k) {
+            const auto code = static_cast<std::uint32_t>(read_code(codes, k, bits));
+            buffer[(k - first) / codes_per_word(bits)] |= code
+                                                          << ((k - first) % codes_per_word(bits) * stored_bits(bits));
+        }
+    }
+    return V::load(reinterpret_cast<const float*>(buffer));
+}
+
+template <class V, int bits>
+static void prepack_span(const PackedView& weight, std::int64_t row, const Span& span, std::uint8_t* out) {
+    constexpr std::int64_t panel = V::kPanel;
+    auto* scales = reinterpret_cast<std::uint16_t*>(out);
+    std::uint8_t* zeros = out + scale_bytes(panel);
+    const std::int64_t group = group_of_span(weight, span.index), rows = std::min(panel, weight.rows - row);
+    std::memset(out, 0, static_cast<std::size_t>(scale_bytes(panel) + zero_bytes(weight, panel)));
+    for (std::int64_t j = 0; j < rows; ++j) {
+        scales[j] = weight.scales[(row + j) * group_count(weight) + group];
+        if (weight.zeros) zeros[j] = weight.zeros[(row + j) * group_count(weight) + group];
+    }
+    auto* words = reinterpret_cast<float*>(zeros + zero_bytes(weight, panel));
+    for (std::int64_t w = 0; w < span.words; w += V::kLanes) {
+        const std::int64_t count = std::min<std::int64_t>(V::kLanes, span.words - w);
+        for (std::int64_t j = 0; j < panel; j += V::kLanes) {
+            typename V::Float tile[V::kLanes];
+            for (std::int64_t i = 0; i < V::kLanes; ++i) {
+                tile[i] = j + i < rows
+                              ? load_words<V, bits>(weight, row + j + i, span.first + w * codes_per_word(bits), count)
+                              : V::broadcast(0.0f);
+            }
+            V::transpose(tile);
+            for (std::int64_t i = 0; i < count; ++i) V::store(words + (w + i) * panel + j, tile[i]);
+        }
+    }
+}
+
+// Output rows row ... row + kPanel - 1.
+template <class V, int bits>
+static void prepack_panel(const PackedView& weight, std::int64_t row, std::uint8_t* out) {
+    for (std::int64_t index = 0; index < span_count(weight); ++index) {
+        const Span span = span_at(weight, V::kPanel, out, index);
+        prepack_span<V, bits>(weight, row, span, out + (span.scales - out));
+    }
+}
 
 template <class V>
 static std::int64_t prepacked_bytes(const PackedView& weight) {
@@ -16,31 +72,8 @@ static std::int64_t prepacked_bytes(const PackedView& weight) {
 
 template <class V, int bits>
 static void prepack(const PackedView& weight, std::uint8_t* out) {
-    constexpr std::int64_t panel = V::kPanel;
-    const std::int64_t groups = group_count(weight);
-    std::memset(out, 0, static_cast<std::size_t>(prepacked_bytes<V>(weight)));
-    for (std::int64_t n = 0; n < weight.rows; ++n) {
-        std::uint8_t* base = out + n / panel * panel_bytes(weight, panel);
-        float* scales = reinterpret_cast<float*>(base);
-        float* zeros = scales + groups * panel;
-        std::uint8_t* codes = base + groups * panel * 2 * static_cast<std::int64_t>(sizeof(float));
-        const std::int64_t j = n % panel;
-        for (std::int64_t group = 0; group < groups; ++group) {
-            scales[group * panel + j] = bfloat16_to_float(weight.scales[n * groups + group]);
-            zeros[group * panel + j] = static_cast<float>(zero_point(weight, n, group));
-        }
-        const std::uint8_t* row = weight.codes + n * row_bytes(weight);
-        for (std::int64_t k = 0; k < weight.columns; ++k) {
-            const auto code = static_cast<unsigned>(read_code(row, k, bits));
-            std::uint8_t* at = codes + k * code_row_bytes(bits, panel);
-            if constexpr (bits == 8) {
-                at[j] = static_cast<std::uint8_t>(code);
-            } else if (j < panel / 2) {
-                at[j] |= static_cast<std::uint8_t>(code);
-            } else {
-                at[j - panel / 2] |= static_cast<std::uint8_t>(code << 4);
-            }
-        }
+    for (std::int64_t row = 0; row < weight.rows; row += V::kPanel, out += panel_bytes(weight, V::kPanel)) {
+        prepack_panel<V, bits>(weight, row, out);
     }
 }
 
