@@ -16,7 +16,7 @@ foreach(isa IN LISTS TQS_ISAS)
     endif()
     if(isa STREQUAL "avx512" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
         # GCC 12 takes the undefined pass-through operand inside its own AVX-512 header for ours (GCC bug 105593).
-        string(APPEND flags " -Wno-maybe-uninitialized")
+        string(APPEND flags " -Wno-maybe-uninitialized -Wno-uninitialized")
     endif()
     foreach(name IN ITEMS quantize dequantize prepack qgemm products attention elementwise rows movement table)
         list(APPEND TQS_CPU_SOURCES csrc/cpu/${isa}/${name}.cpp)

@@ -72,7 +72,9 @@ def qgemm(
     return _qgemm_tensor(x, packed, bias, int8, count)
 
 
-def _qgemm_numpy(x: FloatArray, packed: PackedWeight | PreparedWeight, bias: Any, int8: bool, threads: int) -> FloatArray:
+def _qgemm_numpy(
+    x: FloatArray, packed: PackedWeight | PreparedWeight, bias: Any, int8: bool, threads: int
+) -> FloatArray:
     if x.dtype != np.float32:
         raise ArgumentError(f"[qgemm] a numpy x must be float32, got {x.dtype}; convert it with x.astype(np.float32)")
     columns, itemsize = x.shape[-1], x.itemsize

@@ -53,7 +53,7 @@ void expect(bool holds, const char* what, int bits, std::int64_t group_size, Sha
 }
 
 std::vector<float> multiply(const tqs::PackedView& packed, const tqs::Prepared* prepared, Shape shape, tqs::DType dtype,
-                            const std::vector<float>& values, const float* bias) {
+                            tqs::Activation activation, const std::vector<float>& values, const float* bias) {
     const std::int64_t item = dtype == tqs::DType::float32 ? 4 : 2;
     const std::int64_t x_stride = shape.k + 3, y_stride = shape.n + 1;
     Bytes x(((shape.m - 1) * x_stride + shape.k) * item), y(((shape.m - 1) * y_stride + shape.n) * item);
@@ -69,11 +69,11 @@ std::vector<float> multiply(const tqs::PackedView& packed, const tqs::Prepared* 
             }
         }
     }
-    const tqs::QgemmTask task{x.data(), x_stride, shape.m, packed, nullptr, bias, y.data(), y_stride};
+    const tqs::QgemmTask task{x.data(), x_stride, shape.m, packed, nullptr, bias, y.data(), y_stride, nullptr};
     if (prepared) {
-        tqs::qgemm(task, *prepared, dtype, tqs::Activation::exact, 3);
+        tqs::qgemm(task, *prepared, dtype, activation, 3);
     } else {
-        tqs::qgemm(task, dtype, tqs::Activation::exact, 3);
+        tqs::qgemm(task, dtype, activation, 3);
     }
     std::vector<float> result;
     for (std::int64_t m = 0; m < shape.m; ++m) {
@@ -146,13 +146,19 @@ void check(int bits, std::int64_t group_size, bool symmetric, Shape shape) {
         expect(decoded == values, "dequantize", bits, group_size, shape, isa);
         const auto prepared = tqs::prepack(packed);
         for (const tqs::DType dtype : {tqs::DType::float32, tqs::DType::bfloat16}) {
-            tqs::use_isa("scalar");
-            const std::vector<float> expected = multiply(packed, nullptr, shape, dtype, x, bias.data());
-            tqs::use_isa(isa);
-            const std::vector<float> got = multiply(packed, nullptr, shape, dtype, x, bias.data());
-            expect(close(got, expected, dtype), "qgemm", bits, group_size, shape, isa);
-            expect(multiply(packed, prepared.get(), shape, dtype, x, bias.data()) == got, "prepacked qgemm", bits,
-                   group_size, shape, isa);
+            for (const tqs::Activation activation : {tqs::Activation::exact, tqs::Activation::int8}) {
+                const auto run = [&](const tqs::Prepared* weight) {
+                    return multiply(packed, weight, shape, dtype, activation, x, bias.data());
+                };
+                tqs::use_isa("scalar");
+                const std::vector<float> expected = run(nullptr);
+                tqs::use_isa(isa);
+                const std::vector<float> got = run(nullptr);
+                const bool exact = activation == tqs::Activation::exact;
+                expect(exact ? close(got, expected, dtype) : got == expected, exact ? "qgemm" : "int8 qgemm", bits,
+                       group_size, shape, isa);
+                expect(run(prepared.get()) == got, "prepacked qgemm", bits, group_size, shape, isa);
+            }
         }
     }
 }

@@ -20,8 +20,8 @@ extern const RowKernels kRows[kPrecisions];
 extern const MovementKernels kMovement[kPrecisions];
 
 std::int64_t scratch_bytes(const PackedView& weight);
-std::int64_t widened_bytes(const QgemmTask& task);
-std::int64_t quantized_bytes(const QgemmTask& task);
+std::int64_t exact_bytes(const QgemmTask& task);
+std::int64_t int8_bytes(const QgemmTask& task);
 std::int64_t prepacked_bytes(const PackedView& weight);
 
 }  // namespace tqs::avx2

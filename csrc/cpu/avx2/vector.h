@@ -15,7 +15,7 @@ struct Vector {
     using Int = __m256i;
     static constexpr int kLanes = 8;
     static constexpr int kPanel = 16;
-    static constexpr int kRows = 3;  // of qgemm (panel/qgemm.h)
+    static constexpr int kRows = 4;  // of qgemm (panel/qgemm.h)
 
     static Float broadcast(float value) { return _mm256_set1_ps(value); }
     static Float load(const float* aligned) { return _mm256_load_ps(aligned); }
@@ -61,13 +61,17 @@ struct Vector {
     // Integers of 32 bits, and bytes in fours.
     static Int broadcast_int(std::int32_t value) { return _mm256_set1_epi32(value); }
     static Int load_int(const void* aligned) { return _mm256_load_si256(static_cast<const __m256i*>(aligned)); }
-    static Int load_four(const void* bytes) {
-        std::int32_t four;
-        std::memcpy(&four, bytes, sizeof four);
-        return _mm256_set1_epi32(four);
-    }
     static Int widen_bytes(const void* bytes) { return _mm256_cvtepu8_epi32(_mm_loadu_si64(bytes)); }
     static Int multiply_int(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
+    static void store_unaligned(void* at, Float value) { _mm256_storeu_ps(static_cast<float*>(at), value); }
+    static Int add_int(Int a, Int b) { return _mm256_add_epi32(a, b); }
+    static std::int32_t total(Int value) {
+        alignas(32) std::int32_t lanes[kLanes];
+        _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), value);
+        std::int32_t sum = 0;
+        for (const std::int32_t lane : lanes) sum += lane;
+        return sum;
+    }
     static Int max_int(Int a, Int b) { return _mm256_max_epi32(a, b); }
     static std::int32_t largest(Int value) {
         alignas(32) std::int32_t lanes[kLanes];
@@ -83,6 +87,11 @@ struct Vector {
     static void store_bytes(std::int8_t* at, Int value) {
         const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(value), _mm256_extracti128_si256(value, 1));
         _mm_storeu_si64(at, _mm_packs_epi16(words, words));
+    }
+    // Sixteen bytes, byte i from `order[i]`.
+    static void reorder_bytes(std::int8_t* bytes, const std::uint8_t* order) {
+        auto* at = reinterpret_cast<__m128i_u*>(bytes);
+        _mm_storeu_si128(at, _mm_shuffle_epi8(_mm_loadu_si128(at), *reinterpret_cast<const __m128i*>(order)));
     }
     template <int bits>
     static Int shift_right(Int words) {

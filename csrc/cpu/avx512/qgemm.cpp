@@ -10,16 +10,16 @@ std::int64_t scratch_bytes(const PackedView& weight) {
     return panel::scratch_bytes<Vector>(weight);
 }
 
-std::int64_t widened_bytes(const QgemmTask& task) {
-    return panel::widened_bytes(task);
+std::int64_t exact_bytes(const QgemmTask& task) {
+    return panel::exact_bytes(task);
 }
 
-std::int64_t quantized_bytes(const QgemmTask& task) {
-    return panel::quantized_bytes(task);
+std::int64_t int8_bytes(const QgemmTask& task) {
+    return panel::int8_bytes(task);
 }
 
 constinit const ActivationKernel kActivations[tqs::kActivations][kDTypes] = {
-    {nullptr, panel::widen_rows<Vector>},
+    {panel::exact_rows<Vector, DType::float32>, panel::exact_rows<Vector, DType::bfloat16>},
     {panel::quantize_rows<Vector, DType::float32>, panel::quantize_rows<Vector, DType::bfloat16>},
 };
 

@@ -13,7 +13,7 @@ struct Vector {
     using Int = __m512i;
     static constexpr int kLanes = 16;
     static constexpr int kPanel = 32;
-    static constexpr int kRows = 6;  // of qgemm (panel/qgemm.h)
+    static constexpr int kRows = 12;  // of qgemm (panel/qgemm.h)
 
     static Float broadcast(float value) { return _mm512_set1_ps(value); }
     static Float load(const float* aligned) { return _mm512_load_ps(aligned); }
@@ -59,15 +59,13 @@ struct Vector {
     // Integers of 32 bits, and bytes in fours.
     static Int broadcast_int(std::int32_t value) { return _mm512_set1_epi32(value); }
     static Int load_int(const void* aligned) { return _mm512_load_si512(aligned); }
-    static Int load_four(const void* bytes) {
-        std::int32_t four;
-        std::memcpy(&four, bytes, sizeof four);
-        return _mm512_set1_epi32(four);
-    }
     static Int widen_bytes(const void* bytes) {
         return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i_u*>(bytes)));
     }
     static Int multiply_int(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
+    static void store_unaligned(void* at, Float value) { _mm512_storeu_ps(at, value); }
+    static Int add_int(Int a, Int b) { return _mm512_add_epi32(a, b); }
+    static std::int32_t total(Int value) { return _mm512_reduce_add_epi32(value); }
     static Int max_int(Int a, Int b) { return _mm512_max_epi32(a, b); }
     static std::int32_t largest(Int value) { return _mm512_reduce_max_epi32(value); }
     static Int magnitude(Float value) {
@@ -78,6 +76,11 @@ struct Vector {
     // The low bytes, of numbers in [-128, 127].
     static void store_bytes(std::int8_t* at, Int value) {
         _mm_storeu_si128(reinterpret_cast<__m128i_u*>(at), _mm512_cvtepi32_epi8(value));
+    }
+    // Sixteen bytes, byte i from `order[i]`.
+    static void reorder_bytes(std::int8_t* bytes, const std::uint8_t* order) {
+        auto* at = reinterpret_cast<__m128i_u*>(bytes);
+        _mm_storeu_si128(at, _mm_shuffle_epi8(_mm_loadu_si128(at), *reinterpret_cast<const __m128i*>(order)));
     }
     template <int bits>
     static Int shift_right(Int words) {
@@ -92,7 +95,9 @@ struct Vector {
     // sum + four products of codes (unsigned bytes) and x (signed bytes).
     template <int bits>
     static Int dot(Int sum, Int codes, Int x) {
-        return _mm512_dpbusd_epi32(sum, codes, x);
+        // Of _mm512_dpbusd_epi32 GCC 12 makes a copy of the sum for every product.
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
+        return sum;
     }
 
     // The lowest code of every word less its zero point, of which symmetric weights have one.

@@ -1,4 +1,4 @@
-// Rows of x in the form the products read (layout.h): bfloat16 widened, or rounded to int8.
+// Rows of x in the form the products read (layout.h): as float32, or rounded to int8; in either case interleaved.
 #pragma once
 
 #include <cstring>
@@ -8,29 +8,38 @@
 
 namespace tqs::panel {
 
-static std::int64_t widened_bytes(const QgemmTask& task) {
-    return task.rows * round_up(task.weight.columns, 16) * static_cast<std::int64_t>(sizeof(float));
-}
-
-template <class V>
-static void widen_row(const char* bfloat16, std::int64_t count, float* out) {
-    std::int64_t k = 0;
-    for (; k + V::kLanes <= count; k += V::kLanes) V::store(out + k, V::widen(bfloat16 + k * 2));
-    for (; k < count; ++k) {
+static inline void widen_row(const char* bfloat16, std::int64_t count, float* out) {
+    for (std::int64_t k = 0; k < count; ++k) {
         std::uint16_t bits;
         std::memcpy(&bits, bfloat16 + k * 2, sizeof bits);
         out[k] = bfloat16_to_float(bits);
     }
 }
 
-template <class V>
-static void widen_rows(const QgemmTask& task, std::int64_t begin, std::int64_t end, std::uint8_t* out) {
-    const std::int64_t stride = round_up(task.weight.columns, 16);
-    for (std::int64_t m = begin; m < end; ++m) {
-        widen_row<V>(static_cast<const char*>(task.x) + m * task.x_stride * 2, task.weight.columns,
-                     reinterpret_cast<float*>(out) + m * stride);
+// `count` words to their places in a block of `rows` rows.
+static inline void interleave(const void* words, std::int64_t count, std::int64_t rows, std::uint32_t* out) {
+    if (rows == 1) {
+        std::memcpy(out, words, static_cast<std::size_t>(count) * 4);
+        return;
     }
+    for (std::int64_t w = 0; w < count; ++w) std::memcpy(out + w * rows, static_cast<const char*>(words) + w * 4, 4);
 }
+
+// Where word 0 of row m goes, and the rows of its block.
+struct Place {
+    std::uint32_t* out;
+    std::int64_t rows;
+};
+
+template <class V>
+static inline Place place_of_row(const QgemmTask& task, Activation activation, std::int64_t m, std::uint8_t* out) {
+    const RowBlocks blocks = row_blocks<V>(task);
+    const std::int64_t block = blocks.of_row(m), first = blocks.begin(block);
+    auto* words = reinterpret_cast<std::uint32_t*>(out) + first * words_per_row(task.weight, activation);
+    return {words + (m - first), blocks.begin(block + 1) - first};
+}
+
+inline constexpr std::int64_t kStrip = 512;  // inputs that are rewritten at a time, in L1
 
 // kLanes elements of x; `count` of them exist, the others are zero.
 template <class V, DType dtype>
@@ -41,70 +50,89 @@ static inline typename V::Float load_x(const char* x, std::int64_t count) {
     }
     alignas(64) float buffer[V::kLanes] = {};
     if constexpr (dtype == DType::bfloat16) {
-        widen_row<V>(x, count, buffer);
+        widen_row(x, count, buffer);
     } else {
         std::memcpy(buffer, x, static_cast<std::size_t>(count) * sizeof(float));
     }
     return V::load(buffer);
 }
 
-// Place of input k among the codes of its row (layout.h).
-template <int per_word>
-static constexpr std::int64_t place(std::int64_t k) {
-    constexpr int pieces = per_word / 4;
-    const std::int64_t within = k % per_word;
-    return k - within + within % pieces * 4 + within / pieces;
-}
+// Where the codes of a word, or two words, of 4 bits come from (layout.h), and of a word of 2 bits.
+alignas(16) inline constexpr std::uint8_t kOrder4[16] = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15};
+alignas(16) inline constexpr std::uint8_t kOrder2[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
 
+// The largest magnitude. Bit patterns of magnitudes are ordered as integers: NaN above infinity above all numbers.
 template <class V, DType dtype>
-static void quantize_row(const QgemmTask& task, std::int64_t m, const QuantizedRows& rows) {
+static float largest_magnitude(const char* x, std::int64_t columns) {
     constexpr std::int64_t item = dtype == DType::float32 ? 4 : 2;
-    const PackedView& weight = task.weight;
-    const std::int64_t columns = weight.columns;
-    const char* x = static_cast<const char*>(task.x) + m * task.x_stride * item;
-    std::int8_t* codes = rows.codes + m * rows.stride;
-
-    // The bit patterns of magnitudes are ordered as integers, NaN above infinity above all numbers.
     typename V::Int largest = V::broadcast_int(0);
     for (std::int64_t k = 0; k < columns; k += V::kLanes) {
         largest = V::max_int(largest, V::magnitude(load_x<V, dtype>(x + k * item, columns - k)));
     }
     const std::int32_t bits = V::largest(largest);
-    float most;
-    std::memcpy(&most, &bits, sizeof most);
-    const bool finite = bits < 0x7F800000, quiet = finite && most < kQuietRow;
-    rows.scales[m] = quiet ? 0.0f : finite ? most / 127.0f : __builtin_nanf("");
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+template <class V, DType dtype>
+static void quantize_row(const QgemmTask& task, std::int64_t m, std::uint8_t* out) {
+    constexpr std::int64_t item = dtype == DType::float32 ? 4 : 2;
+    const PackedView& weight = task.weight;
+    const std::int64_t columns = weight.columns, spans = span_count(weight);
+    const char* x = static_cast<const char*>(task.x) + m * task.x_stride * item;
+    auto* scales = reinterpret_cast<float*>(out) + scales_at(task);
+    auto* offsets = reinterpret_cast<std::int32_t*>(out) + offsets_at(task, m);
+    Place place = place_of_row<V>(task, Activation::int8, m, out);
+    const float most = largest_magnitude<V, dtype>(x, columns);
+    const bool finite = most <= 0x1.fffffep127f, quiet = finite && most < kQuietRow;
+    scales[m] = quiet ? 0.0f : finite ? most / 127.0f : __builtin_nanf("");
     const auto inverse = V::broadcast(quiet || !finite ? 0.0f : 127.0f / most);
-    for (std::int64_t k = 0; k < rows.stride; k += V::kLanes) {
-        const auto value = k < columns ? load_x<V, dtype>(x + k * item, columns - k) : V::broadcast(0.0f);
-        V::store_bytes(codes + k, finite ? V::round(V::mul(value, inverse)) : V::broadcast_int(0));
-    }
-
-    const int factor = weight.zeros ? 1 : 1 << (weight.bits - 1);
-    for (std::int64_t s = 0; s < rows.spans; ++s) {
-        const std::int64_t first = s * span_width(weight), last = std::min(first + span_width(weight), columns);
-        std::int32_t sum = 0;
-        for (std::int64_t k = first; k < last; ++k) sum += codes[k];
-        rows.offsets[m * rows.spans + s] = -sum * factor;
-    }
-
-    const int per_word = codes_per_word(weight.bits);
-    if (per_word == 4) return;
-    std::int8_t word[16];
-    for (std::int64_t k = 0; k < rows.stride; k += per_word) {
-        std::memcpy(word, codes + k, static_cast<std::size_t>(per_word));
-        if (per_word == 8) {
-            for (int i = 0; i < 8; ++i) codes[k + place<8>(i)] = word[i];
-        } else {
-            for (int i = 0; i < 16; ++i) codes[k + place<16>(i)] = word[i];
+    const int zero = weight.zeros ? 1 : 1 << (weight.bits - 1);
+    for (std::int64_t s = 0; s < spans; ++s) {
+        const std::int64_t last = std::min((s + 1) * span_width(weight), columns);
+        typename V::Int sum = V::broadcast_int(0);
+        for (std::int64_t first = s * span_width(weight); first < last; first += kStrip) {
+            const std::int64_t count = std::min(kStrip, last - first), padded = round_up(count, 16);
+            alignas(64) std::int8_t codes[kStrip] = {};
+            for (std::int64_t k = 0; k < count && finite; k += V::kLanes) {
+                const auto code = V::round(V::mul(load_x<V, dtype>(x + (first + k) * item, last - first - k), inverse));
+                sum = V::add_int(sum, code);
+                V::store_bytes(codes + k, code);
+            }
+            if (weight.bits != 8) {
+                const std::uint8_t* order = weight.bits == 2 ? kOrder2 : kOrder4;
+                for (std::int64_t k = 0; k < padded; k += 16) V::reorder_bytes(codes + k, order);
+            }
+            interleave(codes, padded / 4, place.rows, place.out);
+            place.out += padded / 4 * place.rows;
         }
+        offsets[s] = -V::total(sum) * zero;
     }
 }
 
 template <class V, DType dtype>
 static void quantize_rows(const QgemmTask& task, std::int64_t begin, std::int64_t end, std::uint8_t* out) {
-    const QuantizedRows rows = quantized_rows(task, out);
-    for (std::int64_t m = begin; m < end; ++m) quantize_row<V, dtype>(task, m, rows);
+    for (std::int64_t m = begin; m < end; ++m) quantize_row<V, dtype>(task, m, out);
+}
+
+template <class V, DType dtype>
+static void exact_rows(const QgemmTask& task, std::int64_t begin, std::int64_t end, std::uint8_t* out) {
+    constexpr std::int64_t item = dtype == DType::float32 ? 4 : 2;
+    for (std::int64_t m = begin; m < end; ++m) {
+        const char* x = static_cast<const char*>(task.x) + m * task.x_stride * item;
+        const Place place = place_of_row<V>(task, Activation::exact, m, out);
+        if constexpr (dtype == DType::float32) {
+            interleave(x, task.weight.columns, place.rows, place.out);
+            continue;
+        }
+        for (std::int64_t first = 0; first < task.weight.columns; first += kStrip) {
+            float wide[kStrip];
+            const std::int64_t count = std::min(kStrip, task.weight.columns - first);
+            widen_row(x + first * item, count, wide);
+            interleave(wide, count, place.rows, place.out + first * place.rows);
+        }
+    }
 }
 
 }  // namespace tqs::panel

@@ -13,14 +13,19 @@
 // brings the next code of every lane. 3 bits are stored as 4, whose words hold whole codes. Memory: that of the
 // portable form (3 bits: that of 4), padded to P rows, and 2 to 3 bytes per row and span.
 //
-// Activations of Activation::int8, in one block:
+// Activations are cut into blocks of at most kRows rows (row_blocks), which differ by at most one. A block of R rows is
 //
-//   codes   int8 [M, Kq]     Kq = K rounded up to 64, zero beyond K. The order within C inputs is that in which the
-//                            bytes of a word, shifted by 0, bits, 2 bits ..., hold their codes: i C' + p at 4 p + i,
-//                            i = 0 ... 3, C' = C / 4
+//   words  uint32 [Kw, R]   exact: Kw = K, word k of a row is x[k] as float32.
+//                           int8: Kw = K rounded up to 16, over 4; word w holds four codes, zero beyond K, in the order
+//                           in which the bytes of a word of the weight, shifted by 0, bits, 2 bits ..., hold theirs: of
+//                           C inputs, i C / 4 + p at 4 p + i, i = 0 ... 3
+//
+// so that a product reads it from front to back with one pointer, wherever the rows of x lie. Block after block, then
+// for int8
+//
 //   scales  float [M]
-//   offsets int32 [M, S]     -sum of the codes of each span; for symmetric weights times their zero point, so that it
-//                            starts the integer sums
+//   offsets int32 [M, S]    -sum of the codes of each span; for symmetric weights times their zero point, so that it
+//                           starts the integer sums
 #pragma once
 
 #include <algorithm>
@@ -43,14 +48,6 @@ static constexpr int stored_bits(int bits) {
 static constexpr int codes_per_word(int bits) {
     return 32 / stored_bits(bits);
 }
-
-// One span's place in a panel, and the inputs that it covers.
-struct Span {
-    std::int64_t index, first, count, words;
-    const std::uint8_t* scales;
-    const std::uint8_t* zeros;  // null for the symmetric form
-    const std::uint8_t* codes;
-};
 
 static constexpr std::int64_t span_words(const PackedView& weight, std::int64_t count) {
     const std::int64_t per_word = codes_per_word(weight.bits);
@@ -75,36 +72,39 @@ static constexpr std::int64_t panel_bytes(const PackedView& weight, std::int64_t
            span_bytes(weight, panel, weight.columns - (spans - 1) * width);
 }
 
-static inline Span span_at(const PackedView& weight, std::int64_t panel, const std::uint8_t* data, std::int64_t index) {
-    const std::int64_t width = span_width(weight), first = index * width;
-    const std::int64_t count = std::min(width, weight.columns - first);
-    const std::uint8_t* scales = data + index * span_bytes(weight, panel, width);
-    const std::uint8_t* zeros = scales + scale_bytes(panel);
-    return {index,
-            first,
-            count,
-            span_words(weight, count),
-            scales,
-            weight.zeros ? zeros : nullptr,
-            zeros + zero_bytes(weight, panel)};
-}
+// Blocks of rows and where they begin.
+struct RowBlocks {
+    std::int64_t rows, count;
 
-struct QuantizedRows {
-    std::int8_t* codes;
-    float* scales;
-    std::int32_t* offsets;
-    std::int64_t stride, spans;
+    std::int64_t begin(std::int64_t block) const { return rows * block / count; }
+    std::int64_t of_row(std::int64_t row) const { return ((row + 1) * count - 1) / rows; }
 };
 
-static constexpr std::int64_t quantized_bytes(const QgemmTask& task) {
-    return task.rows * (round_up(task.weight.columns, 64) + 4 + span_count(task.weight) * 4);
+template <class V>
+static constexpr RowBlocks row_blocks(const QgemmTask& task) {
+    return {task.rows, (task.rows + V::kRows - 1) / V::kRows};
 }
 
-static inline QuantizedRows quantized_rows(const QgemmTask& task, std::uint8_t* data) {
-    const std::int64_t stride = round_up(task.weight.columns, 64);
-    auto* scales = reinterpret_cast<float*>(data + task.rows * stride);
-    return {reinterpret_cast<std::int8_t*>(data), scales, reinterpret_cast<std::int32_t*>(scales + task.rows), stride,
-            span_count(task.weight)};
+// Kw
+static constexpr std::int64_t words_per_row(const PackedView& weight, Activation activation) {
+    return activation == Activation::int8 ? round_up(weight.columns, 16) / 4 : weight.columns;
+}
+
+static inline std::int64_t exact_bytes(const QgemmTask& task) {
+    return task.rows * words_per_row(task.weight, Activation::exact) * 4;
+}
+
+static inline std::int64_t int8_bytes(const QgemmTask& task) {
+    return task.rows * (words_per_row(task.weight, Activation::int8) + 1 + span_count(task.weight)) * 4;
+}
+
+// Word of the first scale, and of the first offset of row m.
+static constexpr std::int64_t scales_at(const QgemmTask& task) {
+    return task.rows * words_per_row(task.weight, Activation::int8);
+}
+
+static constexpr std::int64_t offsets_at(const QgemmTask& task, std::int64_t m) {
+    return scales_at(task) + task.rows + m * span_count(task.weight);
 }
 
 }  // namespace tqs::panel

@@ -29,29 +29,32 @@ static inline typename V::Float load_words(const PackedView& weight, std::int64_
     return V::load(reinterpret_cast<const float*>(buffer));
 }
 
+// One span of output rows row ... row + kPanel - 1: inputs first ... first + count - 1.
 template <class V, int bits>
-static void prepack_span(const PackedView& weight, std::int64_t row, const Span& span, std::uint8_t* out) {
+static void prepack_span(const PackedView& weight, std::int64_t row, std::int64_t index, std::int64_t first,
+                         std::int64_t count, std::uint8_t* out) {
     constexpr std::int64_t panel = V::kPanel;
     auto* scales = reinterpret_cast<std::uint16_t*>(out);
     std::uint8_t* zeros = out + scale_bytes(panel);
-    const std::int64_t group = group_of_span(weight, span.index), rows = std::min(panel, weight.rows - row);
+    const std::int64_t group = group_of_span(weight, index), rows = std::min(panel, weight.rows - row);
     std::memset(out, 0, static_cast<std::size_t>(scale_bytes(panel) + zero_bytes(weight, panel)));
     for (std::int64_t j = 0; j < rows; ++j) {
         scales[j] = weight.scales[(row + j) * group_count(weight) + group];
         if (weight.zeros) zeros[j] = weight.zeros[(row + j) * group_count(weight) + group];
     }
-    auto* words = reinterpret_cast<float*>(zeros + zero_bytes(weight, panel));
-    for (std::int64_t w = 0; w < span.words; w += V::kLanes) {
-        const std::int64_t count = std::min<std::int64_t>(V::kLanes, span.words - w);
+    auto* out_words = reinterpret_cast<float*>(zeros + zero_bytes(weight, panel));
+    const std::int64_t words = span_words(weight, count);
+    for (std::int64_t w = 0; w < words; w += V::kLanes) {
+        const std::int64_t taken = std::min<std::int64_t>(V::kLanes, words - w);
         for (std::int64_t j = 0; j < panel; j += V::kLanes) {
             typename V::Float tile[V::kLanes];
             for (std::int64_t i = 0; i < V::kLanes; ++i) {
                 tile[i] = j + i < rows
-                              ? load_words<V, bits>(weight, row + j + i, span.first + w * codes_per_word(bits), count)
+                              ? load_words<V, bits>(weight, row + j + i, first + w * codes_per_word(bits), taken)
                               : V::broadcast(0.0f);
             }
             V::transpose(tile);
-            for (std::int64_t i = 0; i < count; ++i) V::store(words + (w + i) * panel + j, tile[i]);
+            for (std::int64_t i = 0; i < taken; ++i) V::store(out_words + (w + i) * panel + j, tile[i]);
         }
     }
 }
@@ -59,9 +62,10 @@ static void prepack_span(const PackedView& weight, std::int64_t row, const Span&
 // Output rows row ... row + kPanel - 1.
 template <class V, int bits>
 static void prepack_panel(const PackedView& weight, std::int64_t row, std::uint8_t* out) {
-    for (std::int64_t index = 0; index < span_count(weight); ++index) {
-        const Span span = span_at(weight, V::kPanel, out, index);
-        prepack_span<V, bits>(weight, row, span, out + (span.scales - out));
+    const std::int64_t width = span_width(weight), step = span_bytes(weight, V::kPanel, width);
+    for (std::int64_t index = 0; index < span_count(weight); ++index, out += step) {
+        const std::int64_t first = index * width;
+        prepack_span<V, bits>(weight, row, index, first, std::min(width, weight.columns - first), out);
     }
 }
 

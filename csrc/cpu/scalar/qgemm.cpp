@@ -120,11 +120,11 @@ std::int64_t scratch_bytes(const PackedView&) {
     return 0;
 }
 
-std::int64_t widened_bytes(const QgemmTask&) {
+std::int64_t exact_bytes(const QgemmTask&) {
     return 0;
 }
 
-std::int64_t quantized_bytes(const QgemmTask& task) {
+std::int64_t int8_bytes(const QgemmTask& task) {
     return task.rows * quantized_stride(task.weight.columns);
 }
 

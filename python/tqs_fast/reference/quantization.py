@@ -66,6 +66,16 @@ def qgemm(x: Array, weight: Array, bias: Array | None) -> npt.NDArray[np.float64
     return y if bias is None else y + np.asarray(bias, np.float64)
 
 
+def quantize_rows(x: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Integers [M, K] in [-127, 127] and scales [M] of int8 activations of finite float32 x (csrc/backend)."""
+    values = np.asarray(x, np.float32)
+    most = np.abs(values).max(axis=1, keepdims=True, initial=0.0)
+    quiet = most < 2.0**-100
+    inverse = np.float32(127.0) / np.where(quiet, np.float32(1.0), most)
+    codes = np.where(quiet, 0.0, np.rint(values * inverse))
+    return codes.astype(np.float64), np.where(quiet, np.float32(0.0), most / np.float32(127.0))[:, 0].astype(np.float64)
+
+
 def quantize(
     weight: Array, bits: int, group_size: int, symmetric: bool, search: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16], npt.NDArray[np.uint8] | None]:
