@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tqs_fast as tqs
-from tqs_fast import ops
+from tqs_fast import _prepared, kernels, ops
 
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float64: 2.0**-24}
 FORMATS = list(itertools.product((2, 3, 4, 8), (0, 32, 128), (True, False)))
@@ -188,3 +188,32 @@ def test_a_wrong_product_would_be_seen():
     x = torch.randn(4, 40)
     with pytest.raises(AssertionError, match="bound"):
         assert_product(ops.qgemm(x, codes, *rest), x, weight)
+
+
+def test_a_kept_weight_follows_changes_of_its_tensors():
+    """Products keep a prepacked copy beside the tensors: it must not outlive what they hold, nor the tensors."""
+    generator = np.random.default_rng(5)
+    first, second = (kernels.pack(generator.standard_normal((40, 70)).astype(np.float32), bits=4) for _ in range(2))
+    x = torch.from_numpy(generator.standard_normal((3, 70)).astype(np.float32))
+    expected = [torch.from_numpy(kernels.qgemm(x.numpy(), packed)) for packed in (first, second)]
+    codes, scales = torch.from_numpy(first.codes.copy()), torch.from_numpy(first.scales.view(np.int16).copy())
+
+    def product(codes, scales):
+        return ops.qgemm(x, codes, scales, None, 4, 128, 70)
+
+    assert torch.equal(product(codes, scales), expected[0])
+    assert torch.equal(product(codes, scales), expected[0])
+    codes.copy_(torch.from_numpy(second.codes))
+    scales.copy_(torch.from_numpy(second.scales.view(np.int16)))
+    assert torch.equal(product(codes, scales), expected[1])
+    other = torch.from_numpy(first.scales.view(np.int16).copy())
+    assert not torch.equal(product(codes, other), expected[1])
+    assert torch.equal(product(codes[3:9], scales[3:9]), expected[1][:, 3:9])
+    kept = len(_prepared._entries)
+    assert kept >= 1
+    del codes
+    assert len(_prepared._entries) == kept - 1
+    kept_codes = torch.from_numpy(second.codes)
+    for isa in ("scalar", None, "scalar", None):  # a choice made later holds for weights that were used before
+        kernels.use_isa(isa)
+        assert torch.allclose(product(kept_codes, scales), expected[1], atol=1e-4)

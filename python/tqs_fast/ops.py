@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tqs_fast import kernels
 from tqs_fast._native import core
+from tqs_fast._prepared import prepared
 from tqs_fast.attention import attention
 from tqs_fast.errors import ArgumentError
 
@@ -142,7 +143,11 @@ def _qgemm_cpu(
             y_stride=y.shape[1],
         )
         weight = _view(codes, scales, zeros, bits, group_size, in_features)
-        core.qgemm(task, weight, dtype=_KERNEL_DTYPES[inputs.dtype], int8=False, threads=0)
+        dtype, kept = _KERNEL_DTYPES[inputs.dtype], prepared(codes, scales, zeros, weight)
+        if kept is None:
+            core.qgemm(task, weight, dtype=dtype, int8=False, threads=0)
+        else:
+            core.qgemm_prepared(task, kept, dtype=dtype, int8=False, threads=0)
     y = y if y.dtype == x.dtype else y.to(x.dtype)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], codes.shape[0])
 

@@ -58,8 +58,8 @@ static inline typename V::Float load_x(const char* x, std::int64_t count) {
 }
 
 // Where the codes of a word, or two words, of 4 bits come from (layout.h), and of a word of 2 bits.
-alignas(16) inline constexpr std::uint8_t kOrder4[16] = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15};
-alignas(16) inline constexpr std::uint8_t kOrder2[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+alignas(16) static constexpr std::uint8_t kOrder4[16] = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15};
+alignas(16) static constexpr std::uint8_t kOrder2[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
 
 // The largest magnitude. Bit patterns of magnitudes are ordered as integers: NaN above infinity above all numbers.
 template <class V, DType dtype>

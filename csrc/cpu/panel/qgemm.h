@@ -15,7 +15,7 @@
 // panels go side by side; what is left there is the reading of the words, each once.
 //
 // Caches. A block passes over a panel of K kPanel bits / 8 bytes (64 KiB at K = 4096, 4 bits), read from L2 by every
-// block of rows but the first; x goes in chunks of at most kChunkBytes, which stay in L2 beside it while all panels
+// block of rows but the first; x goes in chunks of at most kResidentBytes, which stay in L2 beside it while all panels
 // pass.
 //
 // Each lane sums its own output. There is no horizontal sum and no remainder over columns, so the bits of an output do
@@ -30,7 +30,7 @@
 
 namespace tqs::panel {
 
-inline constexpr std::int64_t kChunkBytes = 128 * 1024;
+inline constexpr std::int64_t kResidentBytes = 128 * 1024;
 
 using PrepackPanel = void (*)(const PackedView& weight, std::int64_t row, std::uint8_t* out);
 
@@ -232,7 +232,7 @@ static void qgemm_rows(const Job& job, std::int64_t begin, std::int64_t end, std
     const std::int64_t bytes = panel_bytes(task.weight, V::kPanel);
     const RowBlocks blocks = row_blocks<V>(task);
     const std::int64_t block_bytes = words_per_row(task.weight, activation) * 4 * V::kRows;
-    const std::int64_t chunk = std::max<std::int64_t>(1, kChunkBytes / block_bytes);
+    const std::int64_t chunk = std::max<std::int64_t>(1, kResidentBytes / block_bytes);
     const std::int64_t together = blocks.count == 1 ? panels_together<V>(task.rows) : 1;
     for (std::int64_t block = 0; block < blocks.count; block += chunk) {
         const std::int64_t last = std::min(block + chunk, blocks.count);
