@@ -29,7 +29,7 @@ def prepared(codes: Tensor, scales: Tensor, zeros: Tensor | None, view: core.Pac
     if any(part.is_inference() or part._base is not None for part in parts):
         return None
     tensors = tuple((part.data_ptr(), part._version) for part in parts)
-    entry: _Entry | None = _entries.get(codes)
+    entry: _Entry | None = _entries.get(codes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     if entry is None or entry.tensors != tensors or entry.prepared.isa != core.isa():
         entry = _entries[codes] = _Entry(tensors, core.prepack(view))
     return entry.prepared
