@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 import harness
-from evaluate import cells, condense, studies, tables
+from evaluate import cells, condense, studies, subject, tables
 from evaluate.methods import METHODS
 from evaluate.systems import catalogue, trained
 from evaluate.systems.rows import ROWS
@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("command", choices=("run", "train", "summary", "study"))
     parser.add_argument("--systems", nargs="+", default=list(catalogue.NAMES), choices=catalogue.NAMES)
-    parser.add_argument("--horizons", nargs="+", type=int, default=list(cells.HORIZONS))
+    parser.add_argument("--horizons", nargs="+", type=int, default=list(subject.HORIZONS))
     parser.add_argument("--bits", nargs="+", type=float, default=list(cells.AVERAGE_BITS), help="average bits")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(cells.SEEDS))
     parser.add_argument("--methods", nargs="+", choices=[method.name for method in METHODS])

@@ -55,7 +55,7 @@ class Searched:
 
     name: str
     start: str
-    evaluations: int = 150
+    evaluations: int = 400
     rival: bool = False
 
 

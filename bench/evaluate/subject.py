@@ -10,6 +10,8 @@ import numpy as np
 
 import tqs_fast as tqs
 
+HORIZONS = (32, 96)  # values per rollout: short and long
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 InitialConditions = tqs.Attractor | tqs.Contexts | tqs.Synthetic
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.cells import HORIZONS, SEEDS
+from evaluate.cells import SEEDS
 from evaluate.statistics import rank_correlation
 from evaluate.studies.common import column, scorers, setting, shown
-from evaluate.subject import Subject
+from evaluate.subject import HORIZONS, Subject
 from evaluate.tables import table as markdown_table
 
 BITS = 4

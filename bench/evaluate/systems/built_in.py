@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import tqs_fast as tqs
-from evaluate.subject import Judge, Subject, naive_error
+from evaluate.subject import HORIZONS, Judge, Subject, naive_error
 from evaluate.systems.recordings import RECORDINGS, series
 from tqs_fast.systems import lorenz63
 from tqs_fast.systems.lorenz_gru import WARM_UP, warm_up
@@ -14,6 +14,7 @@ from tqs_fast.systems.lorenz_gru import WARM_UP, warm_up
 FRACAST_CONTEXT = 2048
 WINDOWS = 8  # of each real series, for fracast; they overlap, so that more would not say more
 SEASONS = {"co2": 52, "elnino": 12, "sunspots": 11}
+NOISE_SEED = 77  # of the noise that scorers hear; no judge has it
 NOISE = (0.001, 0.3)  # standard deviations of the noise that silero-vad listens to, of full scale
 
 
@@ -77,21 +78,30 @@ def continued(values: series.Array, horizon: int, *, seed: int) -> tuple[series.
 
 
 def silero() -> Subject:
-    """Judged on synthetic speech, on noise and, where the recordings are installed, on recorded speech."""
+    """Scored on synthetic speech and noise; judged on both and, where the recordings are installed, on recorded speech.
+
+    A detector meets both in use, and plans made for one of them can hurt on the other.
+    """
     system = tqs.load_system("silero-vad")
+    streams = 64
+
+    def heard(audio: series.Array, name: str) -> tqs.Contexts:
+        state = system.initial_state(len(audio), torch.Generator())
+        return tqs.Contexts(state, inputs=torch.from_numpy(audio), name=name)
 
     def judges(seed: int, horizon: int) -> list[Judge]:
-        found = [Judge("synthetic speech", tqs.Attractor(count=64))]
-        streams = {"noise": noise(64, horizon, seed)}
-        recorded = series.speech(64, horizon, seed=seed)
+        found = [
+            Judge("synthetic speech", tqs.Attractor(count=streams)),
+            Judge("noise", heard(noise(streams, horizon, seed), "noise")),
+        ]
+        recorded = series.speech(streams, horizon, seed=seed)
         if recorded is not None:
-            streams["recorded speech"] = recorded
-        for name, audio in streams.items():
-            state = system.initial_state(64, torch.Generator())
-            found.append(Judge(name, tqs.Contexts(state, inputs=torch.from_numpy(audio), name=name)))
+            found.append(Judge("recorded speech", heard(recorded, "recorded speech")))
         return found
 
-    return Subject(system, (tqs.Attractor(count=64),), judges)
+    # twice as many, because a search takes one half of given streams to decide on
+    own = heard(noise(2 * streams, max(HORIZONS), NOISE_SEED), "noise")
+    return Subject(system, (tqs.Attractor(count=streams), own), judges)
 
 
 def noise(count: int, steps: int, seed: int) -> series.Array:

@@ -15,7 +15,7 @@ from tqs_fast.systems import Attractor, Contexts, InitialConditions, States, Syn
 from tqs_fast.systems.contexts import conform_inputs, conform_state
 from tqs_fast.systems.tree import tree_leaves, tree_map
 
-DECIDING = 4  # times as many to decide on, where they can be drawn: a few plans are rolled out there, not hundreds
+DECIDING = 8  # times as many to decide on, where they can be drawn: a few plans are rolled out there, not hundreds
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from tqs_fast.search.space import Bits, Space
 from tqs_fast.systems import States
 
 BATCH = 8  # plans between two fits of the model
-PATIENCE = 64  # evaluations that gain less than GAIN between them end the search
+PATIENCE = 64  # evaluations that gain less than GAIN between them end the search, or a third of all if that is more:
+# a long search may pass through flat places that are wider
 GAIN = 0.01  # of the best damage
 
 
@@ -58,7 +59,7 @@ def explore(
     tempered = [bits for bits in dict.fromkeys(proposer.first()) if bits not in trail.damage]
     tempered = tempered[: max(0, evaluations - len(trail.damage))]
     measure(tempered, ["tempered"] * len(tempered))
-    gained_at, best = len(trail.damage), min(trail.damage.values())
+    gained_at, best, patience = len(trail.damage), min(trail.damage.values()), patience_of(evaluations)
     while len(trail.damage) < evaluations:
         if best == 0:
             trail.stopped = "a plan without damage was found"
@@ -73,11 +74,16 @@ def explore(
         now = min(trail.damage.values())
         if now < (1 - GAIN) * best:
             gained_at, best = len(trail.damage), now
-        elif len(trail.damage) - gained_at >= PATIENCE:
-            trail.stopped = f"{PATIENCE} evaluations gained less than {100 * GAIN:.0f} %"
+        elif len(trail.damage) - gained_at >= patience:
+            trail.stopped = f"{patience} evaluations gained less than {100 * GAIN:.0f} %"
             return trail
     trail.stopped = "evaluations spent"
     return trail
+
+
+def patience_of(evaluations: int) -> int:
+    """Evaluations without gain that end a search of at most `evaluations`."""
+    return max(PATIENCE, evaluations // 3)
 
 
 def damages_of(measured: Measured, states: States) -> FloatArray:

@@ -50,8 +50,9 @@ def search(
     the result is `plan`, a uniform plan or a rival unless a found plan is better there by more than chance and hurts no
     family (`search.decide`). It is never worse on the deciding set than any of the given plans.
 
-    The search stops early when 64 evaluations have lowered the least damage by less than 1 %, or when every plan has
-    been measured. Deciding takes further rollouts, of at most 8 plans and the given ones.
+    The search stops early when 64 evaluations, or a third of `evaluations` if that is more, have lowered the least
+    damage by less than 1 %, or when every plan has been measured. Deciding takes further rollouts, of at most 8 plans
+    and the given ones.
 
     Args:
         system: the float model; its module is not modified.
@@ -60,7 +61,7 @@ def search(
         evaluations: plans to measure while searching, given ones among them.
         horizon: output values per rollout; that of the table by default.
         initial: where rollouts start; families as the table's by default. `Contexts` are split in two, one half to
-            search on and one to decide on; of other families four times as many are drawn to decide on.
+            search on and one to decide on; of other families eight times as many are drawn to decide on.
         rivals: further plans within the budget, e.g. of other scores; always measured and decided upon. A mapping gives
             them names.
         engine: as in `score`.
