@@ -9,8 +9,9 @@ For every system and seed, one table of `tqs.Adjoint(probes=4)` against, from th
 
 Rank correlations are Spearman's over layers. "delta" is the same prediction with Δ²/12 in place of the measured squared
 error of a group. Ratios are predicted over measured damage. Costs are processor seconds over those of one forward
-rollout of the same system in torch, one thread, in turn in the same run: "rollouts" is everything but rounding (float rollout and
-backward passes), "all" is the whole of `tqs.score`. The two transformers differ in their number of layers alone.
+rollout of the same system in torch, one thread, in turn in the same run: "rollouts" is everything but rounding (float
+rollout and backward passes), "all" is the whole of `tqs.score`. The two transformers differ in their number of layers
+alone.
 
     python bench/bench_adjoint.py [--systems lorenz-gru silero-vad fracast transformer-8 transformer-32] [--bits 4 8]
 """
