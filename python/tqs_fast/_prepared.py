@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -9,9 +10,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tqs_fast._native import core
 
+Format = tuple[int, int, int]
+"""bits, group_size, in_features."""
+
 
 class _Entry(NamedTuple):
-    tensors: tuple[tuple[int, int], ...]  # address and version of codes, scales and zeros
+    state: tuple[object, ...]  # what it was made from
     prepared: core.Prepared
 
 
@@ -20,16 +24,29 @@ class _Entry(NamedTuple):
 _entries: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def prepared(codes: Tensor, scales: Tensor, zeros: Tensor | None, view: core.PackedView) -> core.Prepared | None:
-    """The weight of these tensors, prepacked for the instruction set in use; made again when one of them has changed.
+def find(codes: Tensor, scales: Tensor, zeros: Tensor | None, form: Format) -> core.Prepared | None:
+    """What `keep` made of these tensors, unless one of them has changed or another instruction set was chosen."""
+    entry: _Entry | None = _entries.get(codes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    if entry is None or entry.state != _state(codes, scales, zeros, form) or entry.prepared.isa != core.isa():
+        return None
+    return entry.prepared
 
-    None for a view of other tensors, which is gone after the call, and for tensors that do not count their changes.
+
+def keep(
+    codes: Tensor, scales: Tensor, zeros: Tensor | None, form: Format, view: Callable[[], core.PackedView]
+) -> core.Prepared | None:
+    """Prepack and keep the weight of these tensors, which have been checked.
+
+    None for views of other tensors, which are gone after the call, for strided ones, and for tensors that do not count
+    their changes.
     """
     parts = (codes, scales) if zeros is None else (codes, scales, zeros)
-    if any(part.is_inference() or part._base is not None for part in parts):
+    if any(part.is_inference() or part._base is not None or not part.is_contiguous() for part in parts):
         return None
-    tensors = tuple((part.data_ptr(), part._version) for part in parts)
-    entry: _Entry | None = _entries.get(codes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    if entry is None or entry.tensors != tensors or entry.prepared.isa != core.isa():
-        entry = _entries[codes] = _Entry(tensors, core.prepack(view))
+    entry = _entries[codes] = _Entry(_state(codes, scales, zeros, form), core.prepack(view()))
     return entry.prepared
+
+
+def _state(codes: Tensor, scales: Tensor, zeros: Tensor | None, form: Format) -> tuple[object, ...]:
+    kept = (form, codes.data_ptr(), codes._version, scales.data_ptr(), scales._version)
+    return kept if zeros is None else (*kept, zeros.data_ptr(), zeros._version)

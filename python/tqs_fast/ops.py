@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tqs_fast import kernels
+from tqs_fast import _prepared, kernels
 from tqs_fast._native import core
-from tqs_fast._prepared import prepared
 from tqs_fast.attention import attention
 from tqs_fast.errors import ArgumentError
 
@@ -123,10 +122,14 @@ def _qgemm_cpu(
     in_features: int,
     bias: Tensor | None,
 ) -> Tensor:
-    _check(codes, scales, zeros, bits, group_size, in_features, "qgemm")
+    form = (bits, group_size, in_features)
+    kept = _prepared.find(codes, scales, zeros, form)  # of tensors that were checked before
+    if kept is None:
+        _check(codes, scales, zeros, *form, "qgemm")
+        # Named, so that the memory behind every address lives until the kernel returns.
+        codes, scales, zeros = codes.contiguous(), scales.contiguous(), None if zeros is None else zeros.contiguous()
+        kept = _prepared.keep(codes, scales, zeros, form, lambda: _view(codes, scales, zeros, *form))
     _check_x(x, in_features, codes.shape[0], bias)
-    # Named, so that the memory behind every address lives until the kernel returns.
-    codes, scales, zeros = codes.contiguous(), scales.contiguous(), None if zeros is None else zeros.contiguous()
     inputs = x if x.dtype in _KERNEL_DTYPES else x.float()
     inputs = inputs if x.ndim == 2 else inputs.reshape(-1, in_features)
     if inputs.stride(1) != 1:
@@ -142,10 +145,9 @@ def _qgemm_cpu(
             y=y.data_ptr(),
             y_stride=y.shape[1],
         )
-        weight = _view(codes, scales, zeros, bits, group_size, in_features)
-        dtype, kept = _KERNEL_DTYPES[inputs.dtype], prepared(codes, scales, zeros, weight)
+        dtype = _KERNEL_DTYPES[inputs.dtype]
         if kept is None:
-            core.qgemm(task, weight, dtype=dtype, int8=False, threads=0)
+            core.qgemm(task, _view(codes, scales, zeros, *form), dtype=dtype, int8=False, threads=0)
         else:
             core.qgemm_prepared(task, kept, dtype=dtype, int8=False, threads=0)
     y = y if y.dtype == x.dtype else y.to(x.dtype)
