@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tqs_fast.capture.program import Buffer, Constant, NextState, Node, Program, Value
+from tqs_fast.capture.program import Buffer, Constant, NextState, Node, PackedConstant, Program, Value
 from tqs_fast.engines.native_program import NativeProgram
 from tqs_fast.reference.program import run_program
+from tqs_fast.reference.quantization import pack_codes, to_bfloat16
 
 Array = npt.NDArray[Any]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -73,10 +74,36 @@ class View:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """The format of a packed weight [rows, columns]; its codes, scales and zero points are drawn."""
+
+    rows: int
+    columns: int
+    bits: int = 4
+    group_size: int = 32
+    symmetric: bool = True
+
+    def constant(self, generator: np.random.Generator) -> PackedConstant:
+        groups = -(-self.columns // self.group_size) if self.group_size else 1
+        codes = generator.integers(0, 2**self.bits, (self.rows, self.columns))
+        scales = generator.uniform(0.5, 1, (self.rows, groups)) * generator.choice([-1, 1], (self.rows, groups))
+        zeros = None if self.symmetric else generator.integers(0, 2**self.bits, (self.rows, groups)).astype(np.uint8)
+        return PackedConstant(
+            torch.from_numpy(pack_codes(codes, self.bits)),
+            torch.from_numpy(to_bfloat16(scales / 2 ** (self.bits - 1)).view(np.int16)),
+            None if zeros is None else torch.from_numpy(zeros),
+            self.bits,
+            self.group_size,
+            (self.rows, self.columns),
+        )
+
+
+@dataclass(frozen=True)
 class Case:
     """A row of tests/cases/ops.py.
 
     Attributes:
+        packed: the program's only packed weight.
         roundings: bound of the error of results and tangents in roundings of their size (`close` in test_program_ops).
     """
 
@@ -87,6 +114,7 @@ class Case:
     ints: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     floats: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     roundings: float = 32.0
+    packed: Packed | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -135,7 +163,21 @@ def build(case: Case, precision: str, values: Sequence[Array | None]) -> Program
     series = tuple(views[inputs[i]].buffer for i, x in enumerate(case.inputs) if x.source == "series")
     first = views[outputs[0]]
     views.append(Value(first.buffer, 0, (1, case.outputs[0].elements), (case.outputs[0].elements, 1)))
-    return Program(tuple(buffers), tuple(views), tuple(nodes), tuple(constants), tuple(states), series, len(views) - 1)
+    packed = () if case.packed is None else (case.packed.constant(generator_of(case)),)
+    return Program(
+        tuple(buffers),
+        tuple(views),
+        tuple(nodes),
+        tuple(constants),
+        tuple(states),
+        series,
+        len(views) - 1,
+        packed=packed,
+    )
+
+
+def generator_of(case: Case) -> np.random.Generator:
+    return np.random.default_rng(sum(map(ord, case.name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +205,7 @@ STEP = 2.0**-11
 
 @cache
 def draw(case: Case, samples: int, tangents: int) -> Data:
-    generator = np.random.default_rng(sum(map(ord, case.name)))
+    generator = generator_of(case)
     values: list[Array | None] = []
     seeds: list[Array | None] = []
     for x in case.inputs:

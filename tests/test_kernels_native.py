@@ -45,9 +45,9 @@ def compile_object(source: Path, folder: Path, *flags: str) -> Path:
 
 
 def sources() -> list[Path]:
-    folders = ["core", "backend", "quant", *(f"cpu/{isa}" for isa in ISAS), "no_cuda"]
+    folders = ["core", "backend", "quant", "program", "program/ops", *(f"cpu/{isa}" for isa in ISAS), "no_cuda"]
     found = [path for folder in folders for path in sorted((ROOT / "csrc" / folder).glob("*.cpp"))]
-    found += [ROOT / "csrc/cpu/tables.cpp", ROOT / "csrc/program/chain.cpp"]
+    found.append(ROOT / "csrc/cpu/tables.cpp")
     if X86:
         found.append(ROOT / "csrc/cpu/cpu_features.cpp")
     return found

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tqs_fast as tqs
+from packing import plan_for
 from tqs_fast.engines.prepared import prepared
 from tqs_fast.systems.tree import tree_leaves
 
@@ -86,6 +87,27 @@ def test_lanes_and_tangents_are_those_of_torch(name):
         found, expected = (getattr(paths[engine], attribute) for engine in ("native", "torch"))
         scale = float(expected.abs().max())
         np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=1e-12 * scale, err_msg=attribute)
+
+
+def test_packed_weights_in_strips():
+    """Rows of a strip lie apart from sample to sample: next to torch, and bit for bit next to one sample alone."""
+    system = make(block, ROWS, WIDTH)
+    system.module = tqs.quantize(system.module, plan_for(system.module, (8, 4)))
+    state = system.initial_state(3, torch.Generator().manual_seed(1))
+    native = prepared(system, state, horizon=2)
+    kinds = [node.kind for node in native.program.nodes]
+    assert any("packed_linear" in kinds[first:end] for first, end, _, _ in native.runtime.strips)
+    direction = torch.randn(2, *state.shape, generator=torch.Generator().manual_seed(2))
+    path = tqs.rollout(system, state, horizon=2, tangents=direction, engine="native")
+    twin = tqs.in_float64(system)
+    exact = tqs.rollout(twin, state.double(), horizon=2, tangents=direction.double(), engine="torch")
+    for attribute in ("state", "tangents"):
+        found, expected = getattr(path, attribute), getattr(exact, attribute)
+        scale = float(expected.abs().max())
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=1e-5 * scale, err_msg=attribute)
+    alone = tqs.rollout(system, state[1:2], horizon=2, tangents=direction[:, 1:2], engine="native")
+    assert torch.equal(alone.state, path.state[1:2])
+    assert torch.equal(alone.tangents, path.tangents[:, 1:2])
 
 
 def test_scores_are_those_of_torch():

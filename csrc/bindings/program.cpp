@@ -29,9 +29,12 @@ T field(const py::handle& object, const char* name) {
     return object.attr(name).cast<T>();
 }
 
-// tqs_fast.capture.program.Program, field by field; `constants` gives the address of each constant's data.
-ProgramSpec convert(const py::object& program, const std::map<int, Address>& constants) {
+// tqs_fast.capture.program.Program, field by field; `constants` gives the address of each constant's data, `packed` the
+// arrays of its packed weights.
+ProgramSpec convert(const py::object& program, const std::map<int, Address>& constants,
+                    const std::vector<PackedView>& packed) {
     ProgramSpec spec;
+    spec.packed = packed;
     for (const py::handle buffer : program.attr("buffers")) {
         const auto found = constants.find(static_cast<int>(spec.buffers.size()));
         spec.buffers.push_back({
@@ -89,12 +92,14 @@ py::dict describe(const RolloutUse& use) {
 
 void bind_program(py::module_& m) {
     py::class_<Program>(m, "Program")
-        .def(py::init([](const py::object& program, const std::map<int, Address>& constants) {
-                 return std::make_unique<Program>(convert(program, constants));
+        .def(py::init([](const py::object& program, const std::map<int, Address>& constants,
+                         const std::vector<PackedView>& packed) {
+                 return std::make_unique<Program>(convert(program, constants, packed));
              }),
-             py::arg("program"), py::kw_only(), py::arg("constants"))
+             py::arg("program"), py::kw_only(), py::arg("constants"), py::arg("packed"))
         .def_property_readonly("arena_bytes", &Program::arena_bytes)
         .def_property_readonly("state_bytes", &Program::state_bytes)
+        .def_property_readonly("packed_bytes", &Program::packed_bytes)
         .def_property_readonly("strips", [](const Program& program) {
             std::vector<std::tuple<int, int, std::int64_t, std::int64_t>> strips;
             for (const Strip& strip : program.strips().strips) {

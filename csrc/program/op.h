@@ -7,6 +7,7 @@
 
 #include "backend/kernel_table.h"
 #include "program/spec.h"
+#include "quant/prepared.h"
 
 namespace tqs {
 
@@ -15,6 +16,11 @@ namespace tqs {
 struct Panels {
     const void* shared = nullptr;
     const void* const* lanes = nullptr;
+};
+
+// A product with a constant: `depth` multiply-adds per element of rows of `width`. Width 0: the op is none.
+struct ProductShape {
+    std::int64_t width = 0, depth = 0;
 };
 
 // A node's values during a step. in[i].data is null where an optional input is absent.
@@ -36,6 +42,8 @@ class Op {
     virtual std::int64_t scratch_bytes(const Frame& frame) const = 0;
     virtual void run(const Frame& frame) const = 0;
 
+    virtual ProductShape product() const { return {}; }
+
     // Index of the input that is a constant and read through Frame::panels only; -1: none.
     virtual int packed_input() const { return -1; }
     virtual std::int64_t packed_bytes(const ProgramKernels&) const { return 0; }
@@ -55,6 +63,7 @@ struct OpContext {
     std::span<const ValueSpec* const> outputs;
     std::span<const Precision> input_precisions;
     std::span<const Precision> output_precisions;
+    std::span<const std::unique_ptr<Prepared>> packed;  // as ProgramSpec::packed
 
     // Attributes; throw ArgumentError naming node.origin where missing (or return `otherwise`).
     std::int64_t integer(const char* name) const;

@@ -26,6 +26,7 @@ std::int64_t elements(const ValueSpec& value) {
 Program::Program(ProgramSpec spec) : spec_(std::move(spec)), kernels_(&active_table().program) {
     check_indices();
     check_views();
+    prepack_weights();
     make_ops();
     strips_ = find_strips(spec_, ops_);
     plan();
@@ -113,6 +114,13 @@ void Program::check_views() const {
     }
 }
 
+void Program::prepack_weights() {
+    for (const PackedView& weight : spec_.packed) {
+        packed_.push_back(prepack(weight));
+        packed_bytes_ += active_table().prepacked_bytes(weight);
+    }
+}
+
 void Program::make_ops() {
     for (const NodeSpec& node : spec_.nodes) {
         std::vector<const ValueSpec*> inputs, outputs;
@@ -125,7 +133,7 @@ void Program::make_ops() {
             outputs.push_back(&spec_.values[static_cast<std::size_t>(output)]);
             output_precisions.push_back(buffer_of(output).precision);
         }
-        ops_.push_back(make_op({node, inputs, outputs, input_precisions, output_precisions}));
+        ops_.push_back(make_op({node, inputs, outputs, input_precisions, output_precisions, packed_}));
         const Op& op = *ops_.back();
         AlignedBytes packed;
         if (op.packed_input() >= 0) {
@@ -203,15 +211,13 @@ std::int64_t Program::state_bytes() const {
 std::int64_t Program::product_rows() const {
     std::int64_t rows = 1, largest = 0;
     for (std::size_t node = 0; node < ops_.size(); ++node) {
-        if (ops_[node]->packed_input() < 0) continue;
-        const NodeSpec& spec = spec_.nodes[node];
-        const ValueSpec& weight =
-            spec_.values[static_cast<std::size_t>(spec.inputs[static_cast<std::size_t>(ops_[node]->packed_input())])];
-        const ValueSpec& out = spec_.values[static_cast<std::size_t>(spec.outputs[0])];
-        const std::int64_t product = elements(out) / weight.sizes[0];
-        if (elements(weight) * product <= largest) continue;
-        largest = elements(weight) * product;
-        rows = product;
+        const ProductShape product = ops_[node]->product();
+        if (product.width == 0) continue;
+        const ValueSpec& out = spec_.values[static_cast<std::size_t>(spec_.nodes[node].outputs[0])];
+        const std::int64_t work = elements(out) * product.depth;
+        if (work <= largest) continue;
+        largest = work;
+        rows = elements(out) / product.width;
     }
     return rows;
 }

@@ -20,6 +20,8 @@ class Program {
     const ProgramSpec& spec() const { return spec_; }
     const ProgramKernels& kernels() const { return *kernels_; }
     const Op& op(std::size_t node) const { return *ops_[node]; }
+    // Bytes of the prepacked weights.
+    std::int64_t packed_bytes() const { return packed_bytes_; }
     // Of the constant that the node packs; null if it packs none.
     const void* panels(std::size_t node) const { return panels_[node].get(); }
     // Byte offset of an arena buffer, per (lane, sample): multiply by their number.
@@ -41,6 +43,7 @@ class Program {
     }
 
   private:
+    void prepack_weights();
     bool is_kept(int buffer) const;
     void check_indices() const;
     void check_views() const;
@@ -49,11 +52,12 @@ class Program {
 
     ProgramSpec spec_;
     const ProgramKernels* kernels_;
+    std::vector<std::unique_ptr<Prepared>> packed_;  // read by the ops
     std::vector<std::unique_ptr<Op>> ops_;
     std::vector<AlignedBytes> panels_;
     Strips strips_;
     std::vector<std::int64_t> offsets_;
-    std::int64_t arena_bytes_ = 0;
+    std::int64_t arena_bytes_ = 0, packed_bytes_ = 0;
 };
 
 }  // namespace tqs

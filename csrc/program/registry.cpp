@@ -24,6 +24,7 @@ constexpr std::array kRows = {
     Row{"linear", ops::make_linear},
     Row{"matmul", ops::make_matmul},
     Row{"normalize", ops::make_normalize},
+    Row{"packed_linear", ops::make_packed_linear},
     Row{"reduce", ops::make_reduce},
     Row{"remap", ops::make_remap},
     Row{"running_extreme", ops::make_running_extreme},

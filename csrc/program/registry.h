@@ -7,12 +7,13 @@
 
 namespace tqs::ops {
 
-std::unique_ptr<Op> make_elementwise(const OpContext& context);  // elementwise.cpp
-std::unique_ptr<Op> make_linear(const OpContext& context);       // linear.cpp
-std::unique_ptr<Op> make_convolution(const OpContext& context);  // convolution.cpp
-std::unique_ptr<Op> make_matmul(const OpContext& context);       // matmul.cpp
-std::unique_ptr<Op> make_attention(const OpContext& context);    // attention.cpp
-std::unique_ptr<Op> make_reduce(const OpContext& context);       // rows.cpp
+std::unique_ptr<Op> make_elementwise(const OpContext& context);    // elementwise.cpp
+std::unique_ptr<Op> make_linear(const OpContext& context);         // linear.cpp
+std::unique_ptr<Op> make_packed_linear(const OpContext& context);  // packed_linear.cpp
+std::unique_ptr<Op> make_convolution(const OpContext& context);    // convolution.cpp
+std::unique_ptr<Op> make_matmul(const OpContext& context);         // matmul.cpp
+std::unique_ptr<Op> make_attention(const OpContext& context);      // attention.cpp
+std::unique_ptr<Op> make_reduce(const OpContext& context);         // rows.cpp
 std::unique_ptr<Op> make_softmax(const OpContext& context);
 std::unique_ptr<Op> make_normalize(const OpContext& context);
 std::unique_ptr<Op> make_scan(const OpContext& context);

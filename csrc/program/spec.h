@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/program_kernels.h"
+#include "quant/format.h"
 
 namespace tqs {
 
@@ -62,10 +63,11 @@ struct ProgramSpec {
     std::vector<BufferSpec> buffers;
     std::vector<ValueSpec> values;
     std::vector<NodeSpec> nodes;
-    std::vector<StateSpec> states;  // one per leaf of the state, in order
-    std::vector<int> inputs;        // buffers, one per leaf of a driven system's input
-    int output;                     // value [block, C] (or [C]) that a step emits
-    std::int64_t longest;           // steps that moving views allow; 0: no limit
+    std::vector<PackedView> packed;  // weights in the packed format, which nodes name by their place here
+    std::vector<StateSpec> states;   // one per leaf of the state, in order
+    std::vector<int> inputs;         // buffers, one per leaf of a driven system's input
+    int output;                      // value [block, C] (or [C]) that a step emits
+    std::int64_t longest;            // steps that moving views allow; 0: no limit
 };
 
 }  // namespace tqs

@@ -75,7 +75,7 @@ class Finder {
         std::vector<std::int64_t> rows;
         for (int node = first; node < static_cast<int>(spec_.nodes.size()); ++node) {
             const ValueSpec& out = spec_.values[at(spec_.nodes[at(node)].outputs[0])];
-            const bool product = ops_[at(node)]->packed_input() >= 0;
+            const bool product = ops_[at(node)]->product().width > 0;
             const int axis = row_axis(out);
             if (axis >= 0 && (product || node == first)) rows.push_back(out.sizes[at(axis)]);
             if (product) break;

@@ -31,12 +31,8 @@ Work work_of(const Program& program, std::size_t node) {
     };
     double out = 0;
     for (const int output : of.outputs) out += elements(value(output));
-    const int packed = program.op(node).packed_input();
-    if (packed >= 0) {
-        const ValueSpec& weight = value(of.inputs[static_cast<std::size_t>(packed)]);
-        const double width = static_cast<double>(weight.sizes[0]);
-        return {out * elements(weight) / width, out / width};
-    }
+    const ProductShape product = program.op(node).product();
+    if (product.width > 0) return {out * static_cast<double>(product.depth), out / static_cast<double>(product.width)};
     if (of.kind == "matmul") return {out * static_cast<double>(value(of.inputs[0]).sizes.back()), 0};
     if (of.kind == "attention") {
         const ValueSpec& keys = value(of.inputs[1]);

@@ -47,8 +47,8 @@ def qgemm(
     """y = x @ W.T + bias with W the packed weight.
 
     Args:
-        x: [..., K] of any float dtype and any strides. float32 and bfloat16 go to the kernel as they are; float16 and
-            float64 are computed in float32 and cast back.
+        x: [..., K] of any float dtype and any strides. float32 and bfloat16 go to the kernel as they are; float16 is
+            computed in float32 and cast back, float64 in float64 with the dequantized weight.
         codes, scales, zeros, bits, group_size, in_features: the weight [N, K] (see the module), K = in_features.
         bias: [N] of any float dtype, or None.
 
@@ -58,6 +58,10 @@ def qgemm(
     Raises:
         ArgumentError: shapes or dtypes that do not fit, or tensors on different devices.
     """
+    if x.dtype == torch.float64:
+        _check_x(x, in_features, codes.shape[0], bias)
+        weight = dequantize(codes, scales, zeros, bits, group_size, in_features).double()
+        return torch.nn.functional.linear(x, weight, None if bias is None else bias.double())
     return _QGEMM(x, codes, scales, zeros, bits, group_size, in_features, bias)  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from programs import Case, View, contiguous
+from programs import Case, Packed, View, contiguous
 from tqs_fast.reference.program import OPCODES, REDUCTIONS
 
 ARITY = {name: 1 for name in OPCODES} | {name: 2 for name in OPCODES[OPCODES.index("add") :]} | {"where": 3}
@@ -430,6 +430,25 @@ def linear(name: str, x: View, columns: int, bias: bool = True, roundings: float
     return Case(f"linear {name}", "linear", (x, weight, given), (View((*x.sizes[:-1], columns)),), {}, {}, roundings)
 
 
+def packed_linear(
+    name: str,
+    x: View,
+    columns: int,
+    bits: int = 4,
+    group_size: int = 32,
+    *,
+    symmetric: bool = True,
+    bias: str = "constant",
+    roundings: float = 200.0,
+) -> Case:
+    """A packed weight is multiplied in float32, whatever the precision of the test."""
+    x = replace(x, precision="float32")
+    given = View((columns,), source=bias, precision="float32")
+    out = View((*x.sizes[:-1], columns), precision="float32")
+    packed = Packed(columns, x.sizes[-1], bits, group_size, symmetric)
+    return Case(f"packed linear {name}", "packed_linear", (x, given), (out,), {"weight": (0,)}, {}, roundings, packed)
+
+
 def matmul(name: str, a: View, b: View, roundings: float = 200.0) -> Case:
     sizes = tuple(max(m, n) for m, n in zip(a.sizes[:-2], b.sizes[:-2], strict=True))
     return Case(f"matmul {name}", "matmul", (a, b), (View((*sizes, a.sizes[-2], b.sizes[-1])),), {}, {}, roundings)
@@ -515,6 +534,31 @@ PRODUCT_CASES = (
     linear("of a broadcast", View((2, 3, 8), (0, 5, 1)), 13),
     linear("of every second", View((2, 3, 8), (16, 0, 2), 1), 13),
     linear("of permuted axes", View((2, 2, 2, 2, 2, 2, 8), (8, 16, 32, 64, 128, 256, 1)), 5),
+    *(
+        packed_linear(
+            f"of {bits} bits, groups of {group_size}, {'symmetric' if symmetric else 'with zero points'}",
+            View((1, 3, 75)),
+            37,
+            bits,
+            group_size,
+            symmetric=symmetric,
+        )
+        for bits in (2, 3, 4, 8)
+        for group_size, symmetric in ((0, True), (0, False), (32, True), (32, False))
+    ),
+    packed_linear("of a row", View((1, 33)), 17, 8),
+    packed_linear("of one number", View((4, 1)), 5, bias="absent"),
+    packed_linear("without bias", View((2, 20)), 7, bias="absent"),
+    packed_linear("of strided rows", View((3, 20), (1, 3)), 7, 3),
+    packed_linear("of rows apart", View((2, 3, 20), (90, 25, 1), 4), 70),
+    packed_linear("of windows", View((1, 6, 8), (0, 2, 1)), 9),
+    packed_linear("of the series", View((5, 20), source="series"), 19),
+    packed_linear("of a broadcast", View((2, 3, 8), (0, 5, 1)), 13),
+    packed_linear("of the same rows", View((2, 3, 8), (0, 0, 1)), 13, 8),
+    packed_linear("of every second", View((2, 3, 8), (16, 0, 2), 1), 13),
+    packed_linear("of permuted axes", View((2, 2, 2, 2, 2, 2, 8), (8, 16, 32, 64, 128, 256, 1)), 5),
+    packed_linear("of more rows than are rewritten at once", View((150, 33)), 5, 8),
+    packed_linear("of long rows", View((70, 1100)), 3, 8, 128, roundings=400),
     matmul("of two", View((1, 5, 20)), View((1, 20, 9))),
     matmul("of transposed tensors", View((9, 8), (1, 9)), View((8, 21), (1, 8))),
     matmul("with a transposed tensor", View((2, 5, 20)), View((2, 20, 9), (180, 1, 20))),

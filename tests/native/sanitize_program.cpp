@@ -1,6 +1,7 @@
-// Runs the elementwise, row and movement kernels of native programs over random shapes and strides, on buffers of
-// exactly the elements that a task may touch and scratch of exactly the bytes asked for. Each ISA must agree with the
-// scalar one. Prints what went wrong and exits 1. Driven by tests/test_kernels_native.py.
+// Runs the elementwise, row and movement kernels of native programs, and the op with a packed weight, over random
+// shapes and strides, on buffers of exactly the elements that a task may touch and scratch of exactly the bytes asked
+// for. Each ISA must agree with the scalar one. Prints what went wrong and exits 1. Driven by
+// tests/test_kernels_native.py.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -14,6 +15,9 @@
 #include "backend/kernel_table.h"
 #include "guarded.h"
 #include "program/chain.h"
+#include "program/op.h"
+#include "quant/prepared.h"
+#include "quant/quantize.h"
 
 namespace {
 
@@ -87,19 +91,16 @@ struct FreeAligned {
     void operator()(void* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
 };
 
-// Runs `run(table, scratch)` on every ISA and compares what it wrote into `outputs` with the scalar result.
-template <class Scratch, class RunTask>
-void check(const char* what, const std::vector<Tensor*>& outputs, const Scratch& scratch_bytes, const RunTask& run) {
+// Runs `run(table)` on every ISA and compares what it wrote into `outputs` with the scalar result.
+template <class RunTable>
+void check_tables(const char* what, const std::vector<Tensor*>& outputs, const RunTable& run) {
     std::vector<double> expected;
     for (const tqs::KernelTable* table : tqs::cpu_tables()) {
         if (!table->supported()) continue;
         for (Tensor* out : outputs) {
             for (std::int64_t i = 0; i < out->count(); ++i) out->set(i, 7.0);
         }
-        const std::int64_t bytes = scratch_bytes(table->program);
-        std::unique_ptr<void, FreeAligned> scratch(
-            ::operator new[](static_cast<std::size_t>(bytes), std::align_val_t{64}));
-        run(table->program, scratch.get());
+        run(*table);
         std::size_t position = 0;
         for (const Tensor* out : outputs) {
             for (std::int64_t i = 0; i < out->count(); ++i, ++position) {
@@ -115,6 +116,18 @@ void check(const char* what, const std::vector<Tensor*>& outputs, const Scratch&
             }
         }
     }
+}
+
+std::unique_ptr<void, FreeAligned> allocate_scratch(std::int64_t bytes) {
+    return std::unique_ptr<void, FreeAligned>(::operator new[](static_cast<std::size_t>(bytes), std::align_val_t{64}));
+}
+
+// Runs `run(kernels, scratch)` likewise.
+template <class Scratch, class RunTask>
+void check(const char* what, const std::vector<Tensor*>& outputs, const Scratch& scratch_bytes, const RunTask& run) {
+    check_tables(what, outputs, [&](const tqs::KernelTable& table) {
+        run(table.program, allocate_scratch(scratch_bytes(table.program)).get());
+    });
 }
 
 std::vector<std::int64_t> draw_sizes(int rank, std::int64_t most) {
@@ -269,10 +282,70 @@ void check_movement() {
     });
 }
 
+// The op itself: rows of x anywhere, lanes that share x or not, a bias of all lanes, of some, or none.
+void check_packed_linear() {
+    Setting s = draw_setting(draw(0, 3) == 0 ? 300 : 40);
+    s.precision = Precision::float32;
+    const std::int64_t depth = s.sizes.back(), width = draw(1, 70);
+    const int bits = tqs::kFormatBits[draw(0, tqs::kFormats - 1)];
+    const std::int64_t group_size = draw(0, 1) == 0 ? 0 : 32, groups = tqs::packed_groups(depth, group_size);
+    const bool symmetric = draw(0, 1) == 0;
+    const Guarded codes(width * tqs::packed_row_bytes(depth, bits)), scales(width * groups * 2), zeros(width * groups);
+    std::vector<float> weights;
+    for (std::int64_t i = 0; i < width * depth; ++i) weights.push_back(static_cast<float>(draw(-800, 800)) / 256.0f);
+    auto* const scale = reinterpret_cast<std::uint16_t*>(scales.data());
+    std::uint8_t* const zero = symmetric ? nullptr : zeros.data();
+    tqs::quantize({weights.data(), width, depth, depth}, bits, group_size, tqs::Search::minmax,
+                  {codes.data(), scale, zero}, 1);
+    const tqs::PackedView weight{codes.data(), scale, zero, width, depth, group_size, bits};
+
+    std::vector<std::int64_t> sizes = s.sizes;
+    sizes.back() = width;
+    const Tensor x = s.tensor(s.sizes, Precision::float32, true);
+    std::vector<int> order;
+    for (int axis = 0; axis < static_cast<int>(sizes.size()); ++axis) order.push_back(axis);
+    Tensor y(Precision::float32, sizes, order, 1, s.extent, false, false);
+    const Tensor own(Precision::float32, {width}, {0}, 1, {s.extent.lanes, 1, false}, false, false);
+    Operand bias = own.operand();
+    bias.sample_stride = bias.lane_stride = 0;
+    std::vector<void*> lanes;
+    for (std::int64_t lane = 0; lane < s.extent.lanes; ++lane) {
+        const bool none = s.extent.tangent && lane > 0 && draw(0, 1) == 0;
+        lanes.push_back(none ? nullptr : static_cast<float*>(bias.data) + lane * width);
+    }
+    const std::int64_t form = draw(0, 2);
+    if (form == 0) bias = Operand{};
+    if (form == 1) bias.lanes = lanes.data();
+
+    const tqs::NodeSpec node{"packed_linear", {0, form == 0 ? -1 : 1}, {2}, {{"weight", {0}}}, {}, "test"};
+    const auto contiguous = [](const std::vector<std::int64_t>& of) {
+        std::vector<std::int64_t> strides(of.size(), 1);
+        for (std::size_t axis = of.size() - 1; axis > 0; --axis) strides[axis - 1] = strides[axis] * of[axis];
+        return tqs::ValueSpec{0, 0, 0, of, strides};
+    };
+    const tqs::ValueSpec given = contiguous(s.sizes), added = contiguous({width}), made = contiguous(sizes);
+    const tqs::ValueSpec* const reads[] = {&given, form == 0 ? nullptr : &added};
+    const tqs::ValueSpec* const writes[] = {&made};
+    const Precision precisions[] = {Precision::float32, Precision::float32};
+    const Operand in[] = {x.operand(), bias}, out[] = {y.operand()};
+    check_tables("packed_linear", {&y}, [&](const tqs::KernelTable& table) {
+        tqs::use_isa(tqs::isa_name(table.isa));
+        std::vector<std::unique_ptr<tqs::Prepared>> packed;
+        packed.push_back(tqs::prepack(weight));
+        const auto op = tqs::make_op({node, reads, writes, precisions, std::span(precisions, 1), packed});
+        tqs::Frame frame{s.extent, &table.program, in, out, {}, nullptr, 0};
+        const auto scratch = allocate_scratch(op->scratch_bytes(frame));
+        frame.scratch = scratch.get();
+        op->run(frame);
+    });
+    tqs::use_isa("");
+}
+
 }  // namespace
 
 int main() {
     for (int round = 0; round < 400; ++round) {
+        check_packed_linear();
         check_elementwise();
         check_rows();
         check_movement();

@@ -12,12 +12,12 @@ namespace {
 class Attention : public Op {
   public:
     explicit Attention(const OpContext& context) {
-        const auto& [node, inputs, outputs, input_precisions, output_precisions] = context;
+        const auto &inputs = context.inputs, &outputs = context.outputs;
         context.require(inputs.size() == 4 && outputs.size() == 1, "expected q, k, v, a mask or -1, and one output");
         const ValueSpec *q = inputs[0], *k = inputs[1], *v = inputs[2], *mask = inputs[3], *out = outputs[0];
         context.require(q && k && v && out, "q, k and v must be given");
         for (std::size_t input = 0; input < inputs.size(); ++input) {
-            context.require(!inputs[input] || input_precisions[input] == output_precisions[0],
+            context.require(!inputs[input] || context.input_precisions[input] == context.output_precisions[0],
                             "q, k, v, mask and output must have one precision");
         }
         const std::size_t rank = out->sizes.size();

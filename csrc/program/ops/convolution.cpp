@@ -47,6 +47,7 @@ class Convolution : public Op {
   public:
     explicit Convolution(const Geometry& geometry) : g_(geometry), item_(precision_bytes(geometry.precision)) {}
 
+    ProductShape product() const override { return {g_.outputs, g_.k()}; }
     int packed_input() const override { return 1; }
 
     std::int64_t packed_bytes(const ProgramKernels& kernels) const override {

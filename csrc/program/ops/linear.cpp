@@ -13,6 +13,7 @@ class Linear : public Op {
     Linear(std::int64_t n, std::int64_t k, int rank, Precision precision)
         : n_(n), k_(k), rank_(rank), precision_(precision) {}
 
+    ProductShape product() const override { return {n_, k_}; }
     int packed_input() const override { return 1; }
     bool separable(int axis) const override { return axis < rank_ - 1; }
     bool follows(int input) const override { return input == 0; }

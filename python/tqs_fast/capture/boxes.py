@@ -52,6 +52,12 @@ def _linear(operation: Operation, box: Box) -> tuple[Box, list[Box | None]]:
     return box, [(*box[:-1], (0, x.sizes[-1])), None, None]
 
 
+def _packed_linear(operation: Operation, box: Box) -> tuple[Box, list[Box | None]]:
+    """Whole rows: a packed weight is not cut."""
+    x, out = operation.tensors[0], operation.outputs[0]
+    return (*box[:-1], (0, out.sizes[-1])), [(*box[:-1], (0, x.sizes[-1])), None]
+
+
 def _matmul(operation: Operation, box: Box) -> tuple[Box, list[Box | None]]:
     inner = (0, operation.tensors[0].sizes[-1])
     return box, [(*box[:-2], box[-2], inner), (*box[:-2], inner, box[-1])]
@@ -233,6 +239,7 @@ def _cover(sizes: Sequence[int], first: int, last: int) -> list[tuple[int, int]]
 RULES: dict[str, Rule] = {
     "elementwise": _elementwise,
     "linear": _linear,
+    "packed_linear": _packed_linear,
     "matmul": _matmul,
     "convolution": _convolution,
     "attention": _attention,

@@ -14,7 +14,7 @@ import torch
 from tqs_fast.capture.program import Node, Program, Value
 from tqs_fast.errors import CaptureError
 
-ALIKE = ("elementwise", "linear", "normalize", "softmax", "reduce", "copy")
+ALIKE = ("elementwise", "linear", "packed_linear", "normalize", "softmax", "reduce", "copy")
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class _Finder:
             rank = len(self.program.values[node.inputs[0]].sizes)
             mixed = {
                 "linear": {rank - 1},
+                "packed_linear": {rank - 1},
                 "softmax": {rank - 1},
                 "normalize": set(range(rank - node.ints.get("axes", (0,))[0], rank)),
                 "reduce": set(node.ints.get("axes", ())),

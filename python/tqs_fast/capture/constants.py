@@ -10,13 +10,13 @@ from tqs_fast.capture import eager
 from tqs_fast.capture.expressions import Expression
 from tqs_fast.capture.graph import Tensor
 from tqs_fast.capture.layout import Layout, contiguous
-from tqs_fast.capture.program import Constant
+from tqs_fast.capture.program import Constant, PackedConstant
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class ConstantPool:
-    """Buffers of constants, each registered once.
+    """Buffers of constants, and packed weights, each registered once.
 
     Args:
         new_buffer: `new_buffer(kind, precision, elements)` -> its index.
@@ -24,6 +24,7 @@ class ConstantPool:
 
     def __init__(self, new_buffer: Callable[[str, str, int], int]) -> None:
         self.listed: list[Constant] = []
+        self.packed_weights: list[PackedConstant] = []
         self._new_buffer = new_buffer
         self._layouts: dict[tuple[int, str, bool], Layout] = {}
         self._stored: dict[tuple[int, str], int] = {}
@@ -55,6 +56,12 @@ class ConstantPool:
             strides = tuple(0 if axis in narrow else stride for axis, stride in enumerate(strides))
             self._layouts[key] = Layout(buffer, 0, tuple(value.shape), strides)
         return self._layouts[key]
+
+    def packed(self, weight: PackedConstant) -> int:
+        """The place of a packed weight."""
+        if weight not in self.packed_weights:
+            self.packed_weights.append(weight)
+        return self.packed_weights.index(weight)
 
     def _store(self, expression: Expression, narrow: tuple[int, ...], order: tuple[int, ...], precision: str) -> int:
         if (

@@ -28,7 +28,7 @@ def sizes(program: Program) -> dict[str, Any]:
     return {
         "nodes": len(program.nodes),
         "kinds": dict(sorted(Counter(node.kind for node in program.nodes).items())),
-        "constant_bytes": total("constant"),
+        "constant_bytes": total("constant") + sum(weight.nbytes for weight in program.packed),
         "state_bytes": total("state"),
         "input_bytes": total("input"),
         "arena_bytes": arena_bytes(program),
@@ -67,7 +67,7 @@ def multiply_adds(program: Program, node: Node) -> int:
     given = [program.values[value].sizes for value in node.inputs if value >= 0]
     if node.kind == "linear":
         return prod(out) * given[1][1]
-    if node.kind == "matmul":
+    if node.kind in ("matmul", "packed_linear"):
         return prod(out) * given[0][-1]
     if node.kind == "convolution":
         return prod(out) * prod(given[1][1:])
@@ -87,7 +87,7 @@ def describe(program: Program) -> str:
     for number, node in enumerate(program.nodes):
         reads = ", ".join("-" if value < 0 else value_text(program, value) for value in node.inputs)
         writes = ", ".join(value_text(program, value) for value in node.outputs)
-        details = _details(node, len(node.inputs))
+        details = _details(program, node)
         lines.append(
             f"{number:4} {node.kind:<11} {writes} <- {reads}{'  ' + details if details else ''}  {node.origin}"
         )
@@ -127,9 +127,12 @@ def _state(program: Program, number: int) -> str:
     return f"state {name}[{program.buffers[state.buffer].elements}] becomes {after}"
 
 
-def _details(node: Node, inputs: int) -> str:
+def _details(program: Program, node: Node) -> str:
     if node.kind == "elementwise":
-        return expression(node, inputs)
+        return expression(node, len(node.inputs))
+    if node.kind == "packed_linear":
+        weight = program.packed[node.ints["weight"][0]]
+        return f"weight={node.ints['weight'][0]} int{weight.bits} group_size={weight.group_size}"
     parts = []
     for name, values in (*node.ints.items(), *node.floats.items()):
         if node.kind == "reduce" and name == "kind":

@@ -37,6 +37,7 @@ def emit(groups: Sequence[Group], wired: Wired) -> Program:
         states,
         tuple(memory.inputs),
         output,
+        packed=tuple(memory.constants.packed_weights),
     )
 
 

@@ -15,6 +15,7 @@ import torch
 
 from tqs_fast.capture import eager
 from tqs_fast.capture.expressions import Expression
+from tqs_fast.capture.program import PackedConstant
 
 VIEWS = frozenset({"permute", "slice", "expand", "reshape", "windows", "diagonal"})
 
@@ -92,6 +93,7 @@ class Graph:
         self._constants: dict[tuple[int, str], Tensor] = {}
         self._folded: dict[Hashable, Expression] = {}
         self._leaves: dict[tuple[Leaf, str], Tensor] = {}
+        self._packed: dict[Hashable, PackedConstant] = {}
 
     def leaf(self, kind: str, position: int, sizes: Sequence[int], precision: str) -> Tensor:
         leaf = Leaf(kind, position)
@@ -102,6 +104,20 @@ class Graph:
         if key not in self._constants:
             self._constants[key] = Tensor(tuple(expression.value.shape), precision, expression)
         return self._constants[key]
+
+    def packed(
+        self, codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_size: int, columns: int
+    ) -> PackedConstant:
+        """Three constants as a packed weight, an attribute of operations; the same memory is the same weight."""
+        parts = [None if part is None else _value(part) for part in (codes, scales, zeros)]
+        key = (*((part.data_ptr(), part.shape) for part in parts if part is not None), bits, group_size, columns)
+        if key not in self._packed:
+            first, second, third = (None if part is None else part.contiguous() for part in parts)
+            assert first is not None
+            assert second is not None
+            shape = (codes.sizes[0], columns)
+            self._packed[key] = PackedConstant(first, second, third, bits, group_size, shape)
+        return self._packed[key]
 
     def fold(self, function: Callable[..., Any], *arguments: Any, precision: str) -> Tensor:
         """`function` of constants and plain values, which is a constant."""
@@ -258,6 +274,12 @@ class Graph:
         sizes = list(flat[0].sizes)
         sizes[axis] = sum(piece.sizes[axis] for piece in flat)
         return self.add("concatenate", flat, sizes, axis=axis)[0]
+
+
+def _value(constant: Tensor) -> torch.Tensor:
+    assert isinstance(constant.source, Expression)
+    value: torch.Tensor = constant.source.value
+    return value
 
 
 def _identity(operand: Operand | None) -> Hashable:

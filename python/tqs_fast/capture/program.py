@@ -86,6 +86,32 @@ class Constant:
     derive: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class PackedConstant:
+    """A weight [N, K] in the packed format (csrc/quant/format.h), which "packed_linear" nodes name by its place.
+
+    It lies in no buffer: nothing else can read it, no lane has another and no tangent moves it.
+
+    Attributes:
+        codes, scales, zeros: contiguous uint8, int16 and uint8 or None, as in `tqs_fast.ops`.
+        bits, group_size: the format.
+        shape: (N, K).
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+    bits: int
+    group_size: int
+    shape: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes: codes, scales and zero points."""
+        parts = (self.codes, self.scales, self.zeros)
+        return sum(part.numel() * part.element_size() for part in parts if part is not None)
+
+
 @dataclass(frozen=True)
 class NextState:
     """What the state buffer holds at the next step.
@@ -115,6 +141,7 @@ class Program:
         inputs: buffers, one per leaf of the input tree.
         output: value that the step emits, `[1, C]` or `[1, block, C]`.
         longest: steps that the moving views allow; 0 for no limit.
+        packed: weights of "packed_linear" nodes.
     """
 
     buffers: tuple[Buffer, ...]
@@ -125,3 +152,4 @@ class Program:
     inputs: tuple[int, ...]
     output: int
     longest: int = 0
+    packed: tuple[PackedConstant, ...] = ()

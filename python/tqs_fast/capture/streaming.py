@@ -125,6 +125,7 @@ class _Narrower:
             inputs=(),
             output=source.output,
             longest=max(self._steps, 1),
+            packed=source.packed,
         )
 
     def _needed(self) -> list[Node]:

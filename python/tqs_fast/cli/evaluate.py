@@ -20,6 +20,7 @@ def evaluate(
     horizon: options.Horizon = 64,
     initial: options.Initial = None,
     count: options.Count = 16,
+    engine: Annotated[str, typer.Option(help="auto, native or torch.")] = "auto",
     seed: options.Seed = 1,
     out: options.Out = None,
     json: options.Json = False,
@@ -31,7 +32,12 @@ def evaluate(
     else:
         module = rewriting.load(loaded.module, model)
     result = scoring.evaluate(
-        loaded, module, horizon=horizon, initial=options.parse_initial(initial, count, loaded), seed=seed
+        loaded,
+        module,
+        horizon=horizon,
+        initial=options.parse_initial(initial, count, loaded),
+        engine=engine,
+        seed=seed,
     )
     if out is not None:
         result.save(out)

@@ -2,6 +2,7 @@
 
 from tqs_fast.engines.choose import ENGINES, Engine, choose_engine
 from tqs_fast.engines.lane import Change, Drawn, Lane, materialise
+from tqs_fast.engines.plain import roll_modules
 from tqs_fast.engines.reference import Reference, roll_outputs, roll_reference
 from tqs_fast.engines.rollout import Rollout, rollout
 from tqs_fast.engines.statistics import LaneErrors
@@ -20,6 +21,7 @@ __all__ = [
     "choose_engine",
     "fold",
     "materialise",
+    "roll_modules",
     "roll_outputs",
     "roll_reference",
     "rollout",

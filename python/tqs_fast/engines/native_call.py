@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from tqs_fast._native import core
-from tqs_fast.capture.program import Program
+from tqs_fast.capture.program import PackedConstant, Program
 from tqs_fast.errors import ArgumentError
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
@@ -27,6 +27,24 @@ def address(tensor: torch.Tensor | None) -> int:
 def buffer_dtype(program: Program, buffer: int) -> torch.dtype:
     """Of the elements of a buffer."""
     return PRECISIONS[program.buffers[buffer].precision]
+
+
+class Packed:
+    """A packed weight as the runtime reads it; holds the memory behind `view`."""
+
+    def __init__(self, weight: PackedConstant) -> None:
+        codes, scales = ready(weight.codes, torch.uint8), ready(weight.scales, torch.int16)
+        zeros = None if weight.zeros is None else ready(weight.zeros, torch.uint8)
+        self._held = (codes, scales, zeros)
+        self.view = core.PackedView(
+            codes=address(codes),
+            scales=address(scales),
+            zeros=address(zeros),
+            rows=weight.shape[0],
+            columns=weight.shape[1],
+            group_size=weight.group_size,
+            bits=weight.bits,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 
 from tqs_fast._native import core
 from tqs_fast.capture.program import Program
-from tqs_fast.engines.native_call import Start, TangentCall, address, buffer_dtype, ready, start, tangent_call
+from tqs_fast.engines.native_call import Packed, Start, TangentCall, address, buffer_dtype, ready, start, tangent_call
 
 Leaves = Sequence[torch.Tensor]
 
@@ -81,8 +81,10 @@ class NativeProgram:
         constants = {c.buffer: ready(c.tensor, buffer_dtype(program, c.buffer)) for c in program.constants}
         addresses = {buffer: tensor.data_ptr() for buffer, tensor in constants.items()}
         self._constants = constants  # held: the runtime reads them in place
-        self._program = core.Program(program, constants=addresses)
-        self._prologue = None if prologue is None else core.Program(prologue, constants=addresses)
+        self._packed = [Packed(weight) for weight in program.packed]  # likewise
+        views = [weight.view for weight in self._packed]
+        self._program = core.Program(program, constants=addresses, packed=views)
+        self._prologue = None if prologue is None else core.Program(prologue, constants=addresses, packed=views)
         value = program.values[program.output]
         self._channels = value.sizes[-1]
         self._block = value.sizes[1] if len(value.sizes) == 3 else 1
@@ -92,6 +94,11 @@ class NativeProgram:
     def arena_bytes(self) -> int:
         """Of one lane of one sample, states included."""
         return self._program.arena_bytes + self._program.state_bytes
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of the packed weights in the layout of the instruction set, each once."""
+        return self._program.packed_bytes
 
     @property
     def runtime(self) -> core.Program:

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special  # type: ignore[import-untyped]
 
+from tqs_fast.reference.quantization import dequantize
+
 Array = npt.NDArray[Any]
 
 _erf = scipy.special.erf
@@ -315,6 +317,16 @@ def _run_node(program: Any, memory: Sequence[npt.NDArray[Any]], node: Any) -> Se
             return elementwise(given, ints["code"], floats["values"], ints["output_registers"])
         case "linear":
             return [linear(*given)]
+        case "packed_linear":
+            packed = program.packed[one["weight"]]
+            codes, scales, zeros = (
+                None if part is None else np.asarray(part.cpu()) for part in (packed.codes, packed.scales, packed.zeros)
+            )
+            assert codes is not None
+            assert scales is not None
+            columns = packed.shape[1]
+            matrix = dequantize(codes, scales.view(np.uint16), zeros, packed.bits, packed.group_size, columns)
+            return [linear(x, matrix, given[1])]
         case "convolution":
             weight, bias = given[1:]
             return [convolution(x, weight, bias, ints["stride"], ints["padding"], ints["dilation"], one["groups"])]

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tqs_fast import kernels
 from tqs_fast._files import Fields, encode_array, read_json, write_json
 from tqs_fast._table import format_number
-from tqs_fast.engines import roll_outputs, roll_reference
+from tqs_fast.engines import roll_modules, roll_reference
 from tqs_fast.engines.reference import family_weights
 from tqs_fast.engines.statistics import ErrorStatistics
 from tqs_fast.errors import ArgumentError, FileFormatError
@@ -39,7 +40,7 @@ class RolloutError:
         curve: `[T]`, mse_t.
         growth_rate: slope of ½ log mse_t (natural log, per value) before saturation; NaN where it cannot be fitted.
         growth_window: `[first, end)` of that fit.
-        provenance: system, horizon, initial conditions, seed.
+        provenance: system, horizon, initial conditions, seed, and the engine that ran.
     """
 
     samples: FloatArray
@@ -71,11 +72,15 @@ class RolloutError:
         Raises:
             ArgumentError: the two were not judged on the same initial conditions.
         """
-        if len(self.samples) != len(other.samples) or self.provenance != other.provenance:
+        if len(self.samples) != len(other.samples) or self._question() != other._question():
             raise ArgumentError("[RolloutError.ratio] both must be evaluated with the same system, initial and horizon")
         with np.errstate(invalid="ignore", divide="ignore"):  # inf / inf where both diverged: not comparable, NaN
             low, high = self._interval(self._resampled(self.samples) / self._resampled(other.samples))
             return float(np.divide(self.damage, other.damage)), low, high
+
+    def _question(self) -> dict[str, Any]:
+        """What was asked, whichever engine answered."""
+        return {name: value for name, value in self.provenance.items() if name != "engine"}
 
     def _mean(self, samples: FloatArray) -> FloatArray:
         means = [samples[..., self.family_of == f].mean(axis=-1) for f in range(len(self.families))]
@@ -159,6 +164,7 @@ def evaluate(
     *,
     horizon: int = 64,
     initial: InitialConditions | Sequence[InitialConditions] | None = None,
+    engine: str = "auto",
     seed: int = 1,
 ) -> RolloutError:
     """Roll `module` and the float model out from the same states and measure the damage.
@@ -168,16 +174,21 @@ def evaluate(
         module: a drop-in for `system.module`, e.g. what `quantize` returned.
         horizon: output values, T.
         initial: where rollouts start; 16 of `system.default_initial` by default.
+        engine: runs both: "native" captures the step and rolls it out in C++, packed weights as they are; "torch" works
+            for any module; "auto" is "native" where the step can be captured with either module, else "torch", with the
+            reason in `provenance["engine"]["reason"]`.
         seed: of the initial conditions. The default differs from that of `score`, so that a plan is judged on states
             that scoring never saw.
 
     Raises:
         ArgumentError: arguments that do not fit the system, or outputs of another shape.
+        CaptureError: the native engine was asked for and cannot run the step with one of the modules.
         DivergenceError: the float rollout diverges or is constant.
     """
     states = draw(default_initial(system) if initial is None else initial, system, horizon=horizon, seed=seed)
-    reference = roll_reference(system, states, horizon)
-    outputs = roll_outputs(system, states, horizon, module=module.eval())
+    modules = [system.module, module.eval()]
+    (plain, outputs), how = roll_modules(system, modules, states, horizon, engine=engine, function="evaluate")
+    reference = roll_reference(system, states, horizon, outputs=plain)
     if outputs.shape != reference.outputs.shape:
         raise ArgumentError(
             f"[evaluate] expected outputs of shape {list(reference.outputs.shape)} from the module, "
@@ -188,5 +199,11 @@ def evaluate(
     errors = statistics.result()
     curve = errors.curve[0].numpy()
     rate, window = growth_rate(curve)
-    provenance = {"system": system.name, "horizon": horizon, "initial": states.description, "seed": seed}
+    provenance = {
+        "system": system.name,
+        "horizon": horizon,
+        "initial": states.description,
+        "seed": seed,
+        "engine": {"requested": engine, **how, "isa": kernels.isa()},
+    }
     return RolloutError(errors.samples[0].numpy(), states.families, states.family_of, curve, rate, window, provenance)

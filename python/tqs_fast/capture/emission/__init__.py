@@ -16,6 +16,7 @@ EMITTERS: dict[str, Callable[[Memory, Operation], None]] = {
         movement.remap,
         movement.gather,
         products.linear,
+        products.packed_linear,
         products.convolution,
         products.matmul,
         products.attention,

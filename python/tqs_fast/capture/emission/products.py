@@ -1,29 +1,40 @@
-"""Products as nodes: linear, convolution, matmul, attention."""
+"""Products as nodes: linear, with a packed weight or not, convolution, matmul, attention."""
 
 from __future__ import annotations
 
 from tqs_fast.capture.emission.memory import Memory
-from tqs_fast.capture.graph import Operation, Tensor
+from tqs_fast.capture.graph import Operand, Operation, Tensor
 from tqs_fast.capture.layout import Layout, coalesce, contiguous
 
 
 def linear(memory: Memory, operation: Operation) -> None:
-    x, weight, bias = operation.inputs
-    assert isinstance(x, Tensor)
+    _, weight, bias = operation.inputs
     assert isinstance(weight, Tensor)
-    read, (out,) = memory.layout(x), operation.outputs
-    written = memory.output(out)
-    rows, (read_rows,) = coalesce(x.sizes[:-1], [read.strides[:-1]])
+    read, written = _rows(memory, operation)
+    memory.node("linear", [read, memory.constants.layout(weight, whole=True), _bias(memory, bias)], [written])
+
+
+def packed_linear(memory: Memory, operation: Operation) -> None:
+    _, bias = operation.inputs
+    read, written = _rows(memory, operation)
+    weight = memory.constants.packed(operation.attributes["weight"])
+    memory.node("packed_linear", [read, _bias(memory, bias)], [written], {"weight": (weight,)})
+
+
+def _rows(memory: Memory, operation: Operation) -> tuple[Layout, Layout]:
+    """The first input and the output, which differ in the last axis, with few leading axes."""
+    x, (out,) = operation.tensors[0], operation.outputs
+    read, written = memory.layout(x), memory.output(out)
+    rows, (steps,) = coalesce(x.sizes[:-1], [read.strides[:-1]])
     made = (*rows, out.sizes[-1])
-    memory.node(
-        "linear",
-        [
-            Layout(read.buffer, read.offset, (*rows, x.sizes[-1]), (*read_rows, read.strides[-1])),
-            memory.constants.layout(weight, whole=True),
-            memory.constants.layout(bias, whole=True) if isinstance(bias, Tensor) else None,
-        ],
-        [Layout(written.buffer, 0, made, contiguous(made))],
+    return (
+        Layout(read.buffer, read.offset, (*rows, x.sizes[-1]), (*steps, read.strides[-1])),
+        Layout(written.buffer, 0, made, contiguous(made)),
     )
+
+
+def _bias(memory: Memory, bias: Operand | None) -> Layout | None:
+    return memory.constants.layout(bias, whole=True) if isinstance(bias, Tensor) else None
 
 
 def convolution(memory: Memory, operation: Operation) -> None:
@@ -39,7 +50,7 @@ def convolution(memory: Memory, operation: Operation) -> None:
         [
             read,
             memory.constants.layout(weight, whole=True),
-            memory.constants.layout(bias, whole=True) if isinstance(bias, Tensor) else None,
+            _bias(memory, bias),
         ],
         [written],
         {name: given[name] for name in ("stride", "padding", "dilation")} | {"groups": (given["groups"],)},
