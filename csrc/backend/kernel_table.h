@@ -80,9 +80,8 @@ using ActivationKernel = void (*)(const QgemmTask& task, std::int64_t begin, std
 // exact  sum = 0; per span: part = sum_k x[k] (u[k] - z) from 0 in index order, sum = sum + s part.
 //        y = sum + bias. Products and sums in float32, fused or not as the ISA has it. With u = 2^-24
 //        |y - exact| <= (K + 2) u (sum |x||w| + |bias|), while no sum of |x[k] (u[k] - z)| of a span exceeds float32.
-// int8   sum = 0; per span: part = sum_k q[k] (u[k] - z), an exact integer, rounded to float32 where it exceeds 24
-// bits;
-//        sum = fma(s, part, sum). y = fma(sum, scale of the row, bias). The same bits on every ISA.
+// int8   sum = 0; per span: part = sum_k q[k] (u[k] - z), an exact integer rounded to float32, sum = fma(s, part, sum).
+//        y = fma(sum, scale of the row, bias). The same bits on every ISA.
 //
 // One rounding to bfloat16 at the end where y is bfloat16 (2^-8 |y| more). An element therefore depends on its row of x
 // and its row of W only: the same bits for any M, any threads, prepacked or not.
