@@ -17,7 +17,7 @@ from tqs_fast.errors import (
 from tqs_fast.growth import GrowthRates, Outcome, growth_rates
 from tqs_fast.quantization import Quantizer
 from tqs_fast.reporting import Report
-from tqs_fast.rewriting import load, quantize, save
+from tqs_fast.rewriting import choose_activations, load, quantize, save
 from tqs_fast.scoring import Adjoint, Layer, Noise, Residual, RolloutError, Sensitivity, Tangent, evaluate, score
 from tqs_fast.scoring.rivals import GradientChange, HessianTrace, OutputDivergence, WeightError
 from tqs_fast.search import SearchResult, search
@@ -58,6 +58,7 @@ __all__ = [
     "WeightError",
     "__version__",
     "allocate",
+    "choose_activations",
     "evaluate",
     "frontier",
     "growth_rates",

@@ -15,10 +15,11 @@ import numpy as np
 from tqs_fast._formats import FORMATS, GROUP_SIZES, effective_bits, packed_bytes
 from tqs_fast._native import core
 from tqs_fast._packing import SEARCHES, FloatArray, PackedWeight, PreparedWeight, pack
-from tqs_fast._product import qgemm, qgemm_cuda
+from tqs_fast._product import ACTIVATIONS, qgemm, qgemm_cuda
 from tqs_fast.errors import ArgumentError
 
 __all__ = [
+    "ACTIVATIONS",
     "FORMATS",
     "GROUP_SIZES",
     "SEARCHES",

@@ -26,7 +26,9 @@ __all__ = ["attention", "dequantize", "qgemm"]
 _KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # as csrc/bindings numbers them
 _WEIGHT = "Tensor codes, Tensor scales, Tensor? zeros, int bits, int group_size, SymInt in_features"
 torch.library.define(
-    "tqs_fast::qgemm", f"(Tensor x, {_WEIGHT}, Tensor? bias) -> Tensor", tags=torch.Tag.pt2_compliant_tag
+    "tqs_fast::qgemm",
+    f"(Tensor x, {_WEIGHT}, Tensor? bias, bool int8=False) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
 )
 torch.library.define("tqs_fast::dequantize", f"({_WEIGHT}) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
 
@@ -43,26 +45,33 @@ def qgemm(
     group_size: int,
     in_features: int,
     bias: Tensor | None = None,
+    activation: str = "float",
 ) -> Tensor:
     """y = x @ W.T + bias with W the packed weight.
 
     Args:
         x: [..., K] of any float dtype and any strides. float32 and bfloat16 go to the kernel as they are; float16 is
-            computed in float32 and cast back, float64 in float64 with the dequantized weight.
+            computed in float32 and cast back, float64 in float64 with the dequantized weight ("int8": in float32).
         codes, scales, zeros, bits, group_size, in_features: the weight [N, K] (see the module), K = in_features.
         bias: [N] of any float dtype, or None.
+        activation: "float" multiplies x as it is; "int8" first rounds every row of x to 8 bits by its largest
+            magnitude, as `kernels.qgemm` does (CPU only).
 
     Returns:
-        [..., N] in the dtype of x. The derivative is dx = dy @ W, dbias = sum of dy; the weight has none.
+        [..., N] in the dtype of x. The derivative is dx = dy @ W, dbias = sum of dy; the weight has none. It is the
+        same for "int8": the derivative of the rounding, zero almost everywhere, is taken to be one (straight through).
 
     Raises:
-        ArgumentError: shapes or dtypes that do not fit, or tensors on different devices.
+        ArgumentError: shapes or dtypes that do not fit, tensors on different devices, or an unknown activation.
     """
-    if x.dtype == torch.float64:
+    int8 = activation == "int8"
+    if not int8 and activation != "float":
+        raise ArgumentError(f"[qgemm] activation must be one of {kernels.ACTIVATIONS}, got {activation!r}")
+    if x.dtype == torch.float64 and not int8:
         _check_x(x, in_features, codes.shape[0], bias)
         weight = dequantize(codes, scales, zeros, bits, group_size, in_features).double()
         return torch.nn.functional.linear(x, weight, None if bias is None else bias.double())
-    return _QGEMM(x, codes, scales, zeros, bits, group_size, in_features, bias)  # type: ignore[no-any-return]
+    return _QGEMM(x, codes, scales, zeros, bits, group_size, in_features, bias, int8)  # type: ignore[no-any-return]
 
 
 def dequantize(
@@ -125,6 +134,7 @@ def _qgemm_cpu(
     group_size: int,
     in_features: int,
     bias: Tensor | None,
+    int8: bool = False,
 ) -> Tensor:
     form = (bits, group_size, in_features)
     kept = _prepared.find(codes, scales, zeros, form)  # of tensors that were checked before
@@ -151,9 +161,9 @@ def _qgemm_cpu(
         )
         dtype = _KERNEL_DTYPES[inputs.dtype]
         if kept is None:
-            core.qgemm(task, _view(codes, scales, zeros, *form), dtype=dtype, int8=False, threads=0)
+            core.qgemm(task, _view(codes, scales, zeros, *form), dtype=dtype, int8=int8, threads=0)
         else:
-            core.qgemm_prepared(task, kept, dtype=dtype, int8=False, threads=0)
+            core.qgemm_prepared(task, kept, dtype=dtype, int8=int8, threads=0)
     y = y if y.dtype == x.dtype else y.to(x.dtype)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], codes.shape[0])
 
@@ -167,7 +177,13 @@ def _qgemm_cuda(
     group_size: int,
     in_features: int,
     bias: Tensor | None,
+    int8: bool = False,
 ) -> Tensor:
+    if int8:
+        raise ArgumentError(
+            '[qgemm] activation="int8" runs on the CPU only; move the module with .cpu(), or quantize it with a plan '
+            "without int8 activations"
+        )
     _check(codes, scales, zeros, bits, group_size, in_features, "qgemm")
     _check_x(x, in_features, codes.shape[0], bias)
     inputs = x if x.dtype in _KERNEL_DTYPES else x.float()
@@ -202,6 +218,7 @@ def _qgemm_fake(
     group_size: int,
     in_features: int,
     bias: Tensor | None,
+    int8: bool = False,
 ) -> Tensor:
     _check(codes, scales, zeros, bits, group_size, in_features, "qgemm")
     _check_x(x, in_features, codes.shape[0], bias)
@@ -216,7 +233,7 @@ def _dequantize_fake(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, codes, scales, zeros, bits, group_size, in_features, bias = inputs
+    _, codes, scales, zeros, bits, group_size, in_features, bias = inputs[:8]
     ctx.save_for_backward(codes, scales, zeros)
     ctx.format = (bits, group_size, in_features)
     ctx.bias_dtype = None if bias is None else bias.dtype
@@ -229,7 +246,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dx = (dy.to(dtype) @ dequantize(*ctx.saved_tensors, *ctx.format).to(dtype)).to(dy.dtype)
     if ctx.needs_input_grad[7]:
         dbias = dy.to(dtype).reshape(-1, dy.shape[-1]).sum(0).to(ctx.bias_dtype)
-    return dx, None, None, None, None, None, None, dbias
+    return dx, None, None, None, None, None, None, dbias, None
 
 
 torch.library.impl("tqs_fast::qgemm", "cpu", _qgemm_cpu)

@@ -1,10 +1,12 @@
 // packed_linear: x [..., K], bias [N] or absent -> [..., N], all float32, with a weight [N, K] in the packed format
-// (quant/format.h): number `weight` of ProgramSpec::packed, which has neither variants nor tangents.
-// Tangent: dx W^T + dbias.
+// (quant/format.h): number `weight` of ProgramSpec::packed, which has neither variants nor tangents. With `int8` 1
+// (default 0) the rows of x are rounded to int8 first (Activation::int8).
+// Tangent: dx W^T + dbias, for int8 too: the derivative of rounding, zero almost everywhere, is taken to be one.
 //
 // Rows are first rewritten as the product wants them (QgemmTask::activations), wherever they lie in x: there is no
-// other copy of x. The product is that of QgemmKernel, exact activations: an output depends on its row of x and its row
-// of W only, and the bias is one addition at the end, here or there.
+// other copy of x. The product is that of QgemmKernel: an output depends on its row of x and its row of W only. The bias
+// of exact activations is one addition at the end, here or there; that of int8 is fused with the scale of the row, so
+// that lanes with a bias of their own are a product each.
 #include <algorithm>
 #include <cstring>
 
@@ -19,7 +21,14 @@ namespace {
 constexpr std::int64_t kRewrittenBytes = 256 * 1024;
 constexpr std::int64_t kFewestRows = 64;
 
-constexpr int kForm = static_cast<int>(Activation::exact), kElement = static_cast<int>(DType::float32);
+constexpr int kElement = static_cast<int>(DType::float32);
+
+// Lanes [y_lane, y_lane + lanes) of y from as many of x that begin at x_lane.
+struct LaneRun {
+    std::int64_t x_lane, y_lane, lanes;
+    const float* bias;
+    Activation activation;
+};
 
 std::int64_t aligned(std::int64_t bytes) {
     return (bytes + 63) / 64 * 64;
@@ -77,8 +86,8 @@ class Rows {
 
 class PackedLinear : public Op {
   public:
-    PackedLinear(const Prepared& prepared, const KernelTable& table, int rank)
-        : prepared_(prepared), table_(table), rank_(rank) {
+    PackedLinear(const Prepared& prepared, const KernelTable& table, int rank, Activation activation)
+        : prepared_(prepared), table_(table), rank_(rank), activation_(activation) {
         const std::int64_t row = prepared.weight.columns * precision_bytes(Precision::float32);
         most_ = std::max(kFewestRows, kRewrittenBytes / row);
     }
@@ -94,28 +103,46 @@ class PackedLinear : public Op {
     }
 
     void run(const Frame& frame) const override {
-        const Operand &x = frame.in[0], &bias = frame.in[1], &y = frame.out[0];
-        const std::int64_t lanes = is_shared(x) ? 1 : frame.extent.lanes;
-        const bool alike = !frame.extent.tangent && !bias.lanes;
-        multiply(frame, lanes, alike ? static_cast<const float*>(bias.data) : nullptr);
-        std::int64_t rows = 1;
-        for (int axis = 0; axis + 1 < y.rank; ++axis) rows *= y.sizes[axis];
-        const std::int64_t columns = prepared_.weight.rows;
-        for (std::int64_t lane = frame.extent.lanes; lane-- > 0;) {  // lane 0, which others are copied from, last
-            const auto* own = static_cast<const float*>(alike ? nullptr : bias_of(bias, lane, frame.extent.tangent));
-            for (std::int64_t sample = 0; sample < frame.extent.samples; ++sample) {
-                float* out = at(y, lane, sample);
-                const auto bytes = static_cast<std::size_t>(rows * columns) * sizeof(float);
-                if (lane >= lanes && frame.extent.tangent) std::memset(out, 0, bytes);
-                if (lane >= lanes && !frame.extent.tangent) std::memcpy(out, at(y, 0, sample), bytes);
-                for (std::int64_t row = 0; row < rows && own; ++row, out += columns) {
-                    for (std::int64_t n = 0; n < columns; ++n) out[n] += own[n];
-                }
+        const Operand &x = frame.in[0], &bias = frame.in[1];
+        const bool tangent = frame.extent.tangent, alike = !tangent && !bias.lanes;
+        const std::int64_t all = frame.extent.lanes, own = is_shared(x) ? 1 : all;
+        const auto bias_at = [&](std::int64_t lane) {
+            return static_cast<const float*>(bias_of(bias, lane, tangent));
+        };
+        std::int64_t done = 0;  // lanes that are what they will be
+        if (alike) {
+            multiply(frame, {0, 0, own, bias_at(0), activation_});
+            done = own;
+        } else if (activation_ == Activation::int8) {
+            done = tangent ? 1 : all;
+            for (std::int64_t lane = 0; lane < done; ++lane) {
+                multiply(frame, {is_shared(x) ? 0 : lane, lane, 1, bias_at(lane), activation_});
             }
+        }
+        if (done < own) multiply(frame, {done, done, own - done, nullptr, Activation::exact});
+        for (std::int64_t lane = all; lane-- > done;) {  // lane 0, which others are copied from, last
+            finish(frame, lane, lane >= own, alike ? nullptr : bias_at(lane));
         }
     }
 
   private:
+    // A lane without its bias; `empty`: without its product too, which is that of lane 0 or, of a tangent, zero.
+    static void finish(const Frame& frame, std::int64_t lane, bool empty, const float* bias) {
+        const Operand& y = frame.out[0];
+        const std::int64_t columns = y.sizes[y.rank - 1];
+        std::int64_t rows = 1;
+        for (int axis = 0; axis + 1 < y.rank; ++axis) rows *= y.sizes[axis];
+        const auto bytes = static_cast<std::size_t>(rows * columns) * sizeof(float);
+        for (std::int64_t sample = 0; sample < frame.extent.samples; ++sample) {
+            float* out = at(y, lane, sample);
+            if (empty && frame.extent.tangent) std::memset(out, 0, bytes);
+            if (empty && !frame.extent.tangent) std::memcpy(out, at(y, 0, sample), bytes);
+            for (std::int64_t row = 0; row < rows && bias; ++row, out += columns) {
+                for (std::int64_t n = 0; n < columns; ++n) out[n] += bias[n];
+            }
+        }
+    }
+
     static float* at(const Operand& y, std::int64_t lane, std::int64_t sample) {
         return static_cast<float*>(y.data) + lane * y.lane_stride + sample * y.sample_stride;
     }
@@ -125,19 +152,23 @@ class PackedLinear : public Op {
         QgemmTask task{};
         task.rows = rows;
         task.weight = prepared_.weight;
-        return aligned(table_.activation_bytes[kForm](task));
+        const auto bytes = [&](Activation activation) {
+            return table_.activation_bytes[static_cast<int>(activation)](task);
+        };
+        return aligned(std::max(bytes(activation_), bytes(Activation::exact)));  // tangents are exact
     }
 
-    // The first `lanes` lanes of y, whose rows lie together in each lane and sample, and may in all.
-    void multiply(const Frame& frame, std::int64_t lanes, const float* bias) const {
+    // Rows of y lie together in each lane and sample, and may in all.
+    void multiply(const Frame& frame, const LaneRun& lanes) const {
         const Operand& y = frame.out[0];
         const std::int64_t samples = frame.extent.samples, columns = prepared_.weight.rows;
-        const std::int64_t each = Rows(frame.in[0], frame.extent, nullptr).each(), total = lanes * samples * each;
+        const std::int64_t each = Rows(frame.in[0], frame.extent, nullptr).each();
+        const std::int64_t total = lanes.lanes * samples * each;
         const std::int64_t most = std::min(most_, frame.extent.lanes * samples * each);
         auto* const rewritten = static_cast<std::uint8_t*>(frame.scratch);
         const Rows x(frame.in[0], frame.extent, reinterpret_cast<float*>(rewritten + rewritten_bytes(most)));
-        const bool even = (lanes == 1 || y.lane_stride == samples * y.sample_stride) &&
-                          (each == 1 || lanes * samples == 1 || y.sample_stride == each * columns);
+        const bool even = (lanes.lanes == 1 || y.lane_stride == samples * y.sample_stride) &&
+                          (each == 1 || lanes.lanes * samples == 1 || y.sample_stride == each * columns);
         const std::int64_t run = even ? total : each;
         for (std::int64_t first = 0; first < total; first += run) {
             for (std::int64_t m = first; m < first + run; m += most) {
@@ -145,18 +176,19 @@ class PackedLinear : public Op {
                 task.rows = std::min(most, first + run - m);
                 task.weight = prepared_.weight;
                 task.panels = prepared_.panels.get();
-                task.bias = bias;
-                task.y = at(y, m / each / samples, m / each % samples) + m % each * columns;
+                task.bias = lanes.bias;
+                task.y = at(y, lanes.y_lane + m / each / samples, m / each % samples) + m % each * columns;
                 task.y_stride = each == 1 ? y.sample_stride : columns;
-                multiply(x, m, task, rewritten);
+                multiply(x, lanes.x_lane * samples * each + m, task, lanes.activation, rewritten);
             }
         }
     }
 
     // Rows [m, m + task.rows) of x.
-    void multiply(const Rows& x, std::int64_t m, QgemmTask task, std::uint8_t* rewritten) const {
-        const ActivationKernel rewrite = table_.activations[kForm][kElement];
-        const QgemmKernel kernel = table_.qgemm[kForm][kElement][format_index(task.weight.bits)];
+    void multiply(const Rows& x, std::int64_t m, QgemmTask task, Activation activation, std::uint8_t* rewritten) const {
+        const auto form = static_cast<int>(activation);
+        const ActivationKernel rewrite = table_.activations[form][kElement];
+        const QgemmKernel kernel = table_.qgemm[form][kElement][format_index(task.weight.bits)];
         const std::int64_t rows = task.rows, columns = task.weight.rows;
         if (rewrite) task.activations = rewritten;
         if (x.even()) {
@@ -181,6 +213,7 @@ class PackedLinear : public Op {
     const Prepared& prepared_;
     const KernelTable& table_;
     int rank_;
+    Activation activation_;
     std::int64_t most_;  // rows rewritten at a time
 };
 
@@ -206,7 +239,10 @@ std::unique_ptr<Op> make_packed_linear(const OpContext& context) {
                         context.output_precisions[0] == Precision::float32 &&
                         (!inputs[1] || context.input_precisions[1] == Precision::float32);
     context.require(single, "expected float32; in float64 a weight is dequantized first, and the node is a linear");
-    return std::make_unique<PackedLinear>(prepared, active_table(), static_cast<int>(x.sizes.size()));
+    const std::int64_t int8 = context.integer("int8", 0);
+    context.require(int8 == 0 || int8 == 1, "expected `int8` to be 0 or 1");
+    return std::make_unique<PackedLinear>(prepared, active_table(), static_cast<int>(x.sizes.size()),
+                                          int8 ? Activation::int8 : Activation::exact);
 }
 
 }  // namespace tqs::ops

@@ -1,4 +1,4 @@
-"""A plan: the number of bits of every layer, what it costs, and what it is predicted to damage."""
+"""A plan: the number of bits of every layer, what it costs, what it is predicted to damage, and its activations."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tqs_fast import kernels
 from tqs_fast._files import Fields, check_document, encode_array, json_copy, read_json, write_json
 from tqs_fast._table import Table, format_count, format_number
 from tqs_fast.errors import ArgumentError, FileFormatError
 from tqs_fast.quantization import BITS, Quantizer
+from tqs_fast.quantization.blocks import parse_name
 from tqs_fast.scoring.sensitivity import Layer, layers_from_json, layers_to_json, quantizer_from_json
 
 FORMAT = "tqs-fast/plan"
@@ -30,9 +32,12 @@ class Plan:
         budget: what was asked for, e.g. {"average_bits": 4.0}.
         provenance: where the plan comes from, JSON values.
         damage: measured damage by layer name, or empty when unknown.
+        activations: "int8" by layer name where the packed weight rounds the rows it multiplies to 8 bits (`ops.qgemm`);
+            layers not named multiply them as they are ("float"). Predicted damages are of the weights alone: see
+            `choose_activations`.
 
     Raises:
-        ArgumentError: bits or damages that do not match the layers, or values out of range.
+        ArgumentError: bits, damages or activations that do not match the layers, or values out of range.
     """
 
     bits: dict[str, int | None]
@@ -43,6 +48,7 @@ class Plan:
     budget: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     damage: dict[str, float] = field(default_factory=dict)
+    activations: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -65,8 +71,32 @@ class Plan:
         set_field(self, "layers", tuple(self.layers))
         set_field(self, "bits", {name: self.bits[name] for name in names})
         set_field(self, "damage", {name: float(self.damage[name]) for name in names if self.damage})
+        set_field(self, "activations", self._checked_activations())
         set_field(self, "budget", json_copy(self.budget, function="Plan", name="budget"))
         set_field(self, "provenance", json_copy(self.provenance, function="Plan", name="provenance"))
+
+    def _checked_activations(self) -> dict[str, str]:
+        """Those that are "int8", in the order of the layers."""
+        for name, activation in self.activations.items():
+            if name not in self.bits:
+                raise ArgumentError(f"[Plan] expected activations of planned layers, got one of {name!r}")
+            if activation not in kernels.ACTIVATIONS:
+                raise ArgumentError(
+                    f"[Plan] expected activations[{name!r}] among {kernels.ACTIVATIONS}, got {activation!r}"
+                )
+            if activation == "int8" and self.bits[name] is None:
+                raise ArgumentError(
+                    f"[Plan] expected int8 activations of packed layers only, but {name!r} is kept float; leave it out"
+                )
+        rounded = {name: "int8" for name in self.bits if self.activations.get(name) == "int8"}
+        weights = {parse_name(name)[0] for name in rounded}
+        for name in self.bits:
+            if name not in rounded and parse_name(name)[0] in weights:
+                raise ArgumentError(
+                    f"[Plan] expected the same activations for all row blocks of a weight, {name!r} differs; they "
+                    "multiply the same rows"
+                )
+        return rounded
 
     def bytes_of(self, name: str) -> int:
         """Stored size of one layer: codes, scales, zero points and padding."""
@@ -96,14 +126,16 @@ class Plan:
         return 4 * self.parameters / self.bytes
 
     def summary(self) -> str:
-        """One line: method, size, predicted damage."""
+        """One line: method, size, predicted damage, and how many layers round their activations, if any."""
+        rounded = f", int8 activations in {len(self.activations)} of {len(self.layers)} layers"
         return (
             f"{self.method}: {self.average_bits:.3f} average bits, {format_count(self.bytes)} bytes, "
             f"{self.compression:.2f}x smaller than float32, predicted damage {format_number(self.predicted_damage)}"
+            + (rounded if self.activations else "")
         )
 
     def table(self) -> Table:
-        """One row per layer: name, bits, bytes, damage and its share of the plan's damage."""
+        """One row per layer: name, bits, activations if any are int8, bytes, damage, its share of the plan's damage."""
         total = math.fsum(self.damage.values()) if self.damage else math.nan
         rows = []
         for layer in self.layers:
@@ -113,13 +145,15 @@ class Plan:
                 (
                     layer.name,
                     "float" if bits is None else str(bits),
+                    *([self.activations.get(layer.name, "float")] if self.activations else []),
                     format_count(self.quantizer.bytes(layer.shape, bits)),
                     format_number(damage),
                     "-" if math.isnan(share) else f"{100 * share:.1f} %",
                 )
             )
-        columns = ("layer", "bits", "bytes", "damage", "share")
-        return Table(columns, tuple(rows), (False, True, True, True, True), self.summary())
+        rounding = ("activations",) if self.activations else ()
+        columns = ("layer", "bits", *rounding, "bytes", "damage", "share")
+        return Table(columns, tuple(rows), (False, *[True] * (len(columns) - 1)), self.summary())
 
     def __str__(self) -> str:
         return str(self.table())
@@ -137,6 +171,7 @@ class Plan:
             "budget": json_copy(self.budget, function="Plan.to_json", name="budget"),
             "provenance": json_copy(self.provenance, function="Plan.to_json", name="provenance"),
             "damage": {name: encode_array(value) for name, value in self.damage.items()},
+            "activations": dict(self.activations),
             # Derived, for readers of the file in other languages; `load` computes them again.
             "bytes": self.bytes,
             "average_bits": self.average_bits,
@@ -172,6 +207,8 @@ class Plan:
     @classmethod
     def _from_fields(cls, fields: Fields) -> Plan:
         bits, damage = fields.fields("bits"), fields.fields("damage")
+        # Absent from plans that were written before there was a choice.
+        activations = fields.fields("activations") if "activations" in fields else None
         try:
             return cls(
                 bits={name: bits.optional_integer(name) for name in bits},
@@ -182,6 +219,7 @@ class Plan:
                 budget=fields.object("budget"),
                 provenance=fields.object("provenance"),
                 damage={name: damage.number(name) for name in damage},
+                activations={} if activations is None else {name: activations.text(name) for name in activations},
             )
         except ArgumentError as error:
             raise FileFormatError(f"{fields.where}: inconsistent content: {error}") from error

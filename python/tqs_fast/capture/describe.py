@@ -132,7 +132,8 @@ def _details(program: Program, node: Node) -> str:
         return expression(node, len(node.inputs))
     if node.kind == "packed_linear":
         weight = program.packed[node.ints["weight"][0]]
-        return f"weight={node.ints['weight'][0]} int{weight.bits} group_size={weight.group_size}"
+        rounded = " int8 activations" if node.ints.get("int8", (0,))[0] else ""
+        return f"weight={node.ints['weight'][0]} int{weight.bits} group_size={weight.group_size}{rounded}"
     parts = []
     for name, values in (*node.ints.items(), *node.floats.items()):
         if node.kind == "reduce" and name == "kind":

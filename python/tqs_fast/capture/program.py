@@ -90,7 +90,8 @@ class Constant:
 class PackedConstant:
     """A weight [N, K] in the packed format (csrc/quant/format.h), which "packed_linear" nodes name by its place.
 
-    It lies in no buffer: nothing else can read it, no lane has another and no tangent moves it.
+    It lies in no buffer: nothing else can read it, no lane has another and no tangent moves it. Whether the rows that
+    it multiplies are rounded to int8 is said by the node.
 
     Attributes:
         codes, scales, zeros: contiguous uint8, int16 and uint8 or None, as in `tqs_fast.ops`.

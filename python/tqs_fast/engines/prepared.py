@@ -55,7 +55,7 @@ def _prepare(system: System, state: Tree, last: int) -> NativeProgram:
         outputs, final = native.ensemble(states, inputs, steps=steps, values=steps * system.block)
         return outputs[0].transpose(0, 1), [leaf[0] for leaf in final]
 
-    verify(run, system, state)
+    verify(run, system, state, rounded=any(node.ints.get("int8", (0,))[0] for node in native.first.nodes))
     return native
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special  # type: ignore[import-untyped]
 
-from tqs_fast.reference.quantization import dequantize
+from tqs_fast.reference.quantization import dequantize, quantize_rows
 
 Array = npt.NDArray[Any]
 
@@ -126,6 +126,14 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """x [..., K], weight [N, K], bias [N] -> [..., N]."""
     y = x @ weight.T
     return y if bias is None else y + bias
+
+
+def rounded_rows(x: Array) -> Array:
+    """x [..., K] as int8 activations hold it; a row with NaN or infinity is NaN."""
+    rows = x.reshape(-1, x.shape[-1])
+    finite = np.isfinite(rows).all(axis=1, keepdims=True)
+    codes, scales = quantize_rows(np.where(finite, rows, 0.0))
+    return np.where(finite, codes * scales[:, None], np.nan).reshape(x.shape)
 
 
 def convolution(
@@ -326,6 +334,8 @@ def _run_node(program: Any, memory: Sequence[npt.NDArray[Any]], node: Any) -> Se
             assert scales is not None
             columns = packed.shape[1]
             matrix = dequantize(codes, scales.view(np.uint16), zeros, packed.bits, packed.group_size, columns)
+            if one.get("int8"):
+                x = rounded_rows(x)
             return [linear(x, matrix, given[1])]
         case "convolution":
             weight, bias = given[1:]

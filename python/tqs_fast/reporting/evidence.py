@@ -82,21 +82,28 @@ def gather(
     table: Sensitivity, plan: Plan, search: SearchResult | None, evaluations: Mapping[str, RolloutError]
 ) -> Evidence:
     """Evidence of a report; plan and search are about the layers of the table (`check_layers`)."""
-    points = {tuple(plan.bits.values()): Point(THIS_PLAN, "plan", plan, predicted_damage(table, plan))}
+    points = {_choices(plan): Point(THIS_PLAN, "plan", plan, predicted_damage(table, plan))}
     for uniform in _uniform_plans(table):
-        bits = tuple(uniform.bits.values())
-        points.setdefault(bits, Point(f"uniform {bits[0]}", "uniform", uniform, predicted_damage(table, uniform)))
+        bits = next(iter(uniform.bits.values()))
+        points.setdefault(
+            _choices(uniform), Point(f"uniform {bits}", "uniform", uniform, predicted_damage(table, uniform))
+        )
     for candidate in search.candidates if search is not None else ():
-        bits = tuple(candidate.plan.bits.values())
-        known = points.get(bits)
+        choices = _choices(candidate.plan)
+        known = points.get(choices)
         kind = "searched" if candidate.name.startswith("searched") else "rival"
         name, kind = (candidate.name, kind) if known is None else (known.name, known.kind)
         if known is not None and known.kind == "plan":
             name = f"{THIS_PLAN} ({candidate.name})"
         predicted = predicted_damage(table, candidate.plan)
-        points[bits] = Point(name, kind, candidate.plan, predicted, candidate.error, candidate.hurts)
+        points[choices] = Point(name, kind, candidate.plan, predicted, candidate.error, candidate.hurts)
     history = tuple((e.predicted, e.measured) for e in search.history) if search is not None else ()
     return Evidence(table, plan, search, dict(evaluations), tuple(points.values()), _frontier(table), history)
+
+
+def _choices(plan: Plan) -> tuple[object, ...]:
+    """What makes two plans of the same layers the same model."""
+    return (*plan.bits.values(), *plan.activations)
 
 
 def predicted_damage(table: Sensitivity, plan: Plan) -> float:

@@ -1,5 +1,6 @@
-"""Rewriting: plan -> packed module -> file. Depends on quantization and allocation; nothing here runs a rollout."""
+"""Rewriting: plan -> packed module -> file. Only `activations`, which compares packed modules, runs rollouts."""
 
+from tqs_fast.rewriting.activations import choose_activations
 from tqs_fast.rewriting.attention import QuantMultiheadAttention
 from tqs_fast.rewriting.cells import QuantGRUCell, QuantLSTMCell, QuantRNNCell
 from tqs_fast.rewriting.convolution import QuantConv1d, QuantConv2d
@@ -23,6 +24,7 @@ __all__ = [
     "QuantMultiheadAttention",
     "QuantRNN",
     "QuantRNNCell",
+    "choose_activations",
     "load",
     "quantize",
     "save",

@@ -7,7 +7,8 @@ under the first. Metadata:
     format   "tqs-fast/model"
     version  "1"
     plan     the plan as JSON
-    packed   {weight or block name: {bits, group_size, shape, dtype, names}} as JSON; names are those of all its owners
+    packed   {weight or block name: {bits, group_size, activation, shape, dtype, names}} as JSON; activation is "float"
+             or "int8", names are those of all its owners
     aliases  {further name: first name} of the shared tensors, as JSON
 """
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from tqs_fast.allocation.plan import Plan
 from tqs_fast.errors import ArgumentError, FileFormatError, TqsError
+from tqs_fast.kernels import ACTIVATIONS
 from tqs_fast.quantization.blocks import block_name, check_cover, parse_name
 from tqs_fast.quantization.quantizer import BITS, GROUP_SIZES
 from tqs_fast.quantization.weights import DTYPES, Weight, join, parameter_of, scan
@@ -62,6 +64,7 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
             specification[name] = {
                 "bits": block.bits,
                 "group_size": block.group_size,
+                "activation": block.activation,
                 "shape": list(block.shape),
                 "dtype": _name_of(block.anchor.dtype),
                 "names": names,
@@ -111,9 +114,14 @@ def load(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     built = copy.deepcopy(module)
     weights = {weight.name: weight for weight in scan(built)[0]}
     quantizer = plan.quantizer
-    planned = {name: (bits, quantizer.group_size) for name, bits in plan.bits.items() if bits is not None}
+    planned = {
+        name: (bits, quantizer.group_size, plan.activations.get(name, "float"))
+        for name, bits in plan.bits.items()
+        if bits is not None
+    }
     entries = {name: _entry(entry, path) for name, entry in specification.items()}
-    if {name: (entry["bits"], entry["group_size"]) for name, entry in entries.items()} != planned:
+    found = {name: (entry["bits"], entry["group_size"], entry["activation"]) for name, entry in entries.items()}
+    if found != planned:
         raise _mismatch(path, "its plan and its packed weights disagree", "write it again with tqs_fast.save")
     parts: dict[str, list[tuple[int, int, str]]] = {}
     for name in entries:
@@ -241,11 +249,12 @@ def _entry(entry: Any, path: Any) -> dict[str, Any]:
     """A validated entry of the packed weights."""
     good = (
         isinstance(entry, dict)
-        and entry.keys() == {"bits", "group_size", "shape", "dtype", "names"}
+        and entry.keys() == {"bits", "group_size", "activation", "shape", "dtype", "names"}
         and type(entry["bits"]) is int
         and entry["bits"] in BITS
         and type(entry["group_size"]) is int
         and entry["group_size"] in GROUP_SIZES
+        and entry["activation"] in ACTIVATIONS
         and isinstance(entry["shape"], list)
         and len(entry["shape"]) >= 2
         and all(type(size) is int and size > 0 for size in entry["shape"])
@@ -306,7 +315,16 @@ def _packed_block(
         raise _damaged(path, f"{name}.zeros holds {int(zeros.max())}, expected less than {1 << bits}")
     scales = parts["scales"].view(torch.int16)
     dtype = DTYPE_OF[entry["dtype"]]
-    return PackedBlock(parts["codes"], scales, zeros, bits=bits, group_size=group_size, shape=shape, dtype=dtype)
+    return PackedBlock(
+        parts["codes"],
+        scales,
+        zeros,
+        bits=bits,
+        group_size=group_size,
+        shape=shape,
+        dtype=dtype,
+        activation=entry["activation"],
+    )
 
 
 def _name_of(dtype: torch.dtype) -> str:

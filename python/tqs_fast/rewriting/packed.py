@@ -24,7 +24,7 @@ class PackedTensor(nn.Module):
     """One packed weight: blocks of its rows, in order, each at its own bits. Tied layers hold the same `PackedTensor`.
 
     Attributes:
-        blocks: at least one `PackedBlock`; together they cover the rows of the weight.
+        blocks: at least one `PackedBlock`; together they cover the rows of the weight. All have the same `activation`.
         shape: shape of the float weight, [rows, ...].
     """
 
@@ -48,6 +48,11 @@ class PackedTensor(nn.Module):
     def dtype(self) -> torch.dtype:
         """In which the weight is handed out; follows `.to(dtype)`."""
         return self.spans()[0][2].anchor.dtype
+
+    @property
+    def activation(self) -> str:
+        """How `linear` takes its rows: "float" or "int8"; `rows` and `dequantized` have none to take."""
+        return self.spans()[0][2].activation
 
     @property
     def nbytes(self) -> int:

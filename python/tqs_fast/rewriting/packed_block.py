@@ -23,6 +23,8 @@ class PackedBlock(nn.Module):
         codes, scales, zeros: the matrix [N, K] as in `tqs_fast.ops`; zeros is None for symmetric weights.
         bits, group_size: the format.
         shape: of the float rows, N = shape[0] and K = product of the rest.
+        activation: how `linear` takes its rows, "float" or "int8" (`ops.qgemm`). Fixed like the format: a program
+            captured before would not see a change.
         anchor: empty tensor of the dtype in which the weight is handed out; it follows `.to(dtype)` and is not saved.
     """
 
@@ -41,9 +43,10 @@ class PackedBlock(nn.Module):
         group_size: int,
         shape: tuple[int, ...],
         dtype: torch.dtype,
+        activation: str = "float",
     ) -> None:
         super().__init__()
-        self.bits, self.group_size, self.shape = bits, group_size, shape
+        self.bits, self.group_size, self.shape, self.activation = bits, group_size, shape, activation
         self.in_features = int(np.prod(shape[1:]))
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
@@ -51,7 +54,7 @@ class PackedBlock(nn.Module):
         self.register_buffer("anchor", torch.empty(0, dtype=dtype, device=codes.device), persistent=False)
 
     @classmethod
-    def of(cls, packed: kernels.PackedWeight, like: Tensor) -> PackedBlock:
+    def of(cls, packed: kernels.PackedWeight, like: Tensor, activation: str = "float") -> PackedBlock:
         """`packed` with the shape, dtype and device of the float rows it came from."""
         return cls(
             torch.from_numpy(packed.codes).to(like.device),
@@ -61,6 +64,7 @@ class PackedBlock(nn.Module):
             group_size=packed.group_size,
             shape=tuple(like.shape),
             dtype=like.dtype,
+            activation=activation,
         )
 
     @property
@@ -73,7 +77,7 @@ class PackedBlock(nn.Module):
         codes, scales, zeros = self.codes, self.scales, self.zeros
         if rows is not None:
             codes, scales, zeros = codes[rows], scales[rows], None if zeros is None else zeros[rows]
-        return ops.qgemm(x, codes, scales, zeros, self.bits, self.group_size, self.in_features, bias)
+        return ops.qgemm(x, codes, scales, zeros, self.bits, self.group_size, self.in_features, bias, self.activation)
 
     def rows(self, indices: Tensor) -> Tensor:
         """W[indices] [count, K] for a 1-D integer tensor, dequantizing those rows only."""
@@ -87,8 +91,11 @@ class PackedBlock(nn.Module):
         return matrix.reshape(self.shape).to(self.anchor.dtype)
 
     def get_extra_state(self) -> Tensor:
-        """int64 [bits, group_size, *shape]: a tensor, so that any file format for state dicts can hold it."""
-        return torch.tensor([self.bits, self.group_size, *self.shape])
+        """int64 [bits, group_size, activation, *shape], activation by its place in `kernels.ACTIVATIONS`.
+
+        A tensor, so that any file format for state dicts can hold it.
+        """
+        return torch.tensor([self.bits, self.group_size, kernels.ACTIVATIONS.index(self.activation), *self.shape])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to set: `_load_from_state_dict` has refused any other format."""
@@ -107,7 +114,7 @@ class PackedBlock(nn.Module):
         theirs, ours = state_dict.get(prefix + "_extra_state"), self.get_extra_state()
         if theirs is not None and theirs.tolist() != ours.tolist():
             error_msgs.append(
-                f"[load_state_dict] {prefix}: expected [bits, group_size, *shape] {ours.tolist()}, "
+                f"[load_state_dict] {prefix}: expected [bits, group_size, activation, *shape] {ours.tolist()}, "
                 f"got {theirs.tolist()}; quantize with the plan of the state dict first, or use tqs_fast.load"
             )
             return
@@ -117,4 +124,5 @@ class PackedBlock(nn.Module):
 
     def extra_repr(self) -> str:
         kind = "symmetric" if self.zeros is None else "asymmetric"
-        return f"{list(self.shape)}, bits={self.bits}, group_size={self.group_size}, {kind}"
+        rounded = ", int8 activations" if self.activation == "int8" else ""
+        return f"{list(self.shape)}, bits={self.bits}, group_size={self.group_size}, {kind}{rounded}"

@@ -59,7 +59,9 @@ def quantize(
 
     Args:
         module: a float module.
-        plan: weight name, or row block (`weight[first:end]`), -> bits, or None to leave the weight float.
+        plan: weight name, or row block (`weight[first:end]`), -> bits, or None to leave the weight float; and which
+            weights round the rows they multiply to int8 (an embedding and a convolution with short rows, which
+            dequantize, have none to round).
         method: "rtn", round to nearest.
         group_size: replaces that of `plan.quantizer`: 32, 64, 128 or 0 (per channel).
         system, initial: for methods that need rollouts; not used by "rtn".
@@ -73,13 +75,17 @@ def quantize(
     if group_size is not None:
         plan = replace(plan, quantizer=replace(plan.quantizer, group_size=group_size))
     rewritten = copy.deepcopy(module)
-    planned = _planned(rewritten, plan)
+    planned = planned_weights(rewritten, plan)
     packed = {}
     for weight, blocks in planned:
         parameter = parameter_of(rewritten, weight).detach()
         packed[weight.name] = PackedTensor(
             [
-                PackedBlock.of(plan.quantizer.pack(block.of(parameter), _bits(plan, block)), block.of(parameter))
+                PackedBlock.of(
+                    plan.quantizer.pack(block.of(parameter), _bits(plan, block)),
+                    block.of(parameter),
+                    plan.activations.get(block.name, "float"),
+                )
                 for block in blocks
             ]
         )
@@ -88,8 +94,12 @@ def quantize(
     return rewritten
 
 
-def _planned(module: nn.Module, plan: Plan) -> list[tuple[Weight, list[Block]]]:
-    """The weights that the plan packs and their row blocks, checked against the plan."""
+def planned_weights(module: nn.Module, plan: Plan) -> list[tuple[Weight, list[Block]]]:
+    """The weights that the plan packs and their row blocks, checked against the plan.
+
+    Raises:
+        ArgumentError: names, kinds or shapes that are not those of `module`, or row blocks that do not fit together.
+    """
     layers = {layer.name: layer for layer in plan.layers}
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     parts: dict[str, list[tuple[int, int, str]]] = {}

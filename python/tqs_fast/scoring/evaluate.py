@@ -66,32 +66,40 @@ class RolloutError:
         """95 % percentile bootstrap interval of the damage, resampling initial conditions within families."""
         return self._interval(self._resampled(self.samples))
 
-    def ratio(self, other: RolloutError) -> tuple[float, float, float]:
+    def ratio(self, other: RolloutError, *, family: str | None = None) -> tuple[float, float, float]:
         """damage(self) / damage(other) with a 95 % interval that pairs initial conditions: (ratio, low, high).
 
+        Of one family alone where it is named.
+
         Raises:
-            ArgumentError: the two were not judged on the same initial conditions.
+            ArgumentError: the two were not judged on the same initial conditions, or no family has that name.
         """
+        if family is not None and family not in self.families:
+            raise ArgumentError(f"[RolloutError.ratio] family must be one of {self.families}, got {family!r}")
         if len(self.samples) != len(other.samples) or self._question() != other._question():
             raise ArgumentError("[RolloutError.ratio] both must be evaluated with the same system, initial and horizon")
         with np.errstate(invalid="ignore", divide="ignore"):  # inf / inf where both diverged: not comparable, NaN
-            low, high = self._interval(self._resampled(self.samples) / self._resampled(other.samples))
-            return float(np.divide(self.damage, other.damage)), low, high
+            resampled = self._resampled(self.samples, family) / self._resampled(other.samples, family)
+            means = self._mean(self.samples, family), self._mean(other.samples, family)
+            return float(np.divide(*means)), *self._interval(resampled)
 
     def _question(self) -> dict[str, Any]:
         """What was asked, whichever engine answered."""
         return {name: value for name, value in self.provenance.items() if name != "engine"}
 
-    def _mean(self, samples: FloatArray) -> FloatArray:
-        means = [samples[..., self.family_of == f].mean(axis=-1) for f in range(len(self.families))]
-        return np.asarray(np.mean(means, axis=0))
+    def _parts(self, samples: FloatArray, family: str | None) -> list[FloatArray]:
+        """`samples` of each family, or of the one that is named."""
+        named = range(len(self.families)) if family is None else [self.families.index(family)]
+        return [samples[self.family_of == f] for f in named]
 
-    def _resampled(self, samples: FloatArray) -> FloatArray:
+    def _mean(self, samples: FloatArray, family: str | None = None) -> FloatArray:
+        return np.asarray(np.mean([part.mean() for part in self._parts(samples, family)]))
+
+    def _resampled(self, samples: FloatArray, family: str | None = None) -> FloatArray:
         """Damages of RESAMPLES draws with replacement; the same draws for every evaluation of the same size."""
         generator = np.random.Generator(np.random.PCG64(0))
         means = []
-        for f in range(len(self.families)):
-            part = samples[self.family_of == f]
+        for part in self._parts(samples, family):
             means.append(part[generator.integers(len(part), size=(RESAMPLES, len(part)))].mean(axis=1))
         return np.asarray(np.mean(means, axis=0))
 

@@ -72,8 +72,8 @@ def search(
         progress: True draws a bar on a terminal; a function is called with (done, total).
 
     Raises:
-        ArgumentError: plans that do not fit the table, the budget or each other; a table that does not say what it was
-            scored on, without `initial` or `horizon`.
+        ArgumentError: plans that do not fit the table, the budget or each other, or that have int8 activations; a table
+            that does not say what it was scored on, without `initial` or `horizon`.
         CaptureError, DivergenceError, OutOfMemoryError: as in `score`.
         CheckpointError: the checkpoint belongs to another run.
 

@@ -151,6 +151,11 @@ def _check_same(table: Sensitivity, plan: Plan, name: str) -> None:
         raise ArgumentError(
             f"[search] expected {name} with the quantizer of the table {table.quantizer}, got {plan.quantizer}"
         )
+    if plan.activations:
+        raise ArgumentError(
+            f"[search] expected {name} without int8 activations, which a search of bits does not measure; search "
+            "first, then choose_activations"
+        )
 
 
 def _shown(bits: int | None) -> str:

@@ -17,8 +17,10 @@ def linear(memory: Memory, operation: Operation) -> None:
 def packed_linear(memory: Memory, operation: Operation) -> None:
     _, bias = operation.inputs
     read, written = _rows(memory, operation)
-    weight = memory.constants.packed(operation.attributes["weight"])
-    memory.node("packed_linear", [read, _bias(memory, bias)], [written], {"weight": (weight,)})
+    given = operation.attributes
+    weight = memory.constants.packed(given["weight"])
+    ints = {"weight": (weight,), "int8": (int(given["int8"]),)}
+    memory.node("packed_linear", [read, _bias(memory, bias)], [written], ints)
 
 
 def _rows(memory: Memory, operation: Operation) -> tuple[Layout, Layout]:

@@ -20,6 +20,7 @@ def qgemm(
     group_size: int,
     in_features: int,
     bias: Tensor | None,
+    int8: bool = False,
 ) -> Tensor:
     """x [..., K] times the weight as it is stored; the bias is added apart where it is no constant."""
     if not (codes.is_constant and scales.is_constant and (zeros is None or zeros.is_constant)):
@@ -34,6 +35,7 @@ def qgemm(
         [rows, None if own is None else context.convert(own, "float32")],
         (*rows.sizes[:-1], columns),
         weight=graph.packed(codes, scales, zeros, bits, group_size, in_features),
+        int8=int8,
     )[0]
     y = context.convert(graph.reshape(y, (*x.sizes[:-1], columns)), x.precision)
     return y if bias is None or own is not None else result(context, "add", y, bias)
