@@ -1,4 +1,4 @@
-"""int8 activations by NumPy, written from the text of `Activation` in csrc/backend/kernel_table.h, and plans with them."""
+"""int8 activations by NumPy, written from the text of `Activation` in csrc/backend/kernel_table.h; plans with them."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_other_modules_agree_with_torch(name):
     plain = holding(system, tqs.quantize(system.module, plan_for(system.module, [8])))
     error, effect = (got[0] - expected).abs(), (plain.step(plain.module, state)[1] - expected).abs()
     assert error.max() < 2e-2
-    assert error.median() < 1e-6 < 1e-4 < effect.median()
+    assert error.median() < 1e-6 < 1e-5 < effect.median()
 
 
 # ---------------------------------------------------------------- tangents and lanes
@@ -149,7 +149,7 @@ def test_tangents_agree_with_torch():
     native, by_torch = (
         tqs.rollout(small, state, tangents=seeds, horizon=3, engine=engine) for engine in ("native", "torch")
     )
-    torch.testing.assert_close(native.tangent_outputs, by_torch.tangent_outputs, rtol=0, atol=2e-2)
+    torch.testing.assert_close(native.tangent_outputs, by_torch.tangent_outputs, rtol=0, atol=1e-3)
     assert by_torch.tangent_outputs.abs().max() > 0.5
 
 
@@ -221,7 +221,7 @@ def test_float64_systems_multiply_in_float32():
 
 
 def test_evaluation_by_both_engines():
-    """Damage with int8 activations is not that of the float ones, and both engines say so alike."""
+    """Damage with int8 activations is more than with float ones (at 8 bits), and both engines say so alike."""
     system = tqs.load_system("lorenz-gru")
     plan = int8_plan(system.module, [8])
     small = tqs.quantize(system.module, plan)
@@ -232,4 +232,4 @@ def test_evaluation_by_both_engines():
     assert native.provenance["engine"]["name"] == "native"
     assert native.damage == pytest.approx(by_torch.damage, rel=0.2)
     plain = tqs.evaluate(system, twin(system.module, plan), horizon=8, initial=initial, engine="native")
-    assert native.damage > 2 * plain.damage
+    assert native.damage > 1.1 * plain.damage

@@ -123,6 +123,53 @@ def test_only_the_gradients_asked_for():
     assert not ops.qgemm(x, *arguments).requires_grad
 
 
+@pytest.mark.parametrize("activation", ["float", "int8"])
+def test_forward_mode(activation):
+    """dy = dx W^T + dbias, for rounded rows too, alone and for many directions at once."""
+    arguments, weight = packed(5, 40, symmetric=False)
+    generator = torch.Generator().manual_seed(1)
+    x, dx, bias, dbias = (torch.randn(shape, generator=generator) for shape in ((3, 40), (4, 3, 40), (5,), (4, 5)))
+
+    def product(x, bias):
+        return ops.qgemm(x, *arguments, bias, activation)
+
+    moved = dx.double() @ weight.T
+    for bare in (lambda x: product(x, bias), lambda x: ops.qgemm(x, *arguments, None, activation)):
+        y, dy = torch.func.jvp(bare, (x,), (dx[0],))
+        assert torch.equal(y, bare(x))
+        assert_product(dy, dx[0], weight)
+    push = torch.func.vmap(lambda dx, dbias: torch.func.jvp(product, (x, bias), (dx, dbias)), out_dims=(None, 0))
+    y, dy = push(dx, dbias)
+    assert torch.equal(y, product(x, bias))
+    torch.testing.assert_close(dy, (moved + dbias.double().unsqueeze(1)).float(), rtol=1e-4, atol=1e-4)
+    alone = torch.func.jvp(lambda bias: product(x, bias), (bias,), (dbias[0],))[1]
+    assert torch.equal(alone, dbias[0].expand(3, 5))
+    torch.testing.assert_close(torch.func.jacfwd(lambda x: product(x, bias))(x[0]), weight.float())
+    twice = torch.func.jacfwd(torch.func.jacfwd(lambda x: product(x, bias).square().sum()))(x[0])
+    torch.testing.assert_close(twice, (2 * weight.T @ weight).float(), rtol=1e-4, atol=1e-4)
+    with torch.autograd.forward_ad.dual_level():
+        dual = product(torch.autograd.forward_ad.make_dual(x, dx[0]), bias)
+        torch.testing.assert_close(
+            torch.autograd.forward_ad.unpack_dual(dual).tangent, moved[0].float(), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("activation", ["float", "int8"])
+def test_vmap(activation):
+    (codes, *rest), _ = packed(5, 40)
+    x, bias = torch.randn(4, 3, 40), torch.randn(4, 5)
+
+    def product(x, bias, codes=codes):
+        return ops.qgemm(x, codes, *rest, bias, activation)
+
+    expected = torch.stack([product(*pair) for pair in zip(x, bias, strict=True)])
+    torch.testing.assert_close(torch.vmap(product)(x, bias), expected)
+    torch.testing.assert_close(torch.vmap(product, (1, None))(x.transpose(0, 1), bias[0])[0], product(x[0], bias[0]))
+    torch.testing.assert_close(torch.vmap(product, (None, 0))(x[2], bias)[2], expected[2])
+    with pytest.raises(tqs.ArgumentError, match="a packed weight cannot be mapped by vmap"):
+        torch.vmap(product)(x, bias, codes.expand(4, *codes.shape))
+
+
 def test_second_derivative_and_numerical_check():
     arguments, _ = packed(3, 33)
     x = torch.randn(2, 33, requires_grad=True)

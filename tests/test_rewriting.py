@@ -212,7 +212,7 @@ def test_a_state_dict_of_another_format_changes_nothing():
     module = nn.Linear(1, 4)  # one byte a row at every bit-width, so shapes do not tell
     four, eight = (tqs.quantize(module, plan_for(module, [bits])) for bits in (4, 8))
     before = eight.packed["weight"].blocks[0].codes.clone()
-    with pytest.raises(RuntimeError, match=r"expected \[bits, group_size, \*shape\] \[8, 128, 4, 1\]"):
+    with pytest.raises(RuntimeError, match=r"expected \[bits, group_size, activation, \*shape\] \[8, 128, 0, 4, 1\]"):
         eight.load_state_dict(four.state_dict())
     assert torch.equal(eight.packed["weight"].blocks[0].codes, before)
     with pytest.raises(RuntimeError, match="Missing key"):

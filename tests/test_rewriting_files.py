@@ -72,6 +72,7 @@ def test_the_file_says_what_it_holds(saved):
     assert json.loads(metadata["packed"])["rnn.weight_ih_l0"] == {
         "bits": 3,
         "group_size": 32,
+        "activation": "float",
         "shape": [36, 5],
         "dtype": "float32",
         "names": ["rnn.weight_ih_l0"],
@@ -182,6 +183,15 @@ def packed_entry(**change):
     return alter
 
 
+def without(entry):
+    def alter(tensors, metadata):
+        packed = json.loads(metadata["packed"])
+        del packed["head.weight"][entry]
+        metadata["packed"] = json.dumps(packed)
+
+    return alter
+
+
 def put(**entries):
     return lambda tensors, metadata: metadata.update(entries)
 
@@ -206,6 +216,10 @@ HOSTILE = {
     "bits of another type": (packed_entry(bits=8.0), "the format of a packed weight is"),
     "group size": (packed_entry(group_size=0), "its plan and its packed weights disagree"),
     "shape": (packed_entry(shape=[3, 13]), r"head\.weight has shape \[3, 13\] in the file, \[3, 12\] in the module"),
+    "activation missing": (without("activation"), "the format of a packed weight is"),
+    "activation unknown": (packed_entry(activation="int4"), "the format of a packed weight is"),
+    "activation of another type": (packed_entry(activation=["int8"]), "the format of a packed weight is"),
+    "activation not planned": (packed_entry(activation="int8"), "its plan and its packed weights disagree"),
     "huge shape": (packed_entry(shape=[2**62, 2**62]), r"head\.weight has shape"),
     "dtype": (packed_entry(dtype="int8"), "the format of a packed weight is"),
     "codes missing": (lambda tensors, _: tensors.pop("head.weight.codes"), r"no tensor head\.weight\.codes"),

@@ -1,8 +1,9 @@
 """The native kernels as PyTorch operators: `attention` (attention.py), `qgemm` and `dequantize`.
 
-qgemm and dequantize have fake kernels and qgemm has a derivative in x and bias, so they work under autograd,
-`torch.compile` and `torch.export`. A packed weight [N, K] is three tensors (layout: csrc/quant/format.h), all on the
-device of x. On CUDA qgemm runs there (in a build with CUDA) and dequantize passes through the host:
+qgemm and dequantize have fake kernels, and qgemm has derivatives of both modes in x and bias and a rule for vmap, so
+they work under autograd, `torch.func.jvp`, `torch.compile` and `torch.export`. A packed weight [N, K] is three tensors
+(layout: csrc/quant/format.h), all on the device of x. On CUDA qgemm runs there (in a build with CUDA) and dequantize
+passes through the host:
 
     codes   uint8 [N, ceil(K*bits/8)]
     scales  int16 [N, G], bit patterns of bfloat16, G = ceil(K/group_size), or 1 when group_size is 0
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from tqs_fast import _prepared, kernels
 from tqs_fast._native import core
@@ -71,6 +73,9 @@ def qgemm(
         _check_x(x, in_features, codes.shape[0], bias)
         weight = dequantize(codes, scales, zeros, bits, group_size, in_features).double()
         return torch.nn.functional.linear(x, weight, None if bias is None else bias.double())
+    # An operator of torch.library has no rule for forward mode, and would lose the tangent without a word.
+    if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
+        return _product(x, codes, scales, zeros, bits, group_size, in_features, bias, int8)
     return _QGEMM(x, codes, scales, zeros, bits, group_size, in_features, bias, int8)  # type: ignore[no-any-return]
 
 
@@ -237,6 +242,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
     ctx.save_for_backward(codes, scales, zeros)
     ctx.format = (bits, group_size, in_features)
     ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.x_dtype, ctx.leading = inputs[0].dtype, inputs[0].shape[:-1]
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -249,6 +255,51 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None, None, None, None, None, None, dbias, None
 
 
+class _Product(torch.autograd.Function):
+    """The operator with its forward-mode rule."""
+
+    generate_vmap_rule = True  # from that of the operator
+
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return _QGEMM(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _save_for_backward(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[1:4])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        dx, dbias, rows = tangents[0], tangents[7], ctx.saved_tensors[0].shape[0]
+        if dx is None:
+            return dbias.to(ctx.x_dtype).expand(*ctx.leading, rows)
+        dy = _product(dx, *ctx.saved_tensors, *ctx.format, None, False)
+        return dy if dbias is None else dy + dbias.to(dy.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return (None,) * 9 if gradients[0] is None else _backward(ctx, gradients[0])
+
+
+def _product(*arguments: Any) -> Tensor:
+    return _Product.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _qgemm_vmap(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
+    """More rows of the same weight; a mapped bias is added to its rows afterwards."""
+    x, *weight, bias = arguments[:8]
+    int8 = arguments[8:]  # left out where it is False
+    if any(dim is not None for dim in in_dims[1:4]):
+        raise ArgumentError("[qgemm] a packed weight cannot be mapped by vmap; call it once for each weight")
+    x = x.unsqueeze(0).expand(info.batch_size, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
+    if bias is None or in_dims[7] is None:
+        return _QGEMM(x, *weight, bias, *int8), 0
+    own = bias.movedim(in_dims[7], 0).to(x.dtype)
+    return _QGEMM(x, *weight, None, *int8) + own.reshape(len(own), *[1] * (x.ndim - 2), -1), 0
+
+
 torch.library.impl("tqs_fast::qgemm", "cpu", _qgemm_cpu)
 torch.library.impl("tqs_fast::dequantize", "cpu", _dequantize_cpu)
 torch.library.impl("tqs_fast::qgemm", "cuda", _qgemm_cuda)
@@ -256,3 +307,4 @@ torch.library.impl("tqs_fast::dequantize", "cuda", _dequantize_cuda)
 torch.library.register_fake("tqs_fast::qgemm", _qgemm_fake)
 torch.library.register_fake("tqs_fast::dequantize", _dequantize_fake)
 torch.library.register_autograd("tqs_fast::qgemm", _backward, setup_context=_save_for_backward)
+torch.library.register_vmap("tqs_fast::qgemm", _qgemm_vmap)

@@ -86,7 +86,7 @@ def choose_activations(
 
 
 @dataclass(frozen=True)
-class _Verdict:
+class Verdict:
     """Damage with int8 activations of some weights over damage with none: (ratio, low, high)."""
 
     overall: tuple[float, float, float]
@@ -118,7 +118,7 @@ class _Judge:
     blocks: dict[str, list[str]]
     tolerance: float
     question: dict[str, Any]
-    _known: dict[frozenset[str], _Verdict] = field(default_factory=dict)
+    _known: dict[frozenset[str], Verdict] = field(default_factory=dict)
     _errors: list[RolloutError] = field(default_factory=list)  # the first without int8 activations
 
     def plan_with(self, weights: Sequence[str]) -> Plan:
@@ -129,13 +129,13 @@ class _Judge:
         """Whether int8 activations of these weights do the same damage as none."""
         return self.verdict(weights).same(self.tolerance)
 
-    def verdict(self, weights: Sequence[str]) -> _Verdict:
+    def verdict(self, weights: Sequence[str]) -> Verdict:
         key = frozenset(weights)
         if key not in self._known:
             base = self._errors[0] if self._errors else self._measure([])
             error = self._measure(weights)
             of_family = {name: error.ratio(base, family=name) for name in error.families}
-            self._known[key] = _Verdict(error.ratio(base), of_family)
+            self._known[key] = Verdict(error.ratio(base), of_family)
         return self._known[key]
 
     def described(self) -> dict[str, Any]:
@@ -152,10 +152,10 @@ class _Judge:
         return self._errors[-1]
 
 
-def _split(judge: _Judge, weights: list[str]) -> tuple[list[str], dict[str, _Verdict]]:
+def _split(judge: _Judge, weights: list[str]) -> tuple[list[str], dict[str, Verdict]]:
     """The weights to round, and what was measured with each of the others."""
     kept: list[str] = []
-    refused: dict[str, _Verdict] = {}
+    refused: dict[str, Verdict] = {}
     pending = [weights] if weights else []
     while pending:
         group = pending.pop()
