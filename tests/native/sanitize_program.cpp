@@ -282,7 +282,8 @@ void check_movement() {
     });
 }
 
-// The op itself: rows of x anywhere, lanes that share x or not, a bias of all lanes, of some, or none.
+// The op itself: rows of x anywhere, lanes that share x or not, a bias of all lanes, of some, or none, rows rounded or
+// not.
 void check_packed_linear() {
     Setting s = draw_setting(draw(0, 3) == 0 ? 300 : 40);
     s.precision = Precision::float32;
@@ -317,7 +318,8 @@ void check_packed_linear() {
     if (form == 0) bias = Operand{};
     if (form == 1) bias.lanes = lanes.data();
 
-    const tqs::NodeSpec node{"packed_linear", {0, form == 0 ? -1 : 1}, {2}, {{"weight", {0}}}, {}, "test"};
+    const tqs::NodeSpec node{
+        "packed_linear", {0, form == 0 ? -1 : 1}, {2}, {{"weight", {0}}, {"int8", {draw(0, 1)}}}, {}, "test"};
     const auto contiguous = [](const std::vector<std::int64_t>& of) {
         std::vector<std::int64_t> strides(of.size(), 1);
         for (std::size_t axis = of.size() - 1; axis > 0; --axis) strides[axis - 1] = strides[axis] * of[axis];

@@ -4,9 +4,9 @@
 // Tangent: dx W^T + dbias, for int8 too: the derivative of rounding, zero almost everywhere, is taken to be one.
 //
 // Rows are first rewritten as the product wants them (QgemmTask::activations), wherever they lie in x: there is no
-// other copy of x. The product is that of QgemmKernel: an output depends on its row of x and its row of W only. The bias
-// of exact activations is one addition at the end, here or there; that of int8 is fused with the scale of the row, so
-// that lanes with a bias of their own are a product each.
+// other copy of x. The product is that of QgemmKernel: an output depends on its row of x and its row of W only. The
+// bias of exact activations is one addition at the end, here or there; that of int8 is fused with the scale of the row,
+// so that lanes with a bias of their own are a product each.
 #include <algorithm>
 #include <cstring>
 
