@@ -18,10 +18,10 @@ foreach(isa IN LISTS TQS_ISAS)
         # GCC 12 takes the undefined pass-through operand inside its own AVX-512 header for ours (GCC bug 105593).
         string(APPEND flags " -Wno-maybe-uninitialized -Wno-uninitialized")
     endif()
-    foreach(name IN ITEMS quantize dequantize prepack qgemm products attention elementwise rows movement table)
+    foreach(name IN ITEMS quantize dequantize prepack qgemm gates products attention elementwise rows movement table)
         list(APPEND TQS_CPU_SOURCES csrc/cpu/${isa}/${name}.cpp)
         set(own_flags "${flags}")
-        if(name MATCHES "^(quantize|elementwise|rows)$" AND NOT MSVC)
+        if(name MATCHES "^(quantize|gates|elementwise|rows)$" AND NOT MSVC)
             # Fused multiply-adds are written out there: the same bits wherever a function is inlined.
             string(APPEND own_flags " -ffp-contract=off")
         endif()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tqs_fast import Plan, Quantizer
+from tqs_fast.quantization.blocks import split
 from tqs_fast.quantization.weights import find_weights, parameter_of
 from tqs_fast.scoring import Layer
 
@@ -22,6 +23,14 @@ def plan_for(module: nn.Module, bits: Iterable[int | None], quantizer: Quantizer
     layers = tuple(Layer(weight.name, weight.kind, weight.shape, weight.parameters) for weight in weights)
     chosen = {weight.name: b for weight, b in zip(weights, itertools.cycle(bits), strict=False)}
     return Plan(chosen, layers, quantizer or Quantizer())
+
+
+def block_plan(module: nn.Module, row_blocks: int, quantizer: Quantizer | None = None) -> Plan:
+    """Bits in turn over the row blocks of every weight."""
+    blocks = [block for weight in find_weights(module) for block in split(weight, row_blocks)]
+    layers = tuple(Layer(b.name, b.weight.kind, b.shape, torch.Size(b.shape).numel()) for b in blocks)
+    bits = dict(zip((b.name for b in blocks), itertools.cycle((8, 3, 4, 2)), strict=False))
+    return Plan(bits, layers, quantizer or Quantizer())
 
 
 def twin(module: nn.Module, plan: Plan) -> nn.Module:

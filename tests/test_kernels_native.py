@@ -35,7 +35,7 @@ def compile_object(source: Path, folder: Path, *flags: str) -> Path:
     own = (source.parent / "flags.txt").read_text().split() if isa in ISAS else []
     if source.name == "tables.cpp":
         own = [f"-DTQS_ISA_{name.upper()}" for name in ISAS]
-    if source.name == "rng.cpp" or (isa and source.stem in ("quantize", "elementwise", "rows")):
+    if source.name == "rng.cpp" or (isa and source.stem in ("quantize", "gates", "elementwise", "rows")):
         own.append("-ffp-contract=off")
     target = folder / f"{isa}_{source.parent.name}_{source.stem}.o"
     command = [COMPILER, "-std=c++20", f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(target), *own, *flags]

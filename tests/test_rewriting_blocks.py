@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 
 import pytest
 import torch
@@ -14,19 +13,10 @@ from torch import nn
 import tqs_fast as tqs
 from cases.modules import CASES
 from networks import cells_system
-from tqs_fast.quantization.blocks import parse_name, split
+from packing import block_plan
+from tqs_fast.quantization.blocks import parse_name
 from tqs_fast.quantization.weights import find_weights, parameter_of
 from tqs_fast.scoring import Layer
-
-BITS = (8, 3, 4, 2)
-
-
-def block_plan(module: nn.Module, row_blocks: int, quantizer: tqs.Quantizer | None = None) -> tqs.Plan:
-    """Bits in turn over the row blocks of every weight."""
-    blocks = [block for weight in find_weights(module) for block in split(weight, row_blocks)]
-    layers = tuple(Layer(b.name, b.weight.kind, b.shape, torch.Size(b.shape).numel()) for b in blocks)
-    bits = dict(zip((b.name for b in blocks), itertools.cycle(BITS), strict=False))
-    return tqs.Plan(bits, layers, quantizer or tqs.Quantizer())
 
 
 def block_twin(module: nn.Module, plan: tqs.Plan) -> nn.Module:

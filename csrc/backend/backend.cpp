@@ -67,6 +67,10 @@ std::vector<IsaRow> list_isas() {
 std::vector<KernelRow> list_kernels() {
     std::vector<KernelRow> rows;
     for (const KernelTable* table : cpu_tables()) {
+        for (int recurrence = 0; recurrence < kRecurrences; ++recurrence) {
+            const std::string name = recurrence_name(static_cast<Recurrence>(recurrence));
+            rows.push_back({"gates_" + name, "float32", isa_name(table->isa), table->supported()});
+        }
         for (int format = 0; format < kFormats; ++format) {
             const auto add = [&](const std::string& op, bool present) {
                 if (!present) return;

@@ -91,6 +91,44 @@ using QgemmKernel = void (*)(const QgemmTask& task, std::int64_t begin, std::int
 // Rewrites the weight into the ISA's own layout; `out` holds prepacked_bytes(weight) bytes, 64-byte aligned.
 using PrepackKernel = void (*)(const PackedView& weight, std::uint8_t* out);
 
+// The recurrent networks, with the gates and their order as in PyTorch.
+enum class Recurrence : int { lstm = 0, gru = 1, rnn_tanh = 2, rnn_relu = 3 };
+inline constexpr int kRecurrences = 4;
+
+static constexpr const char* recurrence_name(Recurrence recurrence) {
+    constexpr const char* names[kRecurrences] = {"lstm", "gru", "rnn_tanh", "rnn_relu"};
+    return names[static_cast<int>(recurrence)];
+}
+
+static constexpr std::int64_t gate_count(Recurrence recurrence) {
+    return recurrence == Recurrence::lstm ? 4 : recurrence == Recurrence::gru ? 3 : 1;
+}
+
+// One time step of some samples: the gates from both of their projections, then the new state. All float32.
+struct GatesTask {
+    const float* x;  // [B, gates * H] W_ih x + b_ih
+    std::int64_t x_stride;
+    const float* h;  // [B, gates * H] W_hh h + b_hh
+    std::int64_t h_stride;
+    float* hidden;  // [B, H] the new hidden state (LSTM: before any projection); GRU: the old one on entry
+    std::int64_t hidden_stride;
+    float* cell;  // [B, H] LSTM: the old cell on entry, the new one on return; else null
+    std::int64_t cell_stride;
+    std::int64_t size;  // H
+};
+
+// Samples [begin, end). With S the logistic function and u = 2^-24, the error of what is computed from these float32
+// arguments (`*`: on entry):
+//
+// lstm  c = S(f) c* + S(i) tanh(g), h = S(o) tanh(c)       7 u (1 + |c*|) in c, 7 u (2 + |c*|) in h
+// gru   n = tanh(x_n + S(r) h_n), h = n + S(z) (h* - n)    8 u (1 + |h*| + |h_n|)
+// rnn   h = tanh(x + h), or max(x + h, 0)                  2 u, or u |h|
+//
+// It follows from 2.5 and 1.5 units in the last place for S and tanh (cpu/panel/functions.h), of values of at most 1,
+// and from |v S'(v)| <= 0.23 and |v tanh'(v)| <= 0.45 for the rounding of an argument v. NaN in, NaN out. The same bits
+// for a sample whatever the others are.
+using GatesKernel = void (*)(const GatesTask& task, std::int64_t begin, std::int64_t end);
+
 struct KernelTable {
     Isa isa;
     int panel_columns;     // output columns of one unit of work
@@ -104,6 +142,7 @@ struct KernelTable {
     const ActivationKernel (*activations)[kDTypes];  // [kActivations][kDTypes]; null: x is read where it lies
     const QgemmKernel (*qgemm)[kDTypes][kFormats];   // [kActivations][kDTypes][kFormats]
     const PrepackKernel* prepack;                    // [kFormats]
+    const GatesKernel* gates;                        // [kRecurrences]
     ProgramKernels program;
 };
 

@@ -22,6 +22,7 @@ void bind_growth(pybind11::module_& m);
 void bind_products(pybind11::module_& m);
 void bind_program(pybind11::module_& m);
 void bind_quant(pybind11::module_& m);
+void bind_recurrent(pybind11::module_& m);
 void bind_rng(pybind11::module_& m);
 
 }  // namespace tqs

@@ -9,5 +9,6 @@ PYBIND11_MODULE(_core, m) {
     tqs::bind_products(m);
     tqs::bind_program(m);
     tqs::bind_quant(m);
+    tqs::bind_recurrent(m);
     tqs::bind_rng(m);
 }

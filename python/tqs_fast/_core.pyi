@@ -46,6 +46,25 @@ def prepack(packed: PackedView) -> Prepared: ...
 def qgemm(activations: Activations, packed: PackedView, *, dtype: int, int8: bool, threads: int) -> None: ...
 def qgemm_prepared(activations: Activations, prepared: Prepared, *, dtype: int, int8: bool, threads: int) -> None: ...
 def qgemm_cuda(activations: Activations, packed: PackedView, *, dtype: int, device: int, stream: int) -> None: ...
+def run_recurrent(
+    recurrence: int,
+    size: int,
+    reverse: bool,
+    batch_sizes: Sequence[int],
+    x: int,
+    x_stride: int,
+    input: Sequence[tuple[Prepared, bool]],
+    input_bias: int,
+    hidden: Sequence[tuple[Prepared, bool]],
+    hidden_bias: int,
+    projection: Sequence[tuple[Prepared, bool]],
+    hidden_state: int,
+    cell_state: int,
+    out: int,
+    threads: int,
+) -> None:
+    """csrc/quant/recurrent.h; a weight is its blocks of rows, each with whether its product rounds x to int8."""
+
 def fill_uniform(*, out: int, count: int, seed: int, stream: int, offset: int) -> None: ...
 def fill_normal(*, out: int, count: int, seed: int, stream: int, offset: int) -> None: ...
 def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...

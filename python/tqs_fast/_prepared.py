@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from tqs_fast._native import core
 
@@ -15,19 +15,27 @@ Format = tuple[int, int, int]
 
 
 class _Entry(NamedTuple):
+    codes: weakref.ref[Tensor]  # takes the entry away when it dies
     state: tuple[object, ...]  # what it was made from
+    isa: str
     prepared: core.Prepared
 
 
-# By the codes, which a module holds on to; scales and zeros are looked at each time. The prepacked form is as large as
-# the packed weight (3 bits: as one of 4), lives beside it and is never saved.
-_entries: WeakIdKeyDictionary = WeakIdKeyDictionary()
+# By the identity of the codes, which a module holds on to; scales and zeros are looked at each time. (torch's
+# WeakIdKeyDictionary makes a key object for every look-up, a tenth of a small product.) The prepacked form is as large
+# as the packed weight (3 bits: as one of 4), lives beside it and is never saved.
+_entries: dict[int, _Entry] = {}
 
 
 def find(codes: Tensor, scales: Tensor, zeros: Tensor | None, form: Format) -> core.Prepared | None:
     """What `keep` made of these tensors, unless one of them has changed or another instruction set was chosen."""
-    entry: _Entry | None = _entries.get(codes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    if entry is None or entry.state != _state(codes, scales, zeros, form) or entry.prepared.isa != core.isa():
+    entry = _entries.get(id(codes))
+    if (
+        entry is None
+        or entry.codes() is not codes
+        or entry.state != _state(codes, scales, zeros, form)
+        or entry.isa != core.isa()
+    ):
         return None
     return entry.prepared
 
@@ -43,8 +51,10 @@ def keep(
     parts = (codes, scales) if zeros is None else (codes, scales, zeros)
     if any(part.is_inference() or part._base is not None or not part.is_contiguous() for part in parts):
         return None
-    entry = _entries[codes] = _Entry(_state(codes, scales, zeros, form), core.prepack(view()))
-    return entry.prepared
+    key, prepared = id(codes), core.prepack(view())
+    reference = weakref.ref(codes, lambda _: _entries.pop(key, None))
+    _entries[key] = _Entry(reference, _state(codes, scales, zeros, form), prepared.isa, prepared)
+    return prepared
 
 
 def _state(codes: Tensor, scales: Tensor, zeros: Tensor | None, form: Format) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ constinit const KernelTable avx2_table = {
     .activations = avx2::kActivations,
     .qgemm = avx2::kQgemm,
     .prepack = avx2::kPrepack,
+    .gates = avx2::kGates,
     .program =
         {
             .products = avx2::kProducts,

@@ -18,6 +18,7 @@ constinit const KernelTable avx512_table = {
     .activations = avx512::kActivations,
     .qgemm = avx512::kQgemm,
     .prepack = avx512::kPrepack,
+    .gates = avx512::kGates,
     .program =
         {
             .products = avx512::kProducts,

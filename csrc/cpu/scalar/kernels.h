@@ -11,6 +11,7 @@ extern const DequantizeKernel kDequantize[kFormats];
 extern const ActivationKernel kActivations[tqs::kActivations][kDTypes];
 extern const QgemmKernel kQgemm[tqs::kActivations][kDTypes][kFormats];
 extern const PrepackKernel kPrepack[kFormats];
+extern const GatesKernel kGates[kRecurrences];
 
 // Native programs, one file per family.
 extern const ProductKernels kProducts[kPrecisions];

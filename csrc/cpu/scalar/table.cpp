@@ -16,6 +16,7 @@ constinit const KernelTable scalar_table = {
     .activations = scalar::kActivations,
     .qgemm = scalar::kQgemm,
     .prepack = scalar::kPrepack,
+    .gates = scalar::kGates,
     .program =
         {
             .products = scalar::kProducts,

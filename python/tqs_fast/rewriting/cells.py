@@ -1,4 +1,7 @@
-"""Drop-ins for LSTMCell, GRUCell and RNNCell: batched [B, input_size] or one sample [input_size]."""
+"""Drop-ins for LSTMCell, GRUCell and RNNCell: batched [B, input_size] or one sample [input_size].
+
+A step is one native call (fused.py), or two products and the gates as torch operations.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from tqs_fast.errors import ArgumentError
-from tqs_fast.rewriting import gates
+from tqs_fast.rewriting import fused, gates
+from tqs_fast.rewriting.fused import State
 from tqs_fast.rewriting.packed import QuantModule
 
 
@@ -27,6 +31,11 @@ class _QuantCell(QuantModule):
             raise ArgumentError(f"[{name}] expected {what} of shape {wanted}, got {list(state.shape)}")
         return state
 
+    def _advance(self, mode: str, input: Tensor, start: State) -> State | None:
+        rows = 1 if input.dim() == 1 else input.shape[0]
+        done = fused.advance(self, mode, input, [rows], start, outputs=False)
+        return None if done is None else done[1]
+
     def _gates(self, input: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         x = self.project(input, "weight_ih", self._parameters["bias_ih"])
         return x, self.project(hidden, "weight_hh", self._parameters["bias_hh"])
@@ -41,7 +50,8 @@ class QuantLSTMCell(_QuantCell):
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         hidden = self._state(input, None if hx is None else hx[0], "hx[0]")
         cell = self._state(input, None if hx is None else hx[1], "hx[1]")
-        return gates.lstm(*self._gates(input, hidden), cell)
+        done = self._advance("LSTM", input, (hidden, cell))
+        return gates.lstm(*self._gates(input, hidden), cell) if done is None else (done[0], done[1])
 
 
 class QuantGRUCell(_QuantCell):
@@ -49,7 +59,8 @@ class QuantGRUCell(_QuantCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         hidden = self._state(input, hx, "hx")
-        return gates.gru(*self._gates(input, hidden), hidden)
+        done = self._advance("GRU", input, (hidden,))
+        return gates.gru(*self._gates(input, hidden), hidden) if done is None else done[0]
 
 
 class QuantRNNCell(_QuantCell):
@@ -59,4 +70,5 @@ class QuantRNNCell(_QuantCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         hidden = self._state(input, hx, "hx")
-        return gates.rnn(*self._gates(input, hidden), self.nonlinearity)
+        done = self._advance("RNN_RELU" if self.nonlinearity == "relu" else "RNN_TANH", input, (hidden,))
+        return gates.rnn(*self._gates(input, hidden), self.nonlinearity) if done is None else done[0]

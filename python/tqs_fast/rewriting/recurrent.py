@@ -1,7 +1,9 @@
-"""Drop-ins for LSTM, GRU and RNN: the input projection of all time steps is one qgemm, the recurrence one per step.
+"""Drop-ins for LSTM, GRU and RNN.
 
-A sequence is a list of per-step gate tensors [batch_t, gates * hidden_size], with batch_t never growing in t. That
-covers padded input (all equal) and PackedSequence with the same code.
+A layer and direction is one native call (fused.py), or composed here of torch operations: one product for the input
+projection of all time steps, and one per step for the recurrence. For both, a sequence is a list of per-step rows
+[batch_t, ...], with batch_t never growing in t. That covers padded input (all equal) and PackedSequence with the same
+code.
 """
 
 from __future__ import annotations
@@ -14,10 +16,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from tqs_fast.errors import ArgumentError
-from tqs_fast.rewriting import gates
+from tqs_fast.rewriting import fused, gates
+from tqs_fast.rewriting.fused import State
 from tqs_fast.rewriting.packed import QuantModule
-
-State = tuple[Tensor, ...]  # (hidden,), or (hidden, cell) for an LSTM; each [batch, size]
 
 
 class _QuantRecurrent(QuantModule):
@@ -91,19 +92,28 @@ class _QuantRecurrent(QuantModule):
             outputs = []
             for direction in range(2 if self.bidirectional else 1):
                 suffix = f"_l{layer}" + ("_reverse" if direction else "")
-                projected = self.project(x, f"weight_ih{suffix}", self._parameters.get(f"bias_ih{suffix}"))
-                if sizes[0] == sizes[-1]:
-                    steps = list(projected.reshape(len(sizes), sizes[0], -1).unbind(0))
-                else:
-                    steps = list(torch.split(projected, sizes))
                 start = tuple(part[len(finals)] for part in state)
-                output, final = (self._backward if direction else self._forward)(steps, start, suffix)
-                outputs.append(torch.cat(output))
+                done = fused.advance(self, self.mode, x, sizes, start, suffix, reverse=bool(direction))
+                output, final = done or self._composed(x, sizes, start, suffix, reverse=bool(direction))
+                outputs.append(output)
                 finals.append(final)
-            x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
+            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
             if self.dropout and self.training and layer + 1 < self.num_layers:
                 x = F.dropout(x, self.dropout)
+        if len(finals) == 1:
+            return x, [part.unsqueeze(0) for part in finals[0]]
         return x, [torch.stack(parts) for parts in zip(*finals, strict=True)]
+
+    def _composed(
+        self, x: Tensor, sizes: list[int], start: State, suffix: str, *, reverse: bool
+    ) -> tuple[Tensor, State]:
+        projected = self.project(x, f"weight_ih{suffix}", self._parameters.get(f"bias_ih{suffix}"))
+        if sizes[0] == sizes[-1]:
+            steps = list(projected.reshape(len(sizes), sizes[0], -1).unbind(0))
+        else:
+            steps = list(torch.split(projected, sizes))
+        output, final = (self._backward if reverse else self._forward)(steps, start, suffix)
+        return torch.cat(output), final
 
     def _forward(self, steps: list[Tensor], state: State, suffix: str) -> tuple[list[Tensor], State]:
         outputs, finished = [], []

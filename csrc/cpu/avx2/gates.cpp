@@ -1,0 +1,15 @@
+#include "cpu/panel/gates.h"
+
+#include "cpu/avx2/kernels.h"
+#include "cpu/avx2/wide.h"
+
+namespace tqs::avx2 {
+
+constinit const GatesKernel kGates[kRecurrences] = {
+    panel::gates<Wide<float>, Recurrence::lstm>,
+    panel::gates<Wide<float>, Recurrence::gru>,
+    panel::gates<Wide<float>, Recurrence::rnn_tanh>,
+    panel::gates<Wide<float>, Recurrence::rnn_relu>,
+};
+
+}  // namespace tqs::avx2
