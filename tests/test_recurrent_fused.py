@@ -20,6 +20,7 @@ from tqs_fast import kernels
 from tqs_fast._native import core
 from tqs_fast.errors import ArgumentError
 from tqs_fast.rewriting import fused
+from tqs_fast.rewriting.packed_block import PackedBlock
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.[a-z_]+. is deprecated:DeprecationWarning")
 UNIT = 2.0**-24
@@ -393,7 +394,7 @@ def test_changed_weights_and_another_isa_are_noticed(calls):
     x, hx = inputs(module)
     with torch.no_grad():
         before = small(x, hx)
-        for block in (part for part in small.modules() if isinstance(part, fused.PackedBlock)):
+        for block in (part for part in small.modules() if isinstance(part, PackedBlock)):
             block.scales.add_(64)  # of bfloat16 bits: larger
         after = small(x, hx)
         assert not torch.allclose(before[0], after[0])
@@ -565,7 +566,7 @@ def native(**changes):
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_what_does_not_fit_is_refused(changes, message):
-    with pytest.raises(ArgumentError, match=rf"\[recurrent\].*{message}"):
+    with pytest.raises(ArgumentError, match=rf"\[(recurrent|row_blocks)\].*{message}"):
         native(**changes)
 
 

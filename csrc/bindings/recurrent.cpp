@@ -20,7 +20,7 @@ using Blocks = std::vector<std::pair<const Prepared*, bool>>;
 RowBlocks row_blocks(const Blocks& blocks) {
     RowBlocks result;
     for (const auto& [prepared, int8] : blocks) {
-        require(prepared, "recurrent", "a block of a weight must not be None");
+        require(prepared, "row_blocks", "a block of a weight must not be None");
         result.push_back({prepared, int8 ? Activation::int8 : Activation::exact});
     }
     return result;
@@ -29,6 +29,16 @@ RowBlocks row_blocks(const Blocks& blocks) {
 }  // namespace
 
 void bind_recurrent(py::module_& m) {
+    m.def(
+        "multiply",
+        [](const Blocks& weight, Address x, std::int64_t x_stride, std::int64_t rows, Address bias, Address y,
+           int threads) {
+            const RowBlocks blocks = row_blocks(weight);
+            multiply(blocks, at_address<const float>(x), x_stride, rows, at_address<const float>(bias),
+                     at_address<float>(y), row_count(blocks), threads);
+        },
+        py::arg("weight"), py::arg("x"), py::arg("x_stride"), py::arg("rows"), py::arg("bias"), py::arg("y"),
+        py::arg("threads"), py::call_guard<py::gil_scoped_release>());
     m.def(
         "run_recurrent",
         [](int recurrence, std::int64_t size, bool reverse, const std::vector<std::int64_t>& batch_sizes, Address x,

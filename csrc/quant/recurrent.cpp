@@ -5,7 +5,6 @@
 #include "backend/backend.h"
 #include "core/check.h"
 #include "core/parallel.h"
-#include "quant/qgemm.h"
 
 namespace tqs {
 namespace {
@@ -23,14 +22,9 @@ class Floats {
     AlignedBytes bytes_;
 };
 
-std::int64_t rows_of(const RowBlocks& weight) {
-    std::int64_t rows = 0;
-    for (const RowBlock& block : weight) rows += block.prepared->weight.rows;
-    return rows;
-}
-
 void check_weight(const char* name, const RowBlocks& weight, std::int64_t rows, std::int64_t columns) {
-    require(rows_of(weight) == rows, "recurrent", "expected ", name, " with ", rows, " rows, got ", rows_of(weight));
+    require(row_count(weight) == rows, "recurrent", "expected ", name, " with ", rows, " rows, got ",
+            row_count(weight));
     for (const RowBlock& block : weight) {
         require(block.prepared->weight.columns == columns, "recurrent", "expected ", name, " with ", columns,
                 " columns, got ", block.prepared->weight.columns);
@@ -43,7 +37,7 @@ class Recurrent {
         : task_(task),
           threads_(threads),
           width_(gate_count(task.recurrence) * task.size),
-          state_size_(task.projection.empty() ? task.size : rows_of(task.projection)) {
+          state_size_(task.projection.empty() ? task.size : row_count(task.projection)) {
         check();
         for (const std::int64_t samples : task.batch_sizes) rows_ += samples;
     }
@@ -55,7 +49,7 @@ class Recurrent {
         std::int64_t x_stride = task_.x_stride;
         const Floats projected(task_.input.empty() ? 0 : rows_ * width_);
         if (!task_.input.empty()) {
-            multiply(task_.input, {x, x_stride, rows_}, task_.input_bias, projected.data(), width_);
+            multiply(task_.input, x, x_stride, rows_, task_.input_bias, projected.data(), width_, threads_);
             x = projected.data();
             x_stride = width_;
         }
@@ -67,11 +61,6 @@ class Recurrent {
     }
 
   private:
-    struct Rows {
-        const float* data;
-        std::int64_t stride, count;
-    };
-
     void check() const {
         const auto expect = [](bool holds, const auto&... parts) {
             require(holds, "recurrent", parts...);
@@ -89,24 +78,6 @@ class Recurrent {
         if (!task_.projection.empty()) check_weight("W_hr", task_.projection, state_size_, task_.size);
         const std::int64_t least = task_.input.empty() ? width_ : task_.input[0].prepared->weight.columns;
         expect(task_.x_stride >= least, "rows of x overlap: expected a stride >= ", least, ", got ", task_.x_stride);
-    }
-
-    // y [count, rows of the weight] = x W^T + bias.
-    void multiply(const RowBlocks& weight, const Rows& x, const float* bias, float* y, std::int64_t y_stride) const {
-        std::int64_t first = 0;
-        for (const auto& [prepared, activation] : weight) {
-            const QgemmTask product{.x = x.data,
-                                    .x_stride = x.stride,
-                                    .rows = x.count,
-                                    .weight = {},
-                                    .panels = nullptr,
-                                    .bias = bias ? bias + first : nullptr,
-                                    .y = y + first,
-                                    .y_stride = y_stride,
-                                    .activations = nullptr};
-            qgemm(product, *prepared, DType::float32, activation, threads_);
-            first += prepared->weight.rows;
-        }
     }
 
     // All steps of samples [begin, end); x holds the input projections [R, G].
@@ -128,9 +99,9 @@ class Recurrent {
             // The others have ended and their state stays, or, in reverse, have not begun and hold their start.
             const std::int64_t running = std::min(present, end) - begin;
             if (running > 0) {
-                multiply(task_.hidden, {state, state_size_, running}, task_.hidden_bias, h, width_);
+                multiply(task_.hidden, state, state_size_, running, task_.hidden_bias, h, width_, threads_);
                 gates({x + (row + begin) * x_stride, x_stride, h, width_, hidden, size, cell, size, size}, 0, running);
-                if (projects) multiply(task_.projection, {hidden, size, running}, nullptr, state, state_size_);
+                if (projects) multiply(task_.projection, hidden, size, running, nullptr, state, state_size_, threads_);
                 if (task_.out) std::copy_n(state, running * state_size_, task_.out + (row + begin) * state_size_);
             }
             if (!task_.reverse) row += present;

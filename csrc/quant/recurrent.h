@@ -5,19 +5,10 @@
 #pragma once
 
 #include <span>
-#include <vector>
 
-#include "quant/prepared.h"
+#include "quant/row_blocks.h"
 
 namespace tqs {
-
-// Some consecutive rows of a weight, packed at one bit-width, and how their product takes its activations.
-struct RowBlock {
-    const Prepared* prepared;
-    Activation activation;
-};
-// All rows of a weight, in order.
-using RowBlocks = std::vector<RowBlock>;
 
 // Sizes: G = gates * H, P = H or the rows of `projection`, B[t] samples at step t, R = sum of B. The
 // rows of x and out are those of step 0, then those of step 1 and so on; those of a step are its first B[t] samples.

@@ -19,16 +19,19 @@ class _QuantCell(QuantModule):
     CONFIG: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")
 
     def _state(self, input: Tensor, state: Tensor | None, what: str) -> Tensor:
-        name = type(self).__name__
-        if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
+        shape = input.shape
+        if len(shape) not in (1, 2) or shape[-1] != self.input_size:
             raise ArgumentError(
-                f"[{name}] expected input [B, {self.input_size}] or [{self.input_size}], got {list(input.shape)}"
+                f"[{type(self).__name__}] expected input [B, {self.input_size}] or [{self.input_size}], "
+                f"got {list(shape)}"
             )
+        wanted = (*shape[:-1], self.hidden_size)
         if state is None:
-            return input.new_zeros((*input.shape[:-1], self.hidden_size))
-        if state.shape != (*input.shape[:-1], self.hidden_size):
-            wanted = [*input.shape[:-1], self.hidden_size]
-            raise ArgumentError(f"[{name}] expected {what} of shape {wanted}, got {list(state.shape)}")
+            return input.new_zeros(wanted)
+        if state.shape != wanted:
+            raise ArgumentError(
+                f"[{type(self).__name__}] expected {what} of shape {list(wanted)}, got {list(state.shape)}"
+            )
         return state
 
     def _advance(self, mode: str, input: Tensor, start: State) -> State | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tqs_fast.errors import ArgumentError
+from tqs_fast.rewriting import direct
 from tqs_fast.rewriting.packed import QuantModule
 
 SHORT_ROW = 32  # one vector register of 4-bit codes and the smallest group size of the format
@@ -76,17 +77,25 @@ class _QuantConv(QuantModule):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _chunk(self, x: Tensor) -> Tensor:
-        d, per_group, rows = self.DIMENSIONS, self.in_channels // self.groups, self.out_channels // self.groups
+        d, batch = self.DIMENSIONS, x.shape[0]
         size = x.shape[2 : 2 + d]
         x = x.movedim(1, 1 + d)  # [B, output size..., C, taps...]
+        y = self._whole(x.flatten(1 + d)) if self.groups == 1 else self._grouped(x)
+        return y.reshape(batch, *size, self.out_channels).movedim(-1, 1).contiguous()
+
+    def _whole(self, patches: Tensor) -> Tensor:
+        y = direct.linear(self, "weight", patches, self.bias)
+        return self.project(patches, "weight", self.bias) if y is None else y
+
+    def _grouped(self, x: Tensor) -> Tensor:
+        d, per_group, rows = self.DIMENSIONS, self.in_channels // self.groups, self.out_channels // self.groups
         outputs = []
         for group in range(self.groups):
             patches = x.narrow(1 + d, group * per_group, per_group).flatten(1 + d)
             chosen = slice(group * rows, (group + 1) * rows)
             bias = None if self.bias is None else self.bias[chosen]
             outputs.append(self.project(patches, "weight", bias, chosen))
-        y = outputs[0] if self.groups == 1 else torch.cat(outputs, -1)
-        return y.reshape(x.shape[0], *size, self.out_channels).movedim(-1, 1).contiguous()
+        return torch.cat(outputs, -1)
 
     def extra_repr(self) -> str:
         return (

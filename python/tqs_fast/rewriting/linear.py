@@ -7,6 +7,7 @@ from typing import cast
 from torch import Tensor
 
 from tqs_fast.errors import ArgumentError
+from tqs_fast.rewriting import direct
 from tqs_fast.rewriting.packed import PackedTensor, QuantModule
 
 
@@ -14,10 +15,11 @@ class QuantLinear(QuantModule):
     """`nn.Linear` with a packed weight: x [..., in_features] -> [..., out_features]."""
 
     CONFIG = ("in_features", "out_features")
-    bias: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.project(input, "weight", self.bias)
+        bias = self._parameters["bias"]
+        y = direct.linear(self, "weight", input, bias)
+        return self.project(input, "weight", bias) if y is None else y
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
