@@ -45,7 +45,8 @@ class _QuantConv(QuantModule):
             )
         x = input if channels == 1 else input.unsqueeze(0)
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
+        if any(self._reversed_padding_repeated_twice):
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
         for size, taps, dilation in zip(x.shape[2:], self.kernel_size, self.dilation, strict=True):
             if size < dilation * (taps - 1) + 1:
                 raise ArgumentError(
@@ -67,14 +68,17 @@ class _QuantConv(QuantModule):
     def _patches(self, x: Tensor) -> Tensor:
         """x [B, C, padded size...] -> [B, O, output size...], over chunks of the batch."""
         for axis, (taps, stride, dilation) in enumerate(zip(self.kernel_size, self.stride, self.dilation, strict=True)):
-            x = x.unfold(2 + axis, dilation * (taps - 1) + 1, stride)[..., ::dilation]
+            x = x.unfold(2 + axis, dilation * (taps - 1) + 1, stride)
+            x = x if dilation == 1 else x[..., ::dilation]
         # Now [B, C, output size..., taps...], a view: each chunk copies its own patches only.
         if torch.compiler.is_compiling():  # a loop over chunks would fix the batch size in the graph
             return self._chunk(x)
-        per_sample = x[:1].numel()
+        batch = x.shape[0]
+        per_sample = x.numel() // max(1, batch)
         chunk = max(1, PATCH_LIMIT // max(1, per_sample))
-        parts = [self._chunk(x[start : start + chunk]) for start in range(0, max(1, x.shape[0]), chunk)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if batch <= chunk:
+            return self._chunk(x)
+        return torch.cat([self._chunk(x[start : start + chunk]) for start in range(0, batch, chunk)])
 
     def _chunk(self, x: Tensor) -> Tensor:
         d, batch = self.DIMENSIONS, x.shape[0]
