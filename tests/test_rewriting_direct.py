@@ -98,6 +98,18 @@ def test_changes_are_noticed(calls):
     assert calls.count == 3
 
 
+def test_int8_activations_reach_the_kernel(calls):
+    module = nn.Linear(40, 6)
+    small = tqs.quantize(module, plan_for(module, [4]))
+    x = torch.randn(3, 40)
+    step = x.abs().amax(-1, keepdim=True) / 127
+    with torch.no_grad():
+        expected = by_operator(small, torch.round(x / step) * step)
+        small.packed["weight"].blocks[0].activation = "int8"
+        torch.testing.assert_close(small(x), expected)
+    assert calls.count == 1
+
+
 def test_errors_are_those_of_the_operator(calls):
     module = nn.Linear(40, 6)
     small = tqs.quantize(module, plan_for(module, [4]))
