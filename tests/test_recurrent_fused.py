@@ -319,6 +319,28 @@ def test_weights_that_stay_float(calls):
         assert calls.count == count
 
 
+def test_autocast_of_a_float_input_weight(calls):
+    module = layer(nn.GRU, 5, 9)
+    small = tqs.quantize(module, plan_for(module, [None, 4]))
+    x, hx = inputs(module)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        got, expected = small(x, hx), composed(small, x, hx)
+    torch.testing.assert_close(got, expected)
+    assert calls.count == 0
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_rows_that_share_memory(name, calls):
+    module = CELLS[name]()
+    small = tqs.quantize(module, plan_for(module, [4]))
+    x, hx = inputs(module, batch=1)
+    x, hx = x.expand(3, -1), tuple(part.expand(3, -1) for part in leaves(hx))
+    hx = hx if len(hx) > 1 else hx[0]
+    with torch.no_grad():
+        torch.testing.assert_close(leaves(small(x, hx)), leaves(composed(small, x, hx)), rtol=0, atol=256 * UNIT)
+    assert calls.count == 1
+
+
 def test_dropout_between_layers_draws_the_same_numbers(calls):
     module = layer(nn.GRU, 5, 9, 2, dropout=0.5).train()
     small = tqs.quantize(module, plan_for(module, [8])).train()

@@ -59,11 +59,11 @@ def test_the_bits_of_the_operator(name, in_blocks, calls):
     small = tqs.quantize(module, plan)
     wide = torch.randn(*shape[:-1], 2 * shape[-1])
     with torch.no_grad():
-        for x in (torch.randn(shape), wide[..., ::2], wide[..., : shape[-1]]):
+        for x in (torch.randn(shape), wide[..., ::2], wide[..., : shape[-1]], torch.randn(shape[-1]).expand(shape)):
             got, expected = small(x), by_operator(small, x)
             assert torch.equal(got, expected)
             assert (got.shape, got.stride()) == (expected.shape, expected.stride())
-    assert calls.count == (0 if name == "linear-no-rows" else 3)
+    assert calls.count == (0 if name == "linear-no-rows" else 4)
 
 
 def test_where_the_operator_stays(calls):

@@ -81,7 +81,8 @@ def blocks(packed: PackedTensor | None) -> Blocks | None:
         form = (block.bits, block.group_size, block.in_features)
         prepared = _prepared.find(codes, scales, buffers["zeros"], form)
         if prepared is None and type(codes) is Tensor and codes.is_cpu:
-            block.linear(torch.empty(0, block.in_features), None)  # a product of no rows, which prepacks
+            empty = codes.new_empty((0, block.in_features), dtype=torch.float32)
+            block.linear(empty, None)  # a product of no rows, which prepacks
             prepared = _prepared.find(codes, scales, buffers["zeros"], form)
         if prepared is None:
             return None

@@ -71,7 +71,9 @@ def advance(
     bias_hh = None if bias_hh is None else bias_hh.contiguous()
     if weight is not None:
         x, bias_ih = F.linear(x, weight, bias_ih), None
-    if x.stride(-1) != 1:
+        if x.dtype is not torch.float32:  # autocast
+            return None
+    if x.stride(-1) != 1 or (rows > 1 and x.stride(0) < x.shape[-1]):
         x = x.contiguous()
     final = tuple([part.clone(memory_format=torch.contiguous_format) for part in start])
     out = x.new_empty((rows, final[0].shape[-1])) if outputs else final[0]
