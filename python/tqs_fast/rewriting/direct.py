@@ -86,7 +86,7 @@ def blocks(packed: PackedTensor | None) -> Blocks | None:
             prepared = _prepared.find(codes, scales, buffers["zeros"], form)
         if prepared is None:
             return None
-        found.append((prepared, block.__dict__.get("activation") == "int8"))
+        found.append((prepared, block.activation == "int8"))
     return found
 
 
