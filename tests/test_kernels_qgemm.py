@@ -14,6 +14,7 @@ from checking import check_product, same_bits
 from tqs_fast import kernels
 from tqs_fast._native import core
 from tqs_fast.errors import ArgumentError, TqsError
+from tqs_fast.reference import quantization as reference
 
 PRODUCTS = [
     row
@@ -176,6 +177,23 @@ def test_bfloat16_results_are_the_rounded_float_sums():
         assert torch.equal(kernels.qgemm(x, packed), expected)
     big = kernels.qgemm(torch.full((1, 1), 3e38).bfloat16(), kernels.pack(np.full((1, 1), 8.0, np.float32), bits=4))
     assert torch.isinf(big).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bfloat16_below_the_normal_numbers(isa, bits):
+    """A processor's dot products of bfloat16 may take what is below 2^-126 for zero, a term or a sum at a time."""
+    kernels.use_isa(isa)
+    generator = np.random.default_rng(9)
+    packed = kernels.pack(generator.standard_normal((40, 70)).astype(np.float32), bits=bits, group_size=32)
+    tiny = generator.standard_normal((9, 70)) * np.exp2(generator.integers(-134, -118, (9, 70)))
+    x = torch.from_numpy(tiny.astype(np.float32)).bfloat16()
+    y, exact = kernels.qgemm(x.float(), packed).numpy(), kernels.qgemm(x, packed).float().numpy()
+    weight = np.abs(packed.dequantize()).astype(np.float64)
+    scale = np.abs(reference.from_bfloat16(packed.scales)).astype(np.float64)
+    lost = 2.0**-126 * (weight.sum(1) + 2 * 70 * scale.max(1))
+    assert (np.abs(exact - y) <= lost + 2.0**-8 * np.abs(y)).all()
+    assert np.any(exact != 0)
 
 
 def test_wrong_arguments_say_what_was_expected():

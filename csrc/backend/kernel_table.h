@@ -23,10 +23,12 @@ static constexpr const char* isa_name(Isa isa) {
 // How a product takes its activations.
 //
 // exact  as float32 (bfloat16 widened).
-// int8   row by row rounded to integers q[k] = rint(x[k] (127 / a)), ties to even, a the largest |x[k]| of the row, and
+// pairs  bfloat16 as it is, two at a time: what `exact` means for a processor that multiplies them. Callers ask for
+// exact. int8   row by row rounded to integers q[k] = rint(x[k] (127 / a)), ties to even, a the largest |x[k]| of the
+// row, and
 //        its scale a / 127. A row with a < kQuietRow counts as zeros; one that holds NaN or infinity has the scale NaN.
-enum class Activation : int { exact = 0, int8 = 1 };
-inline constexpr int kActivations = 2;
+enum class Activation : int { exact = 0, pairs = 1, int8 = 2 };
+inline constexpr int kActivations = 3;
 inline constexpr float kQuietRow = 0x1p-100f;  // 127 / a is finite above 2^-121
 
 // y[M, N] = x[M, K] W[N, K]^T + bias[N]
@@ -72,6 +74,7 @@ using DequantizeKernel = void (*)(const PackedView& weight, std::int64_t begin, 
 
 // Rewrites rows [begin, end) of x for the product; `out` holds activation_bytes(task) bytes for all rows, 64-byte
 // aligned.
+using ActivationBytes = std::int64_t (*)(const QgemmTask& task);
 using ActivationKernel = void (*)(const QgemmTask& task, std::int64_t begin, std::int64_t end, std::uint8_t* out);
 
 // Computes columns [begin, end) of y; `begin` is a multiple of the table's panel_columns, and `end` is one or is N.
@@ -80,6 +83,7 @@ using ActivationKernel = void (*)(const QgemmTask& task, std::int64_t begin, std
 // exact  sum = 0; per span: part = sum_k x[k] (u[k] - z) from 0 in index order, sum = sum + s part.
 //        y = sum + bias. Products and sums in float32, fused or not as the ISA has it. With u = 2^-24
 //        |y - exact| <= (K + 2) u (sum |x||w| + |bias|), while no sum of |x[k] (u[k] - z)| of a span exceeds float32.
+// pairs  the same in another order, and products and parts below 2^-126 count as zero.
 // int8   sum = 0; per span: part = sum_k q[k] (u[k] - z), an exact integer rounded to float32, sum = fma(s, part, sum).
 //        y = fma(sum, scale of the row, bias). The same bits on every ISA.
 //
@@ -135,10 +139,11 @@ struct KernelTable {
     std::uint32_t layout;  // identifies what `prepack` writes; changes whenever that layout does
     bool (*supported)();   // whether this processor and operating system run it
     std::int64_t (*scratch_bytes)(const PackedView& weight);
-    std::int64_t (*activation_bytes[kActivations])(const QgemmTask& task);
+    bool (*has_pairs)();  // whether it runs the kernels of Activation::pairs too; null: there are none
     std::int64_t (*prepacked_bytes)(const PackedView& weight);
     const QuantizeKernel* quantize;                  // [kFormats]
     const DequantizeKernel* dequantize;              // [kFormats]
+    const ActivationBytes* activation_bytes;         // [kActivations]
     const ActivationKernel (*activations)[kDTypes];  // [kActivations][kDTypes]; null: x is read where it lies
     const QgemmKernel (*qgemm)[kDTypes][kFormats];   // [kActivations][kDTypes][kFormats]
     const PrepackKernel* prepack;                    // [kFormats]

@@ -9,10 +9,10 @@ struct Registers {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-Registers cpuid(unsigned leaf) {
+Registers cpuid(unsigned leaf, unsigned subleaf = 0) {
     Registers r;
     // Fails on a leaf the processor does not have; the zeros then say "no feature".
-    __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+    __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
     return r;
 }
 
@@ -46,6 +46,12 @@ bool has_avx512() {
     const Registers features = cpuid(7);
     return has_avx2_fma() && all(saved_state(), mask_and_zmm_state) && all(features.ebx, f_dq_bw_vl) &&
            all(features.ecx, vnni);
+}
+
+bool has_avx512_bfloat16() {
+    constexpr unsigned bfloat16 = 1u << 5;  // leaf 7, subleaf 1, eax
+    static const bool has = has_avx512() && all(cpuid(7, 1).eax, bfloat16);  // cpuid is slow in a virtual machine
+    return has;
 }
 
 }  // namespace tqs

@@ -4,6 +4,7 @@
 namespace tqs {
 
 bool has_avx2_fma();
-bool has_avx512();  // F, BW, VL and DQ, on top of AVX2 and FMA
+bool has_avx512();  // F, BW, VL, DQ and VNNI, on top of AVX2 and FMA
+bool has_avx512_bfloat16();
 
 }  // namespace tqs

@@ -23,6 +23,8 @@ void check_task(const QgemmTask& task) {
 
 void run(QgemmTask task, const KernelTable& table, DType dtype, Activation activation, int threads) {
     if (task.rows == 0) return;
+    const bool exact16 = activation == Activation::exact && dtype == DType::bfloat16;
+    if (exact16 && table.has_pairs && table.has_pairs()) activation = Activation::pairs;
     const auto form = static_cast<int>(activation), element = static_cast<int>(dtype);
     const std::int64_t columns = task.weight.rows, panel = table.panel_columns;
     const double work = static_cast<double>(task.rows) * static_cast<double>(columns * task.weight.columns);

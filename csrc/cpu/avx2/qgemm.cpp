@@ -10,16 +10,15 @@ std::int64_t scratch_bytes(const PackedView& weight) {
     return panel::scratch_bytes<Vector>(weight);
 }
 
-std::int64_t exact_bytes(const QgemmTask& task) {
-    return panel::exact_bytes(task);
-}
-
-std::int64_t int8_bytes(const QgemmTask& task) {
-    return panel::int8_bytes(task);
-}
+constinit const ActivationBytes kActivationBytes[tqs::kActivations] = {
+    panel::activation_bytes<Activation::exact>,
+    nullptr,
+    panel::activation_bytes<Activation::int8>,
+};
 
 constinit const ActivationKernel kActivations[tqs::kActivations][kDTypes] = {
     {panel::exact_rows<Vector, DType::float32>, panel::exact_rows<Vector, DType::bfloat16>},
+    {nullptr, nullptr},
     {panel::quantize_rows<Vector, DType::float32>, panel::quantize_rows<Vector, DType::bfloat16>},
 };
 
@@ -35,6 +34,7 @@ constinit const QgemmKernel kQgemm[tqs::kActivations][kDTypes][kFormats] = {
       kernel<Activation::exact, DType::float32, 4>, kernel<Activation::exact, DType::float32, 8>},
      {kernel<Activation::exact, DType::bfloat16, 2>, kernel<Activation::exact, DType::bfloat16, 3>,
       kernel<Activation::exact, DType::bfloat16, 4>, kernel<Activation::exact, DType::bfloat16, 8>}},
+    {},
     {{kernel<Activation::int8, DType::float32, 2>, kernel<Activation::int8, DType::float32, 3>,
       kernel<Activation::int8, DType::float32, 4>, kernel<Activation::int8, DType::float32, 8>},
      {kernel<Activation::int8, DType::bfloat16, 2>, kernel<Activation::int8, DType::bfloat16, 3>,

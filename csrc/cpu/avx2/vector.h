@@ -15,7 +15,8 @@ struct Vector {
     using Int = __m256i;
     static constexpr int kLanes = 8;
     static constexpr int kPanel = 16;
-    static constexpr int kRows = 4;  // of qgemm (panel/qgemm.h)
+    static constexpr int kRegisters = 16;
+    static constexpr int kRows = 4;  // of a block of qgemm (panel/qgemm.h)
 
     static Float broadcast(float value) { return _mm256_set1_ps(value); }
     static Float load(const float* aligned) { return _mm256_load_ps(aligned); }
@@ -23,6 +24,7 @@ struct Vector {
     static Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
     static Float sub(Float a, Float b) { return _mm256_sub_ps(a, b); }
     static Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+    static Float accumulate(Float sum, Float a, Float b) { return multiply_add(a, b, sum); }
 
     // The first `count` (at least 1) lanes.
     static void store_partial(float* out, Float value, std::int64_t count) {
@@ -82,6 +84,7 @@ struct Vector {
         return _mm256_and_si256(_mm256_castps_si256(value), _mm256_set1_epi32(0x7FFFFFFF));
     }
     static Int round(Float value) { return _mm256_cvtps_epi32(value); }
+    static Float to_float(Float value) { return value; }
     static Float to_float(Int value) { return _mm256_cvtepi32_ps(value); }
     // The low bytes, of numbers in [-128, 127].
     static void store_bytes(std::int8_t* at, Int value) {

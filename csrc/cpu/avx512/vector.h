@@ -13,7 +13,8 @@ struct Vector {
     using Int = __m512i;
     static constexpr int kLanes = 16;
     static constexpr int kPanel = 32;
-    static constexpr int kRows = 12;  // of qgemm (panel/qgemm.h)
+    static constexpr int kRegisters = 32;
+    static constexpr int kRows = 8;  // of a block of qgemm (panel/qgemm.h)
 
     static Float broadcast(float value) { return _mm512_set1_ps(value); }
     static Float load(const float* aligned) { return _mm512_load_ps(aligned); }
@@ -21,6 +22,12 @@ struct Vector {
     static Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
     static Float sub(Float a, Float b) { return _mm512_sub_ps(a, b); }
     static Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+
+    // sum + a b, in a loop that holds many sums: of the intrinsic GCC 12 copies some.
+    static Float accumulate(Float sum, Float a, Float b) {
+        __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+        return sum;
+    }
 
     // The first `count` (at least 1) lanes.
     static __mmask16 first(std::int64_t count) {
@@ -72,6 +79,7 @@ struct Vector {
         return _mm512_and_si512(_mm512_castps_si512(value), _mm512_set1_epi32(0x7FFFFFFF));
     }
     static Int round(Float value) { return _mm512_cvtps_epi32(value); }
+    static Float to_float(Float value) { return value; }
     static Float to_float(Int value) { return _mm512_cvtepi32_ps(value); }
     // The low bytes, of numbers in [-128, 127].
     static void store_bytes(std::int8_t* at, Int value) {
@@ -131,6 +139,38 @@ struct Vector {
 
       private:
         Float values_, offset_;
+    };
+
+    // sum + two products of bfloat16; products and sums below 2^-126 are zero. Not every processor with VNNI has it.
+    static Float dot_pairs(Float sum, Int a, Int b) {
+        __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));  // copies, as above
+        return sum;
+    }
+
+    // The lowest codes of both halves of every word, less their zero points, as bfloat16, in which they are exact.
+    template <int bits, bool symmetric>
+    class PairDecoder {
+        static constexpr bool kLooksUp = symmetric && bits < 8;
+
+      public:
+        PairDecoder() = default;
+        PairDecoder(const std::uint8_t* zeros, int zero) : decoder_(zeros, zero) {
+            if constexpr (kLooksUp) {  // by five bits, of which the upper ones do not matter
+                const Int number = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                const Int values = _mm512_srli_epi32(_mm512_castps_si512(decoder_(number)), 16);
+                values_ = _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(values));
+            }
+        }
+        Int operator()(Int words) const {
+            if constexpr (kLooksUp) return _mm512_permutexvar_epi16(words, values_);
+            const Int low = _mm512_castps_si512(decoder_(words));
+            const Int high = _mm512_castps_si512(decoder_(_mm512_srli_epi32(words, 16)));
+            return _mm512_or_si512(_mm512_srli_epi32(low, 16), high);
+        }
+
+      private:
+        Decoder<bits, symmetric> decoder_;
+        Int values_;
     };
 
     // rows[i] lane j <-> rows[j] lane i: pairs and quads inside the 128-bit parts, then the parts themselves.

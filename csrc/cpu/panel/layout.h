@@ -15,17 +15,18 @@
 //
 // Activations are cut into blocks of at most kRows rows (row_blocks), which differ by at most one. A block of R rows is
 //
-//   words  uint32 [Kw, R]   exact: Kw = K, word k of a row is x[k] as float32.
-//                           int8: Kw = K rounded up to 16, over 4; word w holds four codes, zero beyond K, in the order
-//                           in which the bytes of a word of the weight, shifted by 0, bits, 2 bits ..., hold theirs: of
-//                           C inputs, i C / 4 + p at 4 p + i, i = 0 ... 3
+//   words  uint32 [Kw, R]   exact: a word is an input as float32; pairs: two as bfloat16; int8: four codes. In the
+//   order
+//                           in which a word of the weight, shifted by 0, bits, 2 bits ..., has its codes at the bottom
+//                           of its T equal parts, T inputs a word: of C inputs, i C / T + p at T p + i, i = 0 ... T
+//                           - 1. Zero beyond K; Kw = K rounded up to C, over T.
 //
 // so that a product reads it from front to back with one pointer, wherever the rows of x lie. Block after block, then
 // for int8
 //
 //   scales  float [M]
-//   offsets int32 [M, S]    -sum of the codes of each span; for symmetric weights times their zero point, so that it
-//                           starts the integer sums
+//   offsets int32 [S, R] of each block: -sum of the codes of each span of a row; for symmetric weights times their zero
+//                           point, so that it starts the integer sums
 #pragma once
 
 #include <algorithm>
@@ -85,20 +86,23 @@ static constexpr RowBlocks row_blocks(const QgemmTask& task) {
     return {task.rows, (task.rows + V::kRows - 1) / V::kRows};
 }
 
+// T
+static constexpr std::int64_t codes_per_term(Activation activation) {
+    return activation == Activation::exact ? 1 : activation == Activation::pairs ? 2 : 4;
+}
+
 // Kw
 static constexpr std::int64_t words_per_row(const PackedView& weight, Activation activation) {
-    return activation == Activation::int8 ? round_up(weight.columns, 16) / 4 : weight.columns;
+    return round_up(weight.columns, codes_per_word(weight.bits)) / codes_per_term(activation);
 }
 
-static inline std::int64_t exact_bytes(const QgemmTask& task) {
-    return task.rows * words_per_row(task.weight, Activation::exact) * 4;
+template <Activation activation>
+static std::int64_t activation_bytes(const QgemmTask& task) {
+    const std::int64_t beside = activation == Activation::int8 ? 1 + span_count(task.weight) : 0;
+    return task.rows * (words_per_row(task.weight, activation) + beside) * 4;
 }
 
-static inline std::int64_t int8_bytes(const QgemmTask& task) {
-    return task.rows * (words_per_row(task.weight, Activation::int8) + 1 + span_count(task.weight)) * 4;
-}
-
-// Word of the first scale, and of the first offset of row m.
+// Word of the first scale, and of the first offset of the block that begins with row m.
 static constexpr std::int64_t scales_at(const QgemmTask& task) {
     return task.rows * words_per_row(task.weight, Activation::int8);
 }

@@ -1,22 +1,25 @@
 // qgemm for a vector ISA. Panels of kPanel output columns, packed (layout.h), meet a block of rows; codes become
 // numbers in registers, where `rows` of them share the work:
 //
-//                       words [W, kPanel]                 exact: per code 2 vectors decoded, `rows` broadcasts of x,
-//                     +----------+----------+                    2 rows multiply-adds
-//     x [rows, K]     |  vector  |  vector  |             int8:  per byte of a word 2 vectors shifted and masked,
-//     r: x[r, k] ---> |part[r][0]|part[r][1]|                    `rows` broadcasts of 4 codes of x, 2 rows dot products
+//                       words [W, kPanel]                 per T codes of an output (terms.h):
 //                     +----------+----------+
+//     x [rows, K]     |  vector  |  vector  |               2 vectors shifted and decoded,
+//     r: x[r, k] ---> |part[r][0]|part[r][1]|               `rows` broadcasts of a word of x,
+//                     +----------+----------+               2 rows products
 //       at the end of a span: sum[r][v] += scale[v] part[r][v]
 //
-// A processor with two multiply-adds per cycle and a latency of four needs eight independent parts. 12 rows x 2 vectors
-// have 24 and with 4 vectors of codes, a broadcast and a constant fill the 32 registers of AVX-512 (AVX2: 4 rows, 8
-// parts, 16 registers); the sums wait in memory, where a span of 128 inputs meets them once per 32 products. Loads are
-// half as many as multiply-adds, decoding runs on the other two units. For few rows there are too few parts, and 4 or 2
-// panels go side by side; what is left there is the reading of the words, each once.
+// A processor with two multiply-adds per cycle and a latency of four (dot products of bfloat16: six) needs eight
+// (twelve) independent parts. 7 rows x 2 vectors have 14, and as many sums; with the codes, their numbers and a
+// broadcast that fills the 32 registers of AVX-512. More rows would share the decoding among more products, but their
+// sums wait in memory, and then the end of a span costs two cycles a vector; eight rows in a single block are worth it.
+// (AVX2: 4 rows, 8 parts, 16 registers, sums in memory.) Loads are half as many as products, decoding runs on the other
+// units. For few rows there are too few parts, and 4 or 2 panels go side by side; what is left there is the reading of
+// the words, each once.
 //
 // Caches. A block passes over a panel of K kPanel bits / 8 bytes (64 KiB at K = 4096, 4 bits), read from L2 by every
 // block of rows but the first; x goes in chunks of at most kResidentBytes, which stay in L2 beside it while all panels
-// pass.
+// pass. While the first block meets a panel, the next one is fetched: no prefetcher of the processor follows the words
+// through the pauses that the products make (where they make none, it would only be in the way).
 //
 // Each lane sums its own output. There is no horizontal sum and no remainder over columns, so the bits of an output do
 // not depend on M, on its place in a block, or on the thread that computes it.
@@ -27,6 +30,7 @@
 #include "core/half.h"
 #include "cpu/panel/dispatch_rows.h"
 #include "cpu/panel/prepack.h"
+#include "cpu/panel/terms.h"
 
 namespace tqs::panel {
 
@@ -34,16 +38,40 @@ inline constexpr std::int64_t kResidentBytes = 128 * 1024;
 
 using PrepackPanel = void (*)(const PackedView& weight, std::int64_t row, std::uint8_t* out);
 
-// Panels side by side at `rows` rows.
-template <class V>
+// Panels side by side at `rows` rows: as many as give enough parts, while parts and codes fit the registers.
+template <class V, Activation activation>
 static constexpr int panels_together(std::int64_t rows) {
-    return rows == 1 ? 4 : rows <= V::kRows / 4 ? 2 : 1;
+    constexpr int enough = activation == Activation::pairs ? 12 : 8;
+    if (rows == 1) return 4;
+    return 2 * rows < enough && 4 * rows + 8 <= V::kRegisters ? 2 : 1;
 }
 
 template <class V>
 static std::int64_t scratch_bytes(const PackedView& weight) {
-    return panels_together<V>(1) * panel_bytes(weight, V::kPanel);
+    return panels_together<V, Activation::exact>(1) * panel_bytes(weight, V::kPanel);
 }
+
+// The sums of a block: as many in registers as fit beside the parts, the codes, their numbers and a broadcast; the
+// others in memory, where the compiler would not leave them and run out of registers in the inner loop.
+template <class V, int rows, int width>
+class Sums {
+  public:
+    typename V::Float get(int r, int v) const { return fits(r, v) ? kept_[r][v] : V::load(lanes_[r][v]); }
+    void set(int r, int v, typename V::Float value) {
+        if (fits(r, v)) {
+            kept_[r][v] = value;
+        } else {
+            V::store(lanes_[r][v], value);
+            __asm__ volatile("" : "+m"(lanes_[r][v]));
+        }
+    }
+
+  private:
+    static constexpr bool fits(int r, int v) { return v * rows + r < V::kRegisters - 8 - rows * width; }
+
+    typename V::Float kept_[rows][width];
+    alignas(64) float lanes_[rows][width][V::kLanes];
+};
 
 // One span of panels that lie side by side, `bytes` apart.
 struct Span {
@@ -53,89 +81,47 @@ struct Span {
     std::int64_t bytes;
     std::int64_t count;  // of inputs
     int zero;            // of symmetric weights
+    std::int64_t ahead;  // what lies so many bytes on is fetched on the way; 0: nothing
 };
 
-// part[r][v] of one span for `rows` rows, whose interleaved words are at x, and 2 `panels` vectors.
-template <class V, int bits, bool symmetric, int rows, int panels>
-static inline void span_part(const float* x, const Span& span, typename V::Float (&part)[rows][2 * panels]) {
-    constexpr int width = 2 * panels, per_word = 32 / bits;
-    using Decoder = typename V::template Decoder<bits, symmetric>;
-    Decoder decoder[symmetric ? 1 : width];
-#pragma GCC unroll 16
-    for (int v = 0; v < (symmetric ? 1 : width); ++v) {
-        decoder[v] = Decoder(symmetric ? nullptr : span.zeros + v / 2 * span.bytes + v % 2 * V::kLanes, span.zero);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-        for (int v = 0; v < width; ++v) part[r][v] = V::broadcast(0.0f);
-    }
-    const auto meet = [&](const typename V::Int(&word)[width], const float* values) {
-        typename V::Float value[width];
-#pragma GCC unroll 16
-        for (int v = 0; v < width; ++v) value[v] = decoder[symmetric ? 0 : v](word[v]);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
-            const auto broadcast = V::broadcast(values[r]);
-#pragma GCC unroll 16
-            for (int v = 0; v < width; ++v) part[r][v] = V::multiply_add(broadcast, value[v], part[r][v]);
-        }
-    };
-    const std::uint8_t* codes = span.codes;
-    typename V::Int word[width];
-    std::int64_t k = 0;
-    for (; k <= span.count - per_word; k += per_word, codes += V::kPanel * 4) {
-#pragma GCC unroll 16
-        for (int v = 0; v < width; ++v) word[v] = V::load_int(codes + v / 2 * span.bytes + v % 2 * V::kLanes * 4);
-#pragma GCC unroll 16
-        for (int c = 0; c < per_word; ++c) {
-            meet(word, x + (k + c) * rows);
-#pragma GCC unroll 16
-            for (int v = 0; v < width; ++v) word[v] = V::template shift_right<bits>(word[v]);
-        }
-    }
-    if (k == span.count) return;
-    for (int v = 0; v < width; ++v) word[v] = V::load_int(codes + v / 2 * span.bytes + v % 2 * V::kLanes * 4);
-    for (; k < span.count; ++k) {
-        meet(word, x + k * rows);
-        for (int v = 0; v < width; ++v) word[v] = V::template shift_right<bits>(word[v]);
-    }
+template <class V>
+static inline void fetch_words(const std::uint8_t* at) {
+    for (int byte = 0; byte < V::kPanel * 4; byte += 64) __builtin_prefetch(at + byte);
 }
 
-// The same of int8 codes; offsets[r * spans] start the sums.
-template <class V, int bits, int rows, int panels>
-static inline void span_part(const std::int32_t* x, const std::int32_t* offsets, std::int64_t spans, const Span& span,
-                             typename V::Int (&part)[rows][2 * panels]) {
-    constexpr int width = 2 * panels, per_word = 32 / bits;
-    using Int = typename V::Int;
+// sum[r][v] += one span, for `rows` rows, whose interleaved words are at x, and 2 `panels` vectors.
+template <class V, Activation activation, int bits, bool symmetric, int rows, int panels>
+static inline void add_span(const std::uint32_t* x, const Span& span,
+                            typename Terms<V, activation, bits, symmetric>::Sum (&sum)[rows][2 * panels]) {
+    using Here = Terms<V, activation, bits, symmetric>;
+    constexpr int width = 2 * panels, per_word = 32 / bits, decoders = symmetric ? 1 : width;
+    // Two products per cycle, and 16 bytes per cycle at most from beyond L2, whoever asks for them.
+    constexpr bool kPauses = panels == 1 && rows * (per_word / Here::kCodes) * 16 >= V::kPanel * 4;
+    typename Here::Decoder decoder[decoders];
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-        const Int offset = V::broadcast_int(offsets[r * spans]);
-#pragma GCC unroll 16
-        for (int v = 0; v < width; ++v) {
-            part[r][v] = offset;
-            if (!span.zeros) continue;
-            part[r][v] = V::multiply_int(offset, V::widen_bytes(span.zeros + v / 2 * span.bytes + v % 2 * V::kLanes));
-        }
+    for (int v = 0; v < decoders; ++v) {
+        decoder[v] = typename Here::Decoder(symmetric ? nullptr : span.zeros + v / 2 * span.bytes + v % 2 * V::kLanes,
+                                            span.zero);
     }
     const std::uint8_t* codes = span.codes;
     for (std::int64_t k = 0; k < span.count; k += per_word, codes += V::kPanel * 4) {
-        Int word[width];
+        if (kPauses && span.ahead) fetch_words<V>(codes + span.ahead);
+        typename V::Int word[width];
 #pragma GCC unroll 16
         for (int v = 0; v < width; ++v) word[v] = V::load_int(codes + v / 2 * span.bytes + v % 2 * V::kLanes * 4);
-#pragma GCC unroll 4
-        for (int piece = 0; piece < per_word; piece += 4, x += rows) {
-            Int lowest[width];
+#pragma GCC unroll 16
+        for (int piece = 0; piece < per_word; piece += Here::kCodes, x += rows) {
+            typename Here::Value value[width];
 #pragma GCC unroll 16
             for (int v = 0; v < width; ++v) {
-                lowest[v] = V::template low_bits<bits>(word[v]);
+                value[v] = decoder[symmetric ? 0 : v](word[v]);
                 word[v] = V::template shift_right<bits>(word[v]);
             }
 #pragma GCC unroll 16
             for (int r = 0; r < rows; ++r) {
-                const Int four = V::broadcast_int(x[r]);
+                const auto broadcast = Here::broadcast(x + r);
 #pragma GCC unroll 16
-                for (int v = 0; v < width; ++v) part[r][v] = V::template dot<bits>(part[r][v], lowest[v], four);
+                for (int v = 0; v < width; ++v) sum[r][v] = Here::add(sum[r][v], value[v], broadcast);
             }
         }
     }
@@ -167,48 +153,61 @@ struct Job {
     PrepackPanel prepack;
 };
 
-// Columns [n, end), at most `panels` panels that lie at `data`, of a block of rows from m on.
+// Columns [n, end), at most `panels` panels that lie at `data`, of a block of rows from m on. What lies `ahead` bytes
+// on is read next.
 template <class V, Activation activation, int bits, bool symmetric, int rows, int panels>
-static inline void multiply(const Job& job, const std::uint8_t* data, std::int64_t m, std::int64_t n,
-                            std::int64_t end) {
+static inline void multiply(const Job& job, const std::uint8_t* data, std::int64_t m, std::int64_t n, std::int64_t end,
+                            std::int64_t ahead) {
+    using Part = typename Terms<V, activation, bits, symmetric>::Sum;
     constexpr int width = 2 * panels;
     constexpr bool int8 = activation == Activation::int8;
     const QgemmTask& task = job.task;
     const PackedView& weight = task.weight;
     const std::int64_t spans = span_count(weight), span_inputs = span_width(weight);
     const std::int64_t step = span_bytes(weight, V::kPanel, span_inputs);
-    const std::int64_t x_step = (int8 ? span_inputs / 4 : span_inputs) * rows;
-    const std::uint8_t* x = task.activations + m * words_per_row(weight, activation) * 4;
-    const auto* integers = reinterpret_cast<const std::int32_t*>(task.activations);
-    alignas(64) float sums[rows][width][V::kLanes] = {};
+    const auto* words = reinterpret_cast<const std::uint32_t*>(task.activations);
+    const std::uint32_t* x = words + m * words_per_row(weight, activation);
+    const std::int64_t x_step = span_inputs / codes_per_term(activation) * rows;
+    const auto* offsets = int8 ? reinterpret_cast<const std::int32_t*>(words) + offsets_at(task, m) : nullptr;
+    Sums<V, rows, width> sums;
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+        for (int v = 0; v < width; ++v) sums.set(r, v, V::broadcast(0.0f));
+    }
     const std::uint8_t* zeros = data + scale_bytes(V::kPanel);
     Span span{data,
               weight.zeros ? zeros : nullptr,
               zeros + zero_bytes(weight, V::kPanel),
               panel_bytes(weight, V::kPanel),
               span_inputs,
-              1 << (weight.bits - 1)};
-    const auto add = [&](auto&& part_of) {
+              1 << (weight.bits - 1),
+              ahead};
+    for (std::int64_t s = 0; s < spans; ++s, x += x_step) {
+        if (s == spans - 1) span.count = weight.columns - s * span_inputs;
+        Part part[rows][width];
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            Part start{};
+            if constexpr (int8) start = V::broadcast_int(offsets[s * rows + r]);
+#pragma GCC unroll 16
+            for (int v = 0; v < width; ++v) {
+                part[r][v] = start;
+                if constexpr (int8) {
+                    if (!span.zeros) continue;
+                    const auto zero = V::widen_bytes(span.zeros + v / 2 * span.bytes + v % 2 * V::kLanes);
+                    part[r][v] = V::multiply_int(start, zero);
+                }
+            }
+        }
+        add_span<V, activation, bits, symmetric, rows, panels>(x, span, part);
 #pragma GCC unroll 16
         for (int v = 0; v < width; ++v) {
             const auto scale = V::widen(span.scales + v / 2 * span.bytes + v % 2 * V::kLanes * 2);
 #pragma GCC unroll 16
             for (int r = 0; r < rows; ++r) {
-                V::store(sums[r][v], V::multiply_add(scale, part_of(r, v), V::load(sums[r][v])));
+                sums.set(r, v, V::multiply_add(scale, V::to_float(part[r][v]), sums.get(r, v)));
             }
-        }
-    };
-    for (std::int64_t s = 0; s < spans; ++s, x += x_step * 4) {
-        if (s == spans - 1) span.count = weight.columns - s * span_inputs;
-        if constexpr (int8) {
-            typename V::Int part[rows][width];
-            span_part<V, bits, rows, panels>(reinterpret_cast<const std::int32_t*>(x),
-                                             integers + offsets_at(task, m) + s, spans, span, part);
-            add([&](int r, int v) { return V::to_float(part[r][v]); });
-        } else {
-            typename V::Float part[rows][width];
-            span_part<V, bits, symmetric, rows, panels>(reinterpret_cast<const float*>(x), span, part);
-            add([&](int r, int v) { return part[r][v]; });
         }
         span.scales += step;
         if (span.zeros) span.zeros += step;
@@ -220,7 +219,7 @@ static inline void multiply(const Job& job, const std::uint8_t* data, std::int64
         char* y = static_cast<char*>(task.y) + ((m + r) * task.y_stride + n) * item;
         for (int v = 0; v < width && n + v * V::kLanes < end; ++v) {
             const std::int64_t at = v * V::kLanes;
-            finish<V>(V::load(sums[r][v]), int8 ? scales + m + r : nullptr, task.bias ? task.bias + n + at : nullptr,
+            finish<V>(sums.get(r, v), int8 ? scales + m + r : nullptr, task.bias ? task.bias + n + at : nullptr,
                       job.dtype, y + at * item, std::min<std::int64_t>(V::kLanes, end - n - at));
         }
     }
@@ -233,7 +232,7 @@ static void qgemm_rows(const Job& job, std::int64_t begin, std::int64_t end, std
     const RowBlocks blocks = row_blocks<V>(task);
     const std::int64_t block_bytes = words_per_row(task.weight, activation) * 4 * V::kRows;
     const std::int64_t chunk = std::max<std::int64_t>(1, kResidentBytes / block_bytes);
-    const std::int64_t together = blocks.count == 1 ? panels_together<V>(task.rows) : 1;
+    const std::int64_t together = blocks.count == 1 ? panels_together<V, activation>(task.rows) : 1;
     for (std::int64_t block = 0; block < blocks.count; block += chunk) {
         const std::int64_t last = std::min(block + chunk, blocks.count);
         for (std::int64_t n = begin; n < end;) {
@@ -249,14 +248,17 @@ static void qgemm_rows(const Job& job, std::int64_t begin, std::int64_t end, std
             }
             for (std::int64_t b = block; b < last; ++b) {
                 const std::int64_t m = blocks.begin(b);
+                const bool first = task.panels && b == block && n + V::kPanel < end;
+                const std::int64_t ahead = first ? bytes : 0;
                 dispatch_rows<V::kRows>(blocks.begin(b + 1) - m, [&](auto fixed) {
-                    constexpr int rows = fixed.value, most = panels_together<V>(rows), half = most / 2 + most % 2;
+                    constexpr int rows = fixed.value, most = panels_together<V, activation>(rows),
+                                  half = most / 2 + most % 2;
                     if (taken == most) {
-                        multiply<V, activation, bits, symmetric, rows, most>(job, data, m, n, end);
+                        multiply<V, activation, bits, symmetric, rows, most>(job, data, m, n, end, ahead);
                     } else if (taken == half) {
-                        multiply<V, activation, bits, symmetric, rows, half>(job, data, m, n, end);
+                        multiply<V, activation, bits, symmetric, rows, half>(job, data, m, n, end, ahead);
                     } else {
-                        multiply<V, activation, bits, symmetric, rows, 1>(job, data, m, n, end);
+                        multiply<V, activation, bits, symmetric, rows, 1>(job, data, m, n, end, ahead);
                     }
                 });
             }
@@ -268,7 +270,7 @@ static void qgemm_rows(const Job& job, std::int64_t begin, std::int64_t end, std
 template <class V, Activation activation, DType dtype, int bits>
 static void qgemm(const QgemmTask& task, std::int64_t begin, std::int64_t end, std::uint8_t* scratch) {
     const Job job{task, dtype, prepack_panel<V, bits>};
-    if (activation == Activation::exact && task.weight.zeros) {
+    if (activation != Activation::int8 && task.weight.zeros) {
         qgemm_rows<V, activation, stored_bits(bits), false>(job, begin, end, scratch);
     } else {  // int8 tells at run time
         qgemm_rows<V, activation, stored_bits(bits), true>(job, begin, end, scratch);

@@ -8,6 +8,7 @@ namespace tqs::scalar {
 
 extern const QuantizeKernel kQuantize[kFormats];
 extern const DequantizeKernel kDequantize[kFormats];
+extern const ActivationBytes kActivationBytes[tqs::kActivations];
 extern const ActivationKernel kActivations[tqs::kActivations][kDTypes];
 extern const QgemmKernel kQgemm[tqs::kActivations][kDTypes][kFormats];
 extern const PrepackKernel kPrepack[kFormats];
@@ -21,8 +22,6 @@ extern const RowKernels kRows[kPrecisions];
 extern const MovementKernels kMovement[kPrecisions];
 
 std::int64_t scratch_bytes(const PackedView& weight);
-std::int64_t exact_bytes(const QgemmTask& task);
-std::int64_t int8_bytes(const QgemmTask& task);
 // The scalar layout is the portable form itself: a copy of the codes.
 std::int64_t prepacked_bytes(const PackedView& weight);
 

@@ -109,6 +109,14 @@ void qgemm(const QgemmTask& task, std::int64_t begin, std::int64_t end, std::uin
     }
 }
 
+std::int64_t no_bytes(const QgemmTask&) {
+    return 0;
+}
+
+std::int64_t int8_bytes(const QgemmTask& task) {
+    return task.rows * quantized_stride(task.weight.columns);
+}
+
 constexpr QgemmKernel exact_float32 = qgemm<Activation::exact, DType::float32>;
 constexpr QgemmKernel exact_bfloat16 = qgemm<Activation::exact, DType::bfloat16>;
 constexpr QgemmKernel int8_float32 = qgemm<Activation::int8, DType::float32>;
@@ -120,15 +128,10 @@ std::int64_t scratch_bytes(const PackedView&) {
     return 0;
 }
 
-std::int64_t exact_bytes(const QgemmTask&) {
-    return 0;
-}
-
-std::int64_t int8_bytes(const QgemmTask& task) {
-    return task.rows * quantized_stride(task.weight.columns);
-}
+constinit const ActivationBytes kActivationBytes[tqs::kActivations] = {no_bytes, nullptr, int8_bytes};
 
 constinit const ActivationKernel kActivations[tqs::kActivations][kDTypes] = {
+    {nullptr, nullptr},
     {nullptr, nullptr},
     {quantize_rows<DType::float32>, quantize_rows<DType::bfloat16>},
 };
@@ -137,6 +140,7 @@ constinit const ActivationKernel kActivations[tqs::kActivations][kDTypes] = {
 constinit const QgemmKernel kQgemm[tqs::kActivations][kDTypes][kFormats] = {
     {{exact_float32, exact_float32, exact_float32, exact_float32},
      {exact_bfloat16, exact_bfloat16, exact_bfloat16, exact_bfloat16}},
+    {},
     {{int8_float32, int8_float32, int8_float32, int8_float32},
      {int8_bfloat16, int8_bfloat16, int8_bfloat16, int8_bfloat16}},
 };
