@@ -9,12 +9,11 @@
 //       at the end of a span: sum[r][v] += scale[v] part[r][v]
 //
 // A processor with two multiply-adds per cycle and a latency of four (dot products of bfloat16: six) needs eight
-// (twelve) independent parts. 7 rows x 2 vectors have 14, and as many sums; with the codes, their numbers and a
-// broadcast that fills the 32 registers of AVX-512. More rows would share the decoding among more products, but their
-// sums wait in memory, and then the end of a span costs two cycles a vector; eight rows in a single block are worth it.
-// (AVX2: 4 rows, 8 parts, 16 registers, sums in memory.) Loads are half as many as products, decoding runs on the other
-// units. For few rows there are too few parts, and 4 or 2 panels go side by side; what is left there is the reading of
-// the words, each once.
+// (twelve) independent parts. Eight rows x 2 vectors have 16 of the 32 registers of AVX-512; half of their sums are
+// there too, the others wait in memory, where each costs one or two cycles at the end of a span (Sums). (AVX2: 4 rows,
+// 8 parts, 16 registers, all sums in memory.) Loads are half as many as products, decoding runs on the other units. For
+// few rows there are too few parts, and 4 or 2 panels go side by side; what is left there is the reading of the words,
+// each once.
 //
 // Caches. A block passes over a panel of K kPanel bits / 8 bytes (64 KiB at K = 4096, 4 bits), read from L2 by every
 // block of rows but the first; x goes in chunks of at most kResidentBytes, which stay in L2 beside it while all panels
