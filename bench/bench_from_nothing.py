@@ -1,9 +1,10 @@
 """Question: how long does it take from nothing to a searched 4-bit plan?
 
-For every system of the suite (bench/evaluate) a fresh process: start it and import, load the model, score every layer by
-measured rollouts at 2, 3, 4 and 8 bits, allocate at the bytes of the uniform 4-bit model, measure up to 400 whole plans,
-pack the model, and judge it on initial conditions that neither scoring nor search saw. Horizon 32, initial conditions as
-in the suite. Wall seconds on a machine that should do nothing else, one run for each seed; training is not part of it.
+For every system of the suite (bench/evaluate) a fresh process: start it and import, load the model, score every layer
+by measured rollouts at 2, 3, 4 and 8 bits, allocate at the bytes of the uniform 4-bit model, measure up to 400 whole
+plans, pack the model, and judge it on initial conditions that neither scoring nor search saw. Horizon 32, initial
+conditions as in the suite. Wall seconds on a machine that should do nothing else, one run for each seed; training is
+not part of it.
 
 Needs the checkpoints of `python bench/evaluate train` and `bench/evaluate/requirements.txt`.
 
