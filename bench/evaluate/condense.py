@@ -58,7 +58,7 @@ def condense_cell(cell: Document, rivals: Sequence[str]) -> Document:
     level = geometric_mean([samples.mean() for samples in damage[BASELINE].values()])
     present = [name for name in rivals if name in damage]
     best = min(present, key=lambda name: ratio(damage[name], damage[BASELINE]).value) if present else None
-    references = {BASELINE: BASELINE, "uniform-filled": "uniform-filled", **{name: name for name in present}}
+    references = {BASELINE: BASELINE, "uniform-filled": "uniform-filled"}
     if best is not None:
         references["best rival"] = best
     return {

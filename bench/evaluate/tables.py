@@ -95,24 +95,26 @@ def by_system(cells: Sequence[Document]) -> str:
 
 
 def losses(cells: Sequence[Document]) -> str:
-    """Cells that a method lost to uniform, with the ratio and its interval, worst first."""
+    """Cells that a method lost to uniform, and a search to the best rival, with the ratio and its interval."""
     found = [
-        (method, as_ratio(against["uniform"]), cell)
+        (method, reference, as_ratio(against[reference]), cell)
         for cell in cells
         for method, against in cell["comparisons"].items()
-        if as_ratio(against["uniform"]).verdict == "loss"
+        for reference in ("uniform", *(["best rival"] if cell["methods"][method]["search"] else []))
+        if reference in against and as_ratio(against[reference]).verdict == "loss"
     ]
     if not found:
         return "None."
-    found.sort(key=lambda item: (item[0], -item[1].value))
+    found.sort(key=lambda item: (item[0], item[1], -item[2].value))
     rows = [
         [
-            method, cell["system"], str(cell["horizon"]), f"{cell['average_bits']:g}", str(cell["seed"]),
+            method, cell["best_rival"] + " (best rival)" if reference == "best rival" else reference, cell["system"],
+            str(cell["horizon"]), f"{cell['average_bits']:g}", str(cell["seed"]),
             f"{lost.value:.3g} ({lost.low:.3g} to {lost.high:.3g})", "yes" if cell["saturated"] else "",
         ]
-        for method, lost, cell in found
+        for method, reference, lost, cell in found
     ]  # fmt: skip
-    return table(["method", "system", "horizon", "bits", "seed", "damage over uniform", "saturated"], rows)
+    return table(["method", "lost to", "system", "horizon", "bits", "seed", "ratio of damages", "saturated"], rows)
 
 
 def costs(cells: Sequence[Document]) -> str:
