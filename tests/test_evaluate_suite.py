@@ -318,7 +318,10 @@ def test_summary_counts_known_wins_and_losses():
         assert row in text
     assert "| made | a | 2 | 0.8 |" not in text  # methods in the order of the cells: ours first
     assert "| made | a | 2 | 1 | 0.8 | 0.6 | " in text
-    assert "| ours | made | 32 | 4 | 1 | 2 (2 to 2) |" in text
+    assert "| ours | uniform | made | 32 | 4 | 1 | 2 (2 to 2) |" in text
+    assert "| ours | rival (best rival) |" not in text  # of searches only
+    document["cells"][1]["methods"]["ours"]["search"] = {"seconds": 1.0}
+    assert "| ours | other (best rival) | made | 32 | 4 | 1 | 5 (5 to 5) |" in tables.losses(document["cells"])
     assert "commit abc" in text
 
 

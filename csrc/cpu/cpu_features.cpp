@@ -49,7 +49,7 @@ bool has_avx512() {
 }
 
 bool has_avx512_bfloat16() {
-    constexpr unsigned bfloat16 = 1u << 5;  // leaf 7, subleaf 1, eax
+    constexpr unsigned bfloat16 = 1u << 5;                                   // leaf 7, subleaf 1, eax
     static const bool has = has_avx512() && all(cpuid(7, 1).eax, bfloat16);  // cpuid is slow in a virtual machine
     return has;
 }
