@@ -102,15 +102,8 @@ def test_unaligned_strided_rows_and_untouched_surroundings(row):
                 group_size=form.group_size,
                 bits=form.bits,
             )
-            task = core.Activations(
-                x=x_bytes.ctypes.data + 1,
-                x_stride=x_stride,
-                rows=m,
-                bias=bias.ctypes.data,
-                y=y_bytes.ctypes.data + 1,
-                y_stride=y_stride,
-            )
-            core.qgemm(task, view, dtype=int(bfloat16), int8=False, threads=2)
+            x_at, y_at = x_bytes.ctypes.data + 1, y_bytes.ctypes.data + 1
+            core.qgemm(view, int(bfloat16), False, 2, x_at, x_stride, m, bias.ctypes.data, y_at, y_stride)
             out = y_bytes[1:].reshape(m, y_stride * item)
             got = torch.from_numpy(out[:, : n * item].copy()).view(source.dtype).float().numpy()
             check_product(got, source.float().numpy(), packed.dequantize(), bias, bfloat16=bfloat16)
@@ -235,6 +228,5 @@ def test_cuda_without_cuda_says_how_to_get_it():
     if core.cuda_built():
         pytest.skip("this build has CUDA")
     _, packed, _ = make_case(FORMATS[0], 1, 3, 8)
-    task = core.Activations(x=64, x_stride=8, rows=1, bias=0, y=64, y_stride=3)
     with pytest.raises(TqsError, match="built without CUDA; install the CUDA toolkit"):
-        core.qgemm_cuda(task, packed.view, dtype=0, device=0, stream=0)
+        core.qgemm_cuda(packed.view, 0, 0, 0, 64, 8, 1, 0, 64, 3)

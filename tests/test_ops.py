@@ -123,6 +123,7 @@ def test_only_the_gradients_asked_for():
     assert not ops.qgemm(x, *arguments).requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:DeprecationWarning")  # torch's own, at first use
 @pytest.mark.parametrize("activation", ["float", "int8"])
 def test_forward_mode(activation):
     """dy = dx W^T + dbias, for rounded rows too, alone and for many directions at once."""

@@ -23,8 +23,8 @@ PackedView packed_view(Address codes, Address scales, Address zeros, std::int64_
             .bits = bits};
 }
 
-QgemmTask activations(Address x, std::int64_t x_stride, std::int64_t rows, Address bias, Address y,
-                      std::int64_t y_stride) {
+// Where the activations and the product lie.
+QgemmTask task_of(Address x, std::int64_t x_stride, std::int64_t rows, Address bias, Address y, std::int64_t y_stride) {
     return {.x = at_address<const void>(x),
             .x_stride = x_stride,
             .rows = rows,
@@ -52,9 +52,6 @@ void bind_quant(py::module_& m) {
     py::class_<Prepared>(m, "Prepared").def_property_readonly("isa", [](const Prepared& prepared) {
         return std::string(isa_name(prepared.isa));
     });
-    py::class_<QgemmTask>(m, "Activations")
-        .def(py::init(&activations), py::kw_only(), py::arg("x"), py::arg("x_stride"), py::arg("rows"), py::arg("bias"),
-             py::arg("y"), py::arg("y_stride"));
 
     m.def(
         "quantize",
@@ -76,29 +73,33 @@ void bind_quant(py::module_& m) {
         },
         py::arg("packed"), py::kw_only(), py::arg("out"), py::arg("stride"), py::arg("threads"), unlocked());
     m.def("prepack", &prepack, py::arg("packed"), unlocked());
+    // Arguments by position only: names would cost as much as a small product.
     m.def(
         "qgemm",
-        [](QgemmTask task, const PackedView& packed, int dtype, bool int8, int threads) {
+        [](const PackedView& packed, int dtype, bool int8, int threads, Address x, std::int64_t x_stride,
+           std::int64_t rows, Address bias, Address y, std::int64_t y_stride) {
+            QgemmTask task = task_of(x, x_stride, rows, bias, y, y_stride);
             task.weight = packed;
             qgemm(task, checked_dtype(dtype), int8 ? Activation::int8 : Activation::exact, threads);
         },
-        py::arg("activations"), py::arg("packed"), py::kw_only(), py::arg("dtype"), py::arg("int8"), py::arg("threads"),
         unlocked());
     m.def(
         "qgemm_prepared",
-        [](const QgemmTask& task, const Prepared& prepared, int dtype, bool int8, int threads) {
-            qgemm(task, prepared, checked_dtype(dtype), int8 ? Activation::int8 : Activation::exact, threads);
+        [](const Prepared& prepared, int dtype, bool int8, int threads, Address x, std::int64_t x_stride,
+           std::int64_t rows, Address bias, Address y, std::int64_t y_stride) {
+            qgemm(task_of(x, x_stride, rows, bias, y, y_stride), prepared, checked_dtype(dtype),
+                  int8 ? Activation::int8 : Activation::exact, threads);
         },
-        py::arg("activations"), py::arg("prepared"), py::kw_only(), py::arg("dtype"), py::arg("int8"),
-        py::arg("threads"), unlocked());
+        unlocked());
     m.def(
         "qgemm_cuda",
-        [](QgemmTask task, const PackedView& packed, int dtype, int device, Address stream) {
+        [](const PackedView& packed, int dtype, int device, Address stream, Address x, std::int64_t x_stride,
+           std::int64_t rows, Address bias, Address y, std::int64_t y_stride) {
+            QgemmTask task = task_of(x, x_stride, rows, bias, y, y_stride);
             task.weight = packed;
             qgemm_cuda(task, checked_dtype(dtype), device, stream);
         },
-        py::arg("activations"), py::arg("packed"), py::kw_only(), py::arg("dtype"), py::arg("device"),
-        py::arg("stream"), unlocked());
+        unlocked());
 }
 
 }  // namespace tqs

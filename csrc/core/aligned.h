@@ -2,20 +2,18 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
-#include <new>
 
 namespace tqs {
 
-inline constexpr std::align_val_t kAlignment{64};
-
 struct FreeAligned {
-    void operator()(std::uint8_t* bytes) const { ::operator delete[](bytes, kAlignment); }
+    void operator()(std::uint8_t* bytes) const { std::free(bytes); }
 };
 using AlignedBytes = std::unique_ptr<std::uint8_t[], FreeAligned>;
 
-inline AlignedBytes allocate_aligned(std::int64_t bytes) {
-    return AlignedBytes(static_cast<std::uint8_t*>(::operator new[](static_cast<std::size_t>(bytes), kAlignment)));
-}
+// From a few megabytes on in huge pages where the system grants them: with pages of 4 KiB a weight that is read once
+// from memory waits for the translation of every one.
+AlignedBytes allocate_aligned(std::int64_t bytes);
 
 }  // namespace tqs

@@ -24,9 +24,6 @@ class Prepared:
     @property
     def isa(self) -> str: ...
 
-class Activations:
-    def __init__(self, *, x: int, x_stride: int, rows: int, bias: int, y: int, y_stride: int) -> None: ...
-
 def quantize(
     *,
     weights: int,
@@ -43,9 +40,45 @@ def quantize(
 ) -> None: ...
 def dequantize(packed: PackedView, *, out: int, stride: int, threads: int) -> None: ...
 def prepack(packed: PackedView) -> Prepared: ...
-def qgemm(activations: Activations, packed: PackedView, *, dtype: int, int8: bool, threads: int) -> None: ...
-def qgemm_prepared(activations: Activations, prepared: Prepared, *, dtype: int, int8: bool, threads: int) -> None: ...
-def qgemm_cuda(activations: Activations, packed: PackedView, *, dtype: int, device: int, stream: int) -> None: ...
+def qgemm(
+    packed: PackedView,
+    dtype: int,
+    int8: bool,
+    threads: int,
+    x: int,
+    x_stride: int,
+    rows: int,
+    bias: int,
+    y: int,
+    y_stride: int,
+    /,
+) -> None: ...
+def qgemm_prepared(
+    prepared: Prepared,
+    dtype: int,
+    int8: bool,
+    threads: int,
+    x: int,
+    x_stride: int,
+    rows: int,
+    bias: int,
+    y: int,
+    y_stride: int,
+    /,
+) -> None: ...
+def qgemm_cuda(
+    packed: PackedView,
+    dtype: int,
+    device: int,
+    stream: int,
+    x: int,
+    x_stride: int,
+    rows: int,
+    bias: int,
+    y: int,
+    y_stride: int,
+    /,
+) -> None: ...
 def multiply(
     weight: Sequence[tuple[Prepared, bool]], x: int, x_stride: int, rows: int, bias: int, y: int, threads: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -81,17 +82,13 @@ def _qgemm_numpy(
     flat = x.reshape(-1, columns)
     if flat.strides[1] != itemsize or flat.strides[0] % itemsize:
         flat = np.ascontiguousarray(flat)
-    y = np.empty((flat.shape[0], packed.shape[0]), np.float32)
+    rows, outputs = flat.shape[0], packed.shape[0]
+    y = np.empty((rows, outputs), np.float32)
     wide_bias = _bias_array(bias)
-    task = core.Activations(
-        x=flat.ctypes.data,
-        x_stride=flat.strides[0] // itemsize,
-        rows=flat.shape[0],
-        bias=0 if wide_bias is None else wide_bias.ctypes.data,
-        y=y.ctypes.data,
-        y_stride=y.shape[1],
-    )
-    _run(task, packed, _FLOAT32, int8, threads)
+    bias_at = 0 if wide_bias is None else wide_bias.ctypes.data
+    multiply, form = _kernel(packed)
+    stride = flat.strides[0] // itemsize
+    multiply(form, _FLOAT32, int8, threads, flat.ctypes.data, stride, rows, bias_at, y.ctypes.data, outputs)
     return y.reshape(*x.shape[:-1], packed.shape[0])
 
 
@@ -99,28 +96,23 @@ def _qgemm_tensor(
     x: torch.Tensor, packed: PackedWeight | PreparedWeight, bias: Any, int8: bool, threads: int
 ) -> torch.Tensor:
     dtype = _tensor_dtype(x)
-    flat = x.detach().reshape(-1, x.shape[-1])
+    flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     if flat.stride(1) != 1:
         flat = flat.contiguous()
-    y = flat.new_empty(flat.shape[0], packed.shape[0])
+    rows, outputs = flat.shape[0], packed.shape[0]
+    y = flat.new_empty((rows, outputs))
     wide_bias = _bias_array(bias)
-    task = core.Activations(
-        x=flat.data_ptr(),
-        x_stride=flat.stride(0),
-        rows=flat.shape[0],
-        bias=0 if wide_bias is None else wide_bias.ctypes.data,
-        y=y.data_ptr(),
-        y_stride=y.shape[1],
-    )
-    _run(task, packed, dtype, int8, threads)
-    return y.reshape(*x.shape[:-1], packed.shape[0])
+    bias_at = 0 if wide_bias is None else wide_bias.ctypes.data
+    multiply, form = _kernel(packed)
+    multiply(form, dtype, int8, threads, flat.data_ptr(), flat.stride(0), rows, bias_at, y.data_ptr(), outputs)
+    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], outputs)
 
 
-def _run(task: core.Activations, packed: PackedWeight | PreparedWeight, dtype: int, int8: bool, threads: int) -> None:
+def _kernel(packed: PackedWeight | PreparedWeight) -> tuple[Callable[..., None], core.PackedView | core.Prepared]:
+    """The native call for this form of a weight, and the weight as it takes it."""
     if isinstance(packed, PreparedWeight):
-        core.qgemm_prepared(task, packed.native, dtype=dtype, int8=int8, threads=threads)
-    else:
-        core.qgemm(task, packed.view, dtype=dtype, int8=int8, threads=threads)
+        return core.qgemm_prepared, packed.native
+    return core.qgemm, packed.view
 
 
 def qgemm_cuda(
@@ -176,17 +168,13 @@ def qgemm_cuda(
         group_size=group_size,
         bits=bits,
     )
-    task = core.Activations(
-        x=flat.data_ptr(),
-        x_stride=flat.stride(0),
-        rows=flat.shape[0],
-        bias=0 if wide_bias is None else wide_bias.data_ptr(),
-        y=y.data_ptr(),
-        y_stride=rows,
-    )
+    bias_at = 0 if wide_bias is None else wide_bias.data_ptr()
     with torch.cuda.device(x.device):
         stream = torch.cuda.current_stream(x.device).cuda_stream
-        core.qgemm_cuda(task, view, dtype=dtype, device=x.get_device(), stream=stream)
+        core.qgemm_cuda(
+            view, dtype, x.get_device(), stream,
+            flat.data_ptr(), flat.stride(0), flat.shape[0], bias_at, y.data_ptr(), rows,
+        )  # fmt: skip
     return y.reshape(*x.shape[:-1], rows)
 
 

@@ -156,19 +156,15 @@ def _qgemm_cpu(
     wide_bias = None if bias is None else bias.float().contiguous()
     y = inputs.new_empty((inputs.shape[0], codes.shape[0]))
     if y.numel():
-        task = core.Activations(
-            x=inputs.data_ptr(),
-            x_stride=inputs.stride(0),
-            rows=inputs.shape[0],
-            bias=0 if wide_bias is None else wide_bias.data_ptr(),
-            y=y.data_ptr(),
-            y_stride=y.shape[1],
-        )
+        arrays = (
+            inputs.data_ptr(), inputs.stride(0), inputs.shape[0],
+            0 if wide_bias is None else wide_bias.data_ptr(), y.data_ptr(), y.shape[1],
+        )  # fmt: skip
         dtype = _KERNEL_DTYPES[inputs.dtype]
         if kept is None:
-            core.qgemm(task, _view(codes, scales, zeros, *form), dtype=dtype, int8=int8, threads=0)
+            core.qgemm(_view(codes, scales, zeros, *form), dtype, int8, 0, *arrays)
         else:
-            core.qgemm_prepared(task, kept, dtype=dtype, int8=int8, threads=0)
+            core.qgemm_prepared(kept, dtype, int8, 0, *arrays)
     y = y if y.dtype == x.dtype else y.to(x.dtype)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], codes.shape[0])
 

@@ -39,6 +39,18 @@ struct Vector {
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
     }
 
+    // Rounded to bfloat16 (core/half.h), to any address.
+    static void store_bfloat16(void* at, Float value) {
+        const __m256i bits = _mm256_castps_si256(value), high = _mm256_srli_epi32(bits, 16);
+        const __m256i half = _mm256_add_epi32(_mm256_set1_epi32(0x7FFF), _mm256_and_si256(high, _mm256_set1_epi32(1)));
+        const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+        const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x0040));
+        const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+        const __m256i result = _mm256_blendv_epi8(rounded, quiet, nan);
+        _mm_storeu_si128(static_cast<__m128i_u*>(at),
+                         _mm_packus_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1)));
+    }
+
     static Float from_bytes(__m128i bytes) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)); }
 
     // Codes 0 ... 7 at `bytes`, of which `count` exist.

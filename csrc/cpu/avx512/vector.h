@@ -43,6 +43,16 @@ struct Vector {
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
     }
 
+    // Rounded to bfloat16 (core/half.h), to any address.
+    static void store_bfloat16(void* at, Float value) {
+        const Int bits = _mm512_castps_si512(value), high = _mm512_srli_epi32(bits, 16);
+        const Int half = _mm512_add_epi32(_mm512_set1_epi32(0x7FFF), _mm512_and_si512(high, _mm512_set1_epi32(1)));
+        const Int rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
+        const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+        const Int result = _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x0040));
+        _mm256_storeu_si256(static_cast<__m256i_u*>(at), _mm512_cvtepi32_epi16(result));
+    }
+
     // Codes 0 ... 15 at `bytes`, of which `count` exist.
     template <int bits>
     static Float codes(const std::uint8_t* bytes, std::int64_t count) {
@@ -147,30 +157,41 @@ struct Vector {
         return sum;
     }
 
-    // The lowest codes of both halves of every word, less their zero points, as bfloat16, in which they are exact.
+    // The lowest codes of both halves of every word, less their zero points, as bfloat16, in which they are exact: up
+    // to 4 bits by one look-up of 32 values, of 8 bits as the upper halves of two floats.
     template <int bits, bool symmetric>
     class PairDecoder {
-        static constexpr bool kLooksUp = symmetric && bits < 8;
-
       public:
         PairDecoder() = default;
         PairDecoder(const std::uint8_t* zeros, int zero) : decoder_(zeros, zero) {
-            if constexpr (kLooksUp) {  // by five bits, of which the upper ones do not matter
+            if constexpr (bits < 8) {
                 const Int number = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-                const Int values = _mm512_srli_epi32(_mm512_castps_si512(decoder_(number)), 16);
-                values_ = _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(values));
+                // Symmetric: index u, of whose five bits the upper ones do not matter; else u - z in [-15, 15].
+                const Int low = symmetric ? _mm512_castps_si512(decoder_(number)) : pattern(number);
+                const Int high = symmetric ? low : pattern(_mm512_sub_epi32(number, broadcast_int(16)));
+                values_ = _mm512_inserti64x4(_mm512_castsi256_si512(upper(low)), upper(high), 1);
+                if constexpr (!symmetric) zeros_ = _mm512_mullo_epi32(widen_bytes(zeros), broadcast_int(0x00010001));
             }
         }
         Int operator()(Int words) const {
-            if constexpr (kLooksUp) return _mm512_permutexvar_epi16(words, values_);
-            const Int low = _mm512_castps_si512(decoder_(words));
-            const Int high = _mm512_castps_si512(decoder_(_mm512_srli_epi32(words, 16)));
-            return _mm512_or_si512(_mm512_srli_epi32(low, 16), high);
+            if constexpr (bits == 8) {
+                const Int low = _mm512_castps_si512(decoder_(words));
+                const Int high = _mm512_castps_si512(decoder_(_mm512_srli_epi32(words, 16)));
+                return _mm512_or_si512(_mm512_srli_epi32(low, 16), high);
+            } else if constexpr (symmetric) {
+                return _mm512_permutexvar_epi16(words, values_);
+            } else {
+                const Int codes = _mm512_and_si512(words, broadcast_int(0x00010001 * ((1 << bits) - 1)));
+                return _mm512_permutexvar_epi16(_mm512_sub_epi16(codes, zeros_), values_);
+            }
         }
 
       private:
+        static Int pattern(Int value) { return _mm512_castps_si512(to_float(value)); }
+        static __m256i upper(Int words) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(words, 16)); }
+
         Decoder<bits, symmetric> decoder_;
-        Int values_;
+        Int values_, zeros_;
     };
 
     // rows[i] lane j <-> rows[j] lane i: pairs and quads inside the 128-bit parts, then the parts themselves.

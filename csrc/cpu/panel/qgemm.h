@@ -9,11 +9,10 @@
 //       at the end of a span: sum[r][v] += scale[v] part[r][v]
 //
 // A processor with two multiply-adds per cycle and a latency of four (dot products of bfloat16: six) needs eight
-// (twelve) independent parts. Eight rows x 2 vectors have 16 of the 32 registers of AVX-512; half of their sums are
-// there too, the others wait in memory, where each costs one or two cycles at the end of a span (Sums). (AVX2: 4 rows,
-// 8 parts, 16 registers, all sums in memory.) Loads are half as many as products, decoding runs on the other units. For
-// few rows there are too few parts, and 4 or 2 panels go side by side; what is left there is the reading of the words,
-// each once.
+// (twelve) independent parts. Eight rows x 2 vectors have 16 of the 32 registers of AVX-512 (AVX2: 4 rows, 8 of 16);
+// their sums wait in memory, and the end of a span is worked off beside the products of the next. Loads are half as
+// many as products, decoding runs on the other units. For few rows there are too few parts, and 4 or 2 panels go side
+// by side; what is left there is the reading of the words, each once.
 //
 // Caches. A block passes over a panel of K kPanel bits / 8 bytes (64 KiB at K = 4096, 4 bits), read from L2 by every
 // block of rows but the first; x goes in chunks of at most kResidentBytes, which stay in L2 beside it while all panels
@@ -26,7 +25,6 @@
 
 #include <cstring>
 
-#include "core/half.h"
 #include "cpu/panel/dispatch_rows.h"
 #include "cpu/panel/prepack.h"
 #include "cpu/panel/terms.h"
@@ -49,28 +47,6 @@ template <class V>
 static std::int64_t scratch_bytes(const PackedView& weight) {
     return panels_together<V, Activation::exact>(1) * panel_bytes(weight, V::kPanel);
 }
-
-// The sums of a block: as many in registers as fit beside the parts, the codes, their numbers and a broadcast; the
-// others in memory, where the compiler would not leave them and run out of registers in the inner loop.
-template <class V, int rows, int width>
-class Sums {
-  public:
-    typename V::Float get(int r, int v) const { return fits(r, v) ? kept_[r][v] : V::load(lanes_[r][v]); }
-    void set(int r, int v, typename V::Float value) {
-        if (fits(r, v)) {
-            kept_[r][v] = value;
-        } else {
-            V::store(lanes_[r][v], value);
-            __asm__ volatile("" : "+m"(lanes_[r][v]));
-        }
-    }
-
-  private:
-    static constexpr bool fits(int r, int v) { return v * rows + r < V::kRegisters - 8 - rows * width; }
-
-    typename V::Float kept_[rows][width];
-    alignas(64) float lanes_[rows][width][V::kLanes];
-};
 
 // One span of panels that lie side by side, `bytes` apart.
 struct Span {
@@ -135,12 +111,13 @@ static inline void finish(typename V::Float sum, const float* scale, const float
     const auto start = !bias ? V::broadcast(0.0f) : count < V::kLanes ? V::load(row) : V::load_unaligned(bias);
     const auto value = scale ? V::multiply_add(sum, V::broadcast(*scale), start) : bias ? V::add(sum, start) : sum;
     if (dtype == DType::float32 && count >= V::kLanes) return V::store_unaligned(y, value);
+    if (dtype == DType::bfloat16 && count >= V::kLanes) return V::store_bfloat16(y, value);
     V::store(row, value);
     if (dtype == DType::float32) {
         std::memcpy(y, row, static_cast<std::size_t>(count) * sizeof(float));
     } else {
         std::uint16_t rounded[V::kLanes];
-        for (std::int64_t j = 0; j < V::kLanes; ++j) rounded[j] = float_to_bfloat16(row[j]);
+        V::store_bfloat16(rounded, value);
         std::memcpy(y, rounded, static_cast<std::size_t>(count) * sizeof(std::uint16_t));
     }
 }
@@ -162,21 +139,27 @@ static inline void multiply(const Job& job, const std::uint8_t* data, std::int64
     constexpr bool int8 = activation == Activation::int8;
     const QgemmTask& task = job.task;
     const PackedView& weight = task.weight;
+    const std::int64_t item = job.dtype == DType::float32 ? 4 : 2;
+    const auto row_of_y = [&](int r) {
+        return static_cast<char*>(task.y) + ((m + r) * task.y_stride + n) * item;
+    };
     const std::int64_t spans = span_count(weight), span_inputs = span_width(weight);
     const std::int64_t step = span_bytes(weight, V::kPanel, span_inputs);
     const auto* words = reinterpret_cast<const std::uint32_t*>(task.activations);
     const std::uint32_t* x = words + m * words_per_row(weight, activation);
     const std::int64_t x_step = span_inputs / codes_per_term(activation) * rows;
     const auto* offsets = int8 ? reinterpret_cast<const std::int32_t*>(words) + offsets_at(task, m) : nullptr;
-    Sums<V, rows, width> sums;
+    typename V::Float sum[rows][width];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
+        char* y = row_of_y(r);  // written at the end, and often not in any cache
+        for (std::int64_t at = 0; at < V::kPanel * panels * item; at += 64) __builtin_prefetch(y + at, 1);
 #pragma GCC unroll 16
-        for (int v = 0; v < width; ++v) sums.set(r, v, V::broadcast(0.0f));
+        for (int v = 0; v < width; ++v) sum[r][v] = V::broadcast(0.0f);
     }
     const std::uint8_t* zeros = data + scale_bytes(V::kPanel);
     Span span{data,
-              weight.zeros ? zeros : nullptr,
+              symmetric ? nullptr : zeros,
               zeros + zero_bytes(weight, V::kPanel),
               panel_bytes(weight, V::kPanel),
               span_inputs,
@@ -193,7 +176,7 @@ static inline void multiply(const Job& job, const std::uint8_t* data, std::int64
             for (int v = 0; v < width; ++v) {
                 part[r][v] = start;
                 if constexpr (int8) {
-                    if (!span.zeros) continue;
+                    if (symmetric) continue;
                     const auto zero = V::widen_bytes(span.zeros + v / 2 * span.bytes + v % 2 * V::kLanes);
                     part[r][v] = V::multiply_int(start, zero);
                 }
@@ -205,21 +188,20 @@ static inline void multiply(const Job& job, const std::uint8_t* data, std::int64
             const auto scale = V::widen(span.scales + v / 2 * span.bytes + v % 2 * V::kLanes * 2);
 #pragma GCC unroll 16
             for (int r = 0; r < rows; ++r) {
-                sums.set(r, v, V::multiply_add(scale, V::to_float(part[r][v]), sums.get(r, v)));
+                sum[r][v] = V::multiply_add(scale, V::to_float(part[r][v]), sum[r][v]);
             }
         }
         span.scales += step;
-        if (span.zeros) span.zeros += step;
+        if constexpr (!symmetric) span.zeros += step;
         span.codes += step;
     }
     const auto* scales = reinterpret_cast<const float*>(task.activations) + scales_at(task);
-    const std::int64_t item = job.dtype == DType::float32 ? 4 : 2;
     for (int r = 0; r < rows; ++r) {
-        char* y = static_cast<char*>(task.y) + ((m + r) * task.y_stride + n) * item;
+        char* y = row_of_y(r);
         for (int v = 0; v < width && n + v * V::kLanes < end; ++v) {
             const std::int64_t at = v * V::kLanes;
-            finish<V>(sums.get(r, v), int8 ? scales + m + r : nullptr, task.bias ? task.bias + n + at : nullptr,
-                      job.dtype, y + at * item, std::min<std::int64_t>(V::kLanes, end - n - at));
+            finish<V>(sum[r][v], int8 ? scales + m + r : nullptr, task.bias ? task.bias + n + at : nullptr, job.dtype,
+                      y + at * item, std::min<std::int64_t>(V::kLanes, end - n - at));
         }
     }
 }
@@ -269,9 +251,9 @@ static void qgemm_rows(const Job& job, std::int64_t begin, std::int64_t end, std
 template <class V, Activation activation, DType dtype, int bits>
 static void qgemm(const QgemmTask& task, std::int64_t begin, std::int64_t end, std::uint8_t* scratch) {
     const Job job{task, dtype, prepack_panel<V, bits>};
-    if (activation != Activation::int8 && task.weight.zeros) {
+    if (task.weight.zeros) {
         qgemm_rows<V, activation, stored_bits(bits), false>(job, begin, end, scratch);
-    } else {  // int8 tells at run time
+    } else {
         qgemm_rows<V, activation, stored_bits(bits), true>(job, begin, end, scratch);
     }
 }
