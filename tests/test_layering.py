@@ -91,6 +91,7 @@ FLOW = (
     "scoring",
     "allocation",
     "search",
+    "compensation",
     "rewriting",
     "exporting",
     "reporting",

@@ -18,6 +18,7 @@ T* at_address(std::uintptr_t address) {
 void bind_errors(pybind11::module_& m);
 void bind_attention(pybind11::module_& m);
 void bind_backend(pybind11::module_& m);
+void bind_compensate(pybind11::module_& m);
 void bind_growth(pybind11::module_& m);
 void bind_products(pybind11::module_& m);
 void bind_program(pybind11::module_& m);

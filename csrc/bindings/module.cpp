@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core, m) {
     tqs::bind_errors(m);
     tqs::bind_attention(m);
     tqs::bind_backend(m);
+    tqs::bind_compensate(m);
     tqs::bind_growth(m);
     tqs::bind_products(m);
     tqs::bind_program(m);

@@ -3,6 +3,7 @@
 from tqs_fast import kernels, ops
 from tqs_fast._version import __version__
 from tqs_fast.allocation import Plan, allocate, frontier
+from tqs_fast.compensation import Compensation
 from tqs_fast.engines import Rollout, rollout
 from tqs_fast.errors import (
     ArgumentError,
@@ -29,6 +30,7 @@ __all__ = [
     "Attractor",
     "CaptureError",
     "CheckpointError",
+    "Compensation",
     "Contexts",
     "DivergenceError",
     "FileFormatError",

@@ -103,6 +103,35 @@ def run_recurrent(
 ) -> None:
     """csrc/quant/recurrent.h; a weight is its blocks of rows, each with whether its product rounds x to int8."""
 
+class CompensatedWeight:
+    """float32 `weights` [rows, columns], and where it is packed; scales and zeros are there already."""
+
+    def __init__(
+        self,
+        *,
+        weights: int,
+        rows: int,
+        columns: int,
+        bits: int,
+        group_size: int,
+        codes: int,
+        scales: int,
+        zeros: int,
+    ) -> None: ...
+
+def eliminate(*, matrix: int, size: int, cost: int, sequence: int, diagonal: int, threads: int) -> None: ...
+def compensate(
+    weight: CompensatedWeight,
+    *,
+    factor: int,
+    order: int,
+    regroup: bool,
+    mse: bool,
+    hessian: int,
+    sweeps: int,
+    threads: int,
+) -> None: ...
+def compensate_greedily(weight: CompensatedWeight, *, inverse: int, threads: int) -> None: ...
 def fill_uniform(*, out: int, count: int, seed: int, stream: int, offset: int) -> None: ...
 def fill_normal(*, out: int, count: int, seed: int, stream: int, offset: int) -> None: ...
 def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...

@@ -14,7 +14,9 @@ from tqs_fast._table import format_number
 from tqs_fast.allocation import Plan
 from tqs_fast.cli import options
 from tqs_fast.cli.output import print_json, print_line, print_table
+from tqs_fast.compensation import METHODS, Compensation
 from tqs_fast.errors import ArgumentError
+from tqs_fast.rewriting.rewrite import PLAN_ATTRIBUTE
 from tqs_fast.systems import load_system
 
 ACTIVATIONS = ("plan", "auto", "float", "int8")
@@ -28,7 +30,8 @@ def quantize(
         str,
         typer.Option(
             help="What the packed weights multiply: plan (as it says), float, int8 (each row rounded to 8 bits), or "
-            "auto: int8 where rollouts show the same damage. The options below are for auto."
+            "auto: int8 where rollouts of the plan, rounded to nearest, show the same damage. The options below are "
+            "for auto; --initial also for --method."
         ),
     ] = "plan",
     tolerance: Annotated[float, typer.Option(help="How much more damage counts as the same.")] = 0.05,
@@ -38,8 +41,19 @@ def quantize(
     engine: Annotated[str, typer.Option(help="auto, native or torch.")] = "auto",
     seed: options.Seed = 2,
     plan_out: Annotated[
-        Path | None, typer.Option(help="Also write the plan, with the activations, to this file.")
+        Path | None, typer.Option(help="Also write the plan, with the activations and the method, to this file.")
     ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How weights are rounded: rtn (to nearest), or obq, gptq or sensitivity, which let weights that are "
+            "rounded later make up for the errors of those before, on inputs seen along rollouts."
+        ),
+    ] = "rtn",
+    weighting: Annotated[
+        str,
+        typer.Option(help="For those: output (plain output error), or trajectory (weighted by what it does to it)."),
+    ] = "output",
     json: options.Json = False,
 ) -> None:
     """Rewrite the model with packed layers and save it."""
@@ -58,7 +72,11 @@ def quantize(
         )
     elif activations != "plan":
         chosen = replace(chosen, activations={name: activations for name, bits in chosen.bits.items() if bits})
-    rewriting.save(rewriting.quantize(loaded.module, chosen), out)
+    settings = method if method not in METHODS else Compensation(method, weighting=weighting)
+    families = None if initial is None else options.parse_initial(initial, Compensation.count, loaded)
+    small = rewriting.quantize(loaded.module, chosen, method=settings, system=loaded, initial=families)
+    chosen = getattr(small, PLAN_ATTRIBUTE)
+    rewriting.save(small, out)
     if plan_out is not None:
         chosen.save(plan_out)
     if json:

@@ -1,4 +1,5 @@
-"""Rewriting: plan -> packed module -> file. Only `activations`, which compares packed modules, runs rollouts."""
+"""Rewriting: plan -> packed module -> file. `activations`, which compares packed
+modules, and `hessians`, which looks at what weights multiply, run rollouts."""
 
 from tqs_fast.rewriting.activations import choose_activations
 from tqs_fast.rewriting.attention import QuantMultiheadAttention

@@ -52,7 +52,9 @@ class _QuantConv(QuantModule):
                 raise ArgumentError(
                     f"[{name}] the padded input {list(x.shape[2:])} is smaller than the kernel; pass more steps"
                 )
-        y = self._short_rows(x) if self._row_length() < SHORT_ROW else self._patches(x)
+        # A weight that is only observed (observed.py) wants to see its patches.
+        dequantized = self._row_length() < SHORT_ROW and direct.packed_weight(self, "weight") is not None
+        y = self._short_rows(x) if dequantized else self._patches(x)
         return y if channels == 1 else y.squeeze(0)
 
     def _row_length(self) -> int:

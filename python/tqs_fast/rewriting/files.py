@@ -34,7 +34,8 @@ from tqs_fast.quantization.quantizer import BITS, GROUP_SIZES
 from tqs_fast.quantization.weights import DTYPES, Weight, join, parameter_of, scan
 from tqs_fast.rewriting.packed import PackedTensor, QuantModule
 from tqs_fast.rewriting.packed_block import PackedBlock
-from tqs_fast.rewriting.rewrite import PLAN_ATTRIBUTE, replace_modules
+from tqs_fast.rewriting.replace import replace_modules
+from tqs_fast.rewriting.rewrite import PLAN_ATTRIBUTE
 
 FORMAT = "tqs-fast/model"
 VERSION = "1"

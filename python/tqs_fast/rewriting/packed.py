@@ -128,8 +128,8 @@ class QuantModule(nn.Module):
     def project(self, x: Tensor, name: str, bias: Tensor | None, rows: slice | None = None) -> Tensor:
         """x [..., K] @ W[rows].T + bias with the weight called `name`, packed or float; rows None is all of them."""
         packed = cast(nn.ModuleDict, self._modules["packed"])._modules.get(name)
-        if isinstance(packed, PackedTensor):
-            return packed.linear(x, bias, rows)
+        if packed is not None:
+            return cast(PackedTensor, packed).linear(x, bias, rows)
         weight = self._parameters[name]
         assert weight is not None
         return F.linear(x, weight if rows is None else weight[rows], bias)

@@ -1,42 +1,30 @@
-"""Plan -> packed module: which drop-in takes the place of which module, and the replacement itself."""
+"""Plan -> packed module: every planned weight packed, by rounding to nearest or with compensation."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
+from tqs_fast import compensation
+from tqs_fast.compensation import Compensation
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.blocks import Block, check_cover, parse_name
-from tqs_fast.quantization.weights import Weight, find_weights, kind_of, parameter_of
-from tqs_fast.rewriting.attention import QuantMultiheadAttention
-from tqs_fast.rewriting.cells import QuantGRUCell, QuantLSTMCell, QuantRNNCell
-from tqs_fast.rewriting.convolution import QuantConv1d, QuantConv2d
-from tqs_fast.rewriting.linear import QuantEmbedding, QuantLinear
-from tqs_fast.rewriting.packed import PackedTensor, QuantModule
+from tqs_fast.quantization.weights import Weight, find_weights, parameter_of
+from tqs_fast.rewriting.compensated import pack_compensated
+from tqs_fast.rewriting.packed import PackedTensor
 from tqs_fast.rewriting.packed_block import PackedBlock
-from tqs_fast.rewriting.recurrent import QuantGRU, QuantLSTM, QuantRNN
+from tqs_fast.rewriting.replace import replace_modules
 
 if TYPE_CHECKING:
     from tqs_fast.allocation.plan import Plan
+    from tqs_fast.kernels import PackedWeight
+    from tqs_fast.systems import InitialConditions, System
 
-METHODS = ("rtn",)
-DROP_INS: dict[str, Any] = {
-    "Linear": QuantLinear,
-    "Conv1d": QuantConv1d,
-    "Conv2d": QuantConv2d,
-    "Embedding": QuantEmbedding,
-    "LSTM": QuantLSTM,
-    "GRU": QuantGRU,
-    "RNN": QuantRNN,
-    "LSTMCell": QuantLSTMCell,
-    "GRUCell": QuantGRUCell,
-    "RNNCell": QuantRNNCell,
-    "MultiheadAttention": QuantMultiheadAttention,
-}
+METHODS = ("rtn", *compensation.METHODS)
 PLAN_ATTRIBUTE = "tqs_plan"  # where the root of a quantized module keeps its plan
 
 
@@ -44,45 +32,57 @@ def quantize(
     module: nn.Module,
     plan: Plan,
     *,
-    method: str = "rtn",
+    method: str | Compensation = "rtn",
     group_size: int | None = None,
-    system: Any = None,
-    initial: Any = None,
+    system: System | None = None,
+    initial: InitialConditions | Sequence[InitialConditions] | None = None,
 ) -> nn.Module:
     """A copy of `module` whose planned weights are packed; `module` is not touched.
 
     Every module that holds a packed weight is replaced by its drop-in. Tied weights stay tied, everything else is a
-    deep copy, and the dtype of the module is kept. The packed values are exactly
-    `plan.quantizer.dequantized(weight, bits)`. In evaluation mode the fused path of `nn.TransformerEncoder` zeroes
-    padded positions; the copy, like the float encoder in training mode, computes them. References to a child that are
-    not registered (in a plain list, say) still lead to its float copy.
+    deep copy, and the dtype of the module is kept. With "rtn" the packed values are exactly
+    `plan.quantizer.dequantized(weight, bits)`; with the other methods they are what the compensating loop chose
+    (docs/compensation.md), and the plan of the copy says how in `provenance["compensation"]`. In evaluation mode the
+    fused path of `nn.TransformerEncoder` zeroes padded positions; the copy, like the float encoder in training mode,
+    computes them. References to a child that are not registered (in a plain list, say) still lead to its float copy.
 
     Args:
         module: a float module.
         plan: weight name, or row block (`weight[first:end]`), -> bits, or None to leave the weight float; and which
             weights round the rows they multiply to int8 (an embedding and a convolution with short rows, which
             dequantize, have none to round).
-        method: "rtn", round to nearest.
+        method: "rtn", round to nearest; or "obq", "gptq" or "sensitivity", which let the weights that are rounded later
+            make up for the errors of those before; or a `Compensation`, which has their parameters.
         group_size: replaces that of `plan.quantizer`: 32, 64, 128 or 0 (per channel).
-        system, initial: for methods that need rollouts; not used by "rtn".
+        system: whose rollouts show the inputs of every weight, `module` in place of its own; not used by "rtn".
+        initial: where those rollouts start; `Compensation.count` of `system.default_initial` by default.
 
     Raises:
-        ArgumentError: an unknown method, or a plan whose names, kinds or shapes are not those of `module`, or weights
-            that cannot be quantized (see `find_weights`).
+        ArgumentError: an unknown method, no system for one that needs rollouts, or a plan whose names, kinds or shapes
+            are not those of `module`, or weights that cannot be quantized (see `find_weights`).
+        DivergenceError: a rollout that is not finite.
     """
-    if method not in METHODS:
-        raise ArgumentError(f"[quantize] method must be one of {', '.join(METHODS)}, got {method!r}")
+    settings = _settings(method)
+    if settings is not None and system is None:
+        raise ArgumentError(
+            f"[quantize] method {settings.method!r} needs the inputs that weights see along rollouts; pass system=..., "
+            'or use method="rtn"'
+        )
     if group_size is not None:
         plan = replace(plan, quantizer=replace(plan.quantizer, group_size=group_size))
     rewritten = copy.deepcopy(module)
     planned = planned_weights(rewritten, plan)
+    compensated: dict[str, PackedWeight] = {}
+    if settings is not None and system is not None:
+        compensated, evidence = pack_compensated(rewritten, planned, plan, settings, system, initial)
+        plan = replace(plan, provenance={**plan.provenance, "compensation": evidence})
     packed = {}
     for weight, blocks in planned:
         parameter = parameter_of(rewritten, weight).detach()
         packed[weight.name] = PackedTensor(
             [
                 PackedBlock.of(
-                    plan.quantizer.pack(block.of(parameter), _bits(plan, block)),
+                    compensated.get(block.name) or plan.quantizer.pack(block.of(parameter), _bits(plan, block)),
                     block.of(parameter),
                     plan.activations.get(block.name, "float"),
                 )
@@ -92,6 +92,15 @@ def quantize(
     rewritten = replace_modules(rewritten, [weight for weight, _ in planned], packed)
     setattr(rewritten, PLAN_ATTRIBUTE, plan)
     return rewritten
+
+
+def _settings(method: str | Compensation) -> Compensation | None:
+    """None for rounding to nearest."""
+    if isinstance(method, Compensation):
+        return method
+    if method not in METHODS:
+        raise ArgumentError(f"[quantize] method must be one of {', '.join(METHODS)} or a Compensation, got {method!r}")
+    return None if method == "rtn" else Compensation(method)
 
 
 def planned_weights(module: nn.Module, plan: Plan) -> list[tuple[Weight, list[Block]]]:
@@ -145,34 +154,3 @@ def _bits(plan: Plan, block: Block) -> int:
     bits = plan.bits[block.name]
     assert bits is not None
     return bits
-
-
-def replace_modules(module: nn.Module, weights: Iterable[Weight], packed: Mapping[str, PackedTensor]) -> nn.Module:
-    """`module` with the owners of the packed weights replaced, in place but for the root, which is returned."""
-    attributes: dict[str, dict[str, PackedTensor]] = {}
-    for weight in weights:
-        for path, attribute in weight.owners:
-            attributes.setdefault(path, {})[attribute] = packed[weight.name]
-    drop_ins = {}
-    for path, tensors in attributes.items():
-        owner = module.get_submodule(path)
-        drop_ins[id(owner)] = DROP_INS[kind_of(owner) or ""](owner, tensors)
-    for parent in list(module.modules()):
-        for name, child in parent._modules.items():
-            if id(child) in drop_ins:
-                parent._modules[name] = drop_ins[id(child)]
-    root: nn.Module = drop_ins.get(id(module), module)
-    _decline_fused_paths(root)
-    return root
-
-
-def _decline_fused_paths(module: nn.Module) -> None:
-    """Keeps the transformer layers off the paths that read float weights around the drop-ins."""
-    for part in module.modules():
-        if isinstance(part, nn.TransformerEncoderLayer | nn.TransformerEncoder):
-            if not any(isinstance(child, QuantModule) for child in part.modules()):
-                continue
-            if isinstance(part, nn.TransformerEncoderLayer):
-                part.activation_relu_or_gelu = 0  # "an activation the fused kernel does not know"
-            else:
-                part.use_nested_tensor = False
