@@ -31,6 +31,7 @@ SHARED = {
     "gptq, stored order": tqs.Compensation("gptq", act_order=False),
     "gptq": tqs.Compensation("gptq"),
     "sensitivity": tqs.Compensation("sensitivity"),
+    "sensitivity, 2 sweeps": tqs.Compensation("sensitivity", sweeps=2),
 }
 OBQ = tqs.Compensation("obq")
 BUDGET = 40.0  # seconds of obq where not all of its rows are rounded
@@ -116,7 +117,8 @@ def line(cell: dict[str, Any]) -> str:
     return (
         f"{cell['kind']:9} {cell['columns']:5}: "
         + ", ".join(f"{name} {seconds[name]:.3g} s" for name in seconds)
-        + f"{' (extrapolated)' if cell['obq_extrapolated'] else ''}; obq / sensitivity {cell['obq_over_sensitivity']:.0f}, "
+        + f"{' (extrapolated)' if cell['obq_extrapolated'] else ''}; "
+        f"obq / sensitivity {cell['obq_over_sensitivity']:.0f}, "
         f"sensitivity / gptq {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}); error "
         + ", ".join(f"{name} {value:.3g}" for name, value in error.items())
         + f"; sensitivity over the better of obq and gptq {error['sensitivity'] / best:.3f}"

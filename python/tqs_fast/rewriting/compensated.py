@@ -15,8 +15,7 @@ from tqs_fast.compensation import Compensation, compensate
 from tqs_fast.kernels import PackedWeight
 from tqs_fast.quantization.blocks import Block
 from tqs_fast.quantization.weights import Weight, parameter_of
-from tqs_fast.rewriting.hessians import Hessians, collect_hessians
-from tqs_fast.systems import InitialConditions, System
+from tqs_fast.rewriting.hessians import Hessians
 
 if TYPE_CHECKING:
     from tqs_fast.allocation.plan import Plan
@@ -27,14 +26,12 @@ def pack_compensated(
     planned: Sequence[tuple[Weight, list[Block]]],
     plan: Plan,
     settings: Compensation,
-    system: System,
-    initial: InitialConditions | Sequence[InitialConditions] | None,
+    hessians: Hessians,
 ) -> tuple[dict[str, PackedWeight], dict[str, Any]]:
     """Packed rows by block name, and how they were made, as JSON values.
 
     A weight that multiplied nothing is rounded to nearest, as are rows of one that did not.
     """
-    hessians = collect_hessians(module, [weight for weight, _ in planned], system, settings, initial)
     packed: dict[str, PackedWeight] = {}
     errors: dict[str, Any] = {}
     for weight, blocks in planned:

@@ -15,6 +15,7 @@ from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.blocks import Block, check_cover, parse_name
 from tqs_fast.quantization.weights import Weight, find_weights, parameter_of
 from tqs_fast.rewriting.compensated import pack_compensated
+from tqs_fast.rewriting.hessians import collect_hessians
 from tqs_fast.rewriting.packed import PackedTensor
 from tqs_fast.rewriting.packed_block import PackedBlock
 from tqs_fast.rewriting.replace import replace_modules
@@ -74,7 +75,8 @@ def quantize(
     planned = planned_weights(rewritten, plan)
     compensated: dict[str, PackedWeight] = {}
     if settings is not None and system is not None:
-        compensated, evidence = pack_compensated(rewritten, planned, plan, settings, system, initial)
+        hessians = collect_hessians(rewritten, [weight for weight, _ in planned], system, settings, initial)
+        compensated, evidence = pack_compensated(rewritten, planned, plan, settings, hessians)
         plan = replace(plan, provenance={**plan.provenance, "compensation": evidence})
     packed = {}
     for weight, blocks in planned:
