@@ -65,7 +65,7 @@ def by_oracle(weight, hessian, bits, quantizer, settings):
         return reference.compensate_greedily(*given, np.linalg.inv(matrix)), nearest.scales, nearest.zeros
     cost, order = None, np.arange(len(matrix))
     if settings.method == "sensitivity":
-        cost = ((weight - nearest.dequantize()).astype(np.float64) ** 2).mean(axis=0)
+        cost = np.square(weight.astype(np.float64) - nearest.dequantize()).mean(axis=0)
     elif settings.act_order:
         order = np.argsort(-np.diag(matrix), kind="stable")
     order, upper, _ = reference.eliminate(matrix, order, cost)

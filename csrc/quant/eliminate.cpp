@@ -39,8 +39,9 @@ class Elimination {
         for (std::int64_t begin = 0; begin < size_; begin += kBlock) {
             const std::int64_t end = std::min(begin + kBlock, size_);
             for (std::int64_t j = begin; j < end; ++j) {
-                if (task_.cost) exchange(j, cheapest(j), begin);
-                eliminate_column(j, begin);
+                const std::int64_t chosen = task_.cost ? cheapest(j) : j;
+                if (chosen != j) exchange(j, chosen, begin);
+                eliminate_column(j, chosen, begin);
             }
             if (end < size_) update(begin, end);
         }
@@ -59,11 +60,10 @@ class Elimination {
         return best;
     }
 
+    // Column b takes the place of column a, but for the part below b: eliminate_column moves that on its way.
     void exchange(std::int64_t a, std::int64_t b, std::int64_t begin) {
-        if (a == b) return;
         std::swap_ranges(row(a), row(a) + a, row(b));
         for (std::int64_t i = a + 1; i < b; ++i) std::swap(row(i)[a], row(b)[i]);
-        for (std::int64_t i = b + 1; i < size_; ++i) std::swap(row(i)[a], row(i)[b]);
         std::swap_ranges(scaled(a), scaled(a) + (a - begin), scaled(b));
         std::swap(left_[a], left_[b]);
         std::swap(floor_[a], floor_[b]);
@@ -71,7 +71,7 @@ class Elimination {
         std::swap(task_.sequence[a], task_.sequence[b]);
     }
 
-    void eliminate_column(std::int64_t j, std::int64_t begin) {
+    void eliminate_column(std::int64_t j, std::int64_t chosen, std::int64_t begin) {
         const double pivot = left_[j];
         const bool dependent = !(pivot > floor_[j]);
         const double inverse = dependent ? 0.0 : 1.0 / pivot;
@@ -80,6 +80,7 @@ class Elimination {
         const std::int64_t done = j - begin;
         for (std::int64_t i = j + 1; i < size_; ++i) {
             double* values = row(i) + begin;
+            if (i > chosen) std::swap(row(i)[j], row(i)[chosen]);
             double even = 0, odd = 0;  // two sums: the compiler keeps them in one register
             std::int64_t t = 0;
             for (; t + 2 <= done; t += 2) {
