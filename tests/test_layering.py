@@ -93,6 +93,7 @@ FLOW = (
     "search",
     "compensation",
     "rewriting",
+    "recovery",
     "exporting",
     "reporting",
     "cli",

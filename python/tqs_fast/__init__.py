@@ -17,6 +17,7 @@ from tqs_fast.errors import (
 )
 from tqs_fast.growth import GrowthRates, Outcome, growth_rates
 from tqs_fast.quantization import Quantizer
+from tqs_fast.recovery import BasinDiagnosis, diagnose_basin
 from tqs_fast.reporting import Report
 from tqs_fast.rewriting import choose_activations, load, quantize, save
 from tqs_fast.scoring import Adjoint, Layer, Noise, Residual, RolloutError, Sensitivity, Tangent, evaluate, score
@@ -28,6 +29,7 @@ __all__ = [
     "Adjoint",
     "ArgumentError",
     "Attractor",
+    "BasinDiagnosis",
     "CaptureError",
     "CheckpointError",
     "Compensation",
@@ -61,6 +63,7 @@ __all__ = [
     "__version__",
     "allocate",
     "choose_activations",
+    "diagnose_basin",
     "evaluate",
     "frontier",
     "growth_rates",
