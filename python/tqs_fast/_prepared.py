@@ -23,7 +23,7 @@ class _Entry(NamedTuple):
 
 # By the identity of the codes, which a module holds on to; scales and zeros are looked at each time. (torch's
 # WeakIdKeyDictionary makes a key object for every look-up, a tenth of a small product.) The prepacked form is as large
-# as the packed weight (3 bits: as one of 4), lives beside it and is never saved.
+# as the packed weight, lives beside it and is never saved.
 _entries: dict[int, _Entry] = {}
 
 

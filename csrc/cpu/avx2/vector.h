@@ -112,6 +112,13 @@ struct Vector {
     static Int shift_right(Int words) {
         return _mm256_srli_epi32(words, bits);
     }
+    // Bit 3 of every field of four bits, of three words: they are bits 0, 1, 2 of the result's.
+    static Int spare_bits(Int first, Int second, Int third) {
+        const Int bit0 = _mm256_and_si256(_mm256_srli_epi32(first, 3), _mm256_set1_epi32(0x11111111));
+        const Int bit1 = _mm256_and_si256(_mm256_srli_epi32(second, 2), _mm256_set1_epi32(0x22222222));
+        const Int bit2 = _mm256_and_si256(_mm256_srli_epi32(third, 1), _mm256_set1_epi32(0x44444444));
+        return _mm256_or_si256(_mm256_or_si256(bit0, bit1), bit2);
+    }
     // The low bits of every byte.
     template <int bits>
     static Int low_bits(Int words) {

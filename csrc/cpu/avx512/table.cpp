@@ -8,7 +8,7 @@ namespace tqs {
 constinit const KernelTable avx512_table = {
     .isa = Isa::avx512,
     .panel_columns = avx512::Vector::kPanel,
-    .layout = 3,
+    .layout = 4,
     .supported = has_avx512,
     .scratch_bytes = avx512::scratch_bytes,
     .has_pairs = has_avx512_bfloat16,

@@ -14,7 +14,7 @@ struct Vector {
     static constexpr int kLanes = 16;
     static constexpr int kPanel = 32;
     static constexpr int kRegisters = 32;
-    static constexpr int kRows = 8;  // of a block of qgemm (panel/qgemm.h)
+    static constexpr int kRows = 9;  // of a block of qgemm (panel/qgemm.h)
 
     static Float broadcast(float value) { return _mm512_set1_ps(value); }
     static Float load(const float* aligned) { return _mm512_load_ps(aligned); }
@@ -103,6 +103,14 @@ struct Vector {
     template <int bits>
     static Int shift_right(Int words) {
         return _mm512_srli_epi32(words, bits);
+    }
+    // Bit 3 of every field of four bits, of three words: they are bits 0, 1, 2 of the result's, whose bits 3 are any.
+    static Int spare_bits(Int first, Int second, Int third) {
+        const Int mask0 = _mm512_set1_epi32(0x11111111), mask1 = _mm512_set1_epi32(0x22222222);
+        constexpr int select = 0xCA;  // where the first operand has a bit the second, else the third
+        const Int upper =
+            _mm512_ternarylogic_epi32(mask1, _mm512_srli_epi32(second, 2), _mm512_srli_epi32(third, 1), select);
+        return _mm512_ternarylogic_epi32(mask0, _mm512_srli_epi32(first, 3), upper, select);
     }
     // The low bits of every byte.
     template <int bits>

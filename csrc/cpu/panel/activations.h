@@ -144,7 +144,7 @@ static void quantize_rows(const QgemmTask& task, std::int64_t begin, std::int64_
         std::uint32_t* words = gang.out;
         for (std::int64_t first = 0; first < columns; first += kStrip) {
             const std::int64_t count = std::min(kStrip, columns - first);
-            const std::int64_t padded = round_up(count, codes_per_word(weight.bits));
+            const std::int64_t padded = round_up(count, unit_codes(weight.bits));
             alignas(64) std::int8_t codes[V::kRows][kStrip];
             for (std::int64_t r = 0; r < gang.count; ++r) {
                 std::memset(codes[r] + count / 16 * 16, 0,
@@ -180,7 +180,7 @@ static void rewrite_rows(const QgemmTask& task, std::int64_t begin, std::int64_t
         std::uint32_t* to = gang.out;
         for (std::int64_t first = 0; first < task.weight.columns; first += kStrip) {
             const std::int64_t count = std::min(kStrip, task.weight.columns - first);
-            const std::int64_t padded = round_up(count, codes_per_word(task.weight.bits));
+            const std::int64_t padded = round_up(count, unit_codes(task.weight.bits));
             alignas(64) std::uint32_t words[V::kRows][stride];
             for (std::int64_t r = 0; r < gang.count; ++r) {
                 const char* x = static_cast<const char*>(task.x) + ((gang.first + r) * task.x_stride + first) * item;

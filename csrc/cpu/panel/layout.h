@@ -5,21 +5,22 @@
 //
 //   scales  uint16 [P]     bfloat16; 0 for rows beyond N
 //   zeros   uint8 [P]      asymmetric weights only
-//   words   uint32 [W, P]  word w of row j: codes w C ... w C + C - 1 of the row's span, lowest bits first, C = 32 /
-//                          bits; zero beyond K
+//   words   uint32 [W, P]  word w of row j: C fields of F bits, lowest first, C F = 32; field c is code w C + c of the
+//                          row's span, zero beyond K. F is the bits of a code, but 4 for 3 bits
 //
-// with scales and zeros padded to 64 bytes each. The words are those of the portable bitstream (quant/format.h), row
-// and column exchanged: lane j of a vector then works for output j, there is no sum across lanes, and a shift by `bits`
-// brings the next code of every lane. 3 bits are stored as 4, whose words hold whole codes. Memory: that of the
-// portable form (3 bits: that of 4), padded to P rows, and 2 to 3 bytes per row and span.
+// with scales and zeros padded to 64 bytes each. Unless a code has 3 bits, the words are those of the portable
+// bitstream (quant/format.h), row and column exchanged: lane j of a vector then works for output j, there is no sum
+// across lanes, and a shift by F brings the next code of every lane. 3 bits: of every four such words, whose fields
+// have a bit to spare, the first three are stored; bit b of code c of the fourth is the spare bit of field c of word b
+// (b = 0, 1, 2). Memory: that of the portable form, padded to P rows and to whole words (or threes of them), and 2 to 3
+// bytes per row and span.
 //
 // Activations are cut into blocks of at most kRows rows (row_blocks), which differ by at most one. A block of R rows is
 //
-//   words  uint32 [Kw, R]   exact: a word is an input as float32; pairs: two as bfloat16; int8: four codes. In the
-//   order
-//                           in which a word of the weight, shifted by 0, bits, 2 bits ..., has its codes at the bottom
-//                           of its T equal parts, T inputs a word: of C inputs, i C / T + p at T p + i, i = 0 ... T
-//                           - 1. Zero beyond K; Kw = K rounded up to C, over T.
+//   words  uint32 [Kw, R]   exact: a word is an input as float32; pairs: two as bfloat16; int8: four codes. In the order
+//                           in which a word of the weight, shifted by 0, F, 2 F ..., has its codes at the bottom of
+//                           its T equal parts, T inputs a word: of C inputs, i C / T + p at T p + i, i = 0 ... T - 1.
+//                           Zero beyond K; Kw = K rounded up to C (3 bits: 4 C), over T.
 //
 // so that a product reads it from front to back with one pointer, wherever the rows of x lie. Block after block, then
 // for int8
@@ -41,18 +42,27 @@ static constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple
     return (value + multiple - 1) / multiple * multiple;
 }
 
-static constexpr int stored_bits(int bits) {
+// F
+static constexpr int field_bits(int bits) {
     return bits == 3 ? 4 : bits;
 }
 
 // C
 static constexpr int codes_per_word(int bits) {
-    return 32 / stored_bits(bits);
+    return 32 / field_bits(bits);
+}
+
+// What is stored together: so many codes in so many words.
+static constexpr int unit_codes(int bits) {
+    return bits == 3 ? 32 : codes_per_word(bits);
+}
+static constexpr int unit_words(int bits) {
+    return bits == 3 ? 3 : 1;
 }
 
 static constexpr std::int64_t span_words(const PackedView& weight, std::int64_t count) {
-    const std::int64_t per_word = codes_per_word(weight.bits);
-    return (count + per_word - 1) / per_word;
+    const std::int64_t codes = unit_codes(weight.bits);
+    return (count + codes - 1) / codes * unit_words(weight.bits);
 }
 
 static constexpr std::int64_t scale_bytes(std::int64_t panel) {
@@ -93,7 +103,7 @@ static constexpr std::int64_t codes_per_term(Activation activation) {
 
 // Kw
 static constexpr std::int64_t words_per_row(const PackedView& weight, Activation activation) {
-    return round_up(weight.columns, codes_per_word(weight.bits)) / codes_per_term(activation);
+    return round_up(weight.columns, unit_codes(weight.bits)) / codes_per_term(activation);
 }
 
 template <Activation activation>

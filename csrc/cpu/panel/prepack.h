@@ -5,26 +5,41 @@
 #include <cstring>
 
 #include "cpu/panel/layout.h"
-#include "quant/codes.h"
 
 namespace tqs::panel {
 
-// `words` (at most kLanes) words of a row from code `first` on, zero beyond the row.
+// Eight codes of 3 bits to fields of 4.
+static inline std::uint32_t spread_threes(std::uint32_t codes) {
+    codes = (codes & 0x000FFF) | (codes & 0xFFF000) << 4;
+    codes = (codes & 0x003F003F) | (codes & 0x0FC00FC0) << 2;
+    return (codes & 0x07070707) | (codes & 0x38383838) << 1;
+}
+
+// Words [begin, end) of a span of 3-bit codes, whose `bytes` bytes are at `codes`.
+static inline void load_threes(const std::uint8_t* codes, std::int64_t bytes, std::int64_t begin, std::int64_t end,
+                               std::uint32_t* out) {
+    for (std::int64_t word = begin; word < end; ++word, ++out) {
+        const std::int64_t unit = word / 3 * 12, place = word % 3;
+        std::uint8_t buffer[16] = {};
+        std::memcpy(buffer, codes + unit, static_cast<std::size_t>(std::min<std::int64_t>(12, bytes - unit)));
+        std::uint32_t own, fourth;
+        std::memcpy(&own, buffer + place * 3, 4);
+        std::memcpy(&fourth, buffer + 9, 4);
+        *out = spread_threes(own & 0xFFFFFF) | (spread_threes(fourth & 0xFFFFFF) >> place & 0x11111111) << 3;
+    }
+}
+
+// Words [begin, end), at most kLanes, of the span of a row that begins with input `first` and has `count`; zero beyond.
 template <class V, int bits>
 static inline typename V::Float load_words(const PackedView& weight, std::int64_t row, std::int64_t first,
-                                           std::int64_t words) {
+                                           std::int64_t count, std::int64_t begin, std::int64_t end) {
     alignas(64) std::uint32_t buffer[V::kLanes] = {};
-    const std::uint8_t* codes = weight.codes + row * row_bytes(weight);
-    if constexpr (bits == stored_bits(bits)) {
-        const std::int64_t begin = first * bits / 8, bytes = std::min(words * 4, row_bytes(weight) - begin);
-        std::memcpy(buffer, codes + begin, static_cast<std::size_t>(bytes));
+    const std::uint8_t* codes = weight.codes + row * row_bytes(weight) + first * bits / 8;
+    const std::int64_t bytes = (count * bits + 7) / 8;
+    if constexpr (bits == 3) {
+        load_threes(codes, bytes, begin, end, buffer);
     } else {
-        const std::int64_t last = std::min(first + words * codes_per_word(bits), weight.columns);
-        for (std::int64_t k = first; k < last; ++k) {
-            const auto code = static_cast<std::uint32_t>(read_code(codes, k, bits));
-            buffer[(k - first) / codes_per_word(bits)] |= code
-                                                          << ((k - first) % codes_per_word(bits) * stored_bits(bits));
-        }
+        std::memcpy(buffer, codes + begin * 4, static_cast<std::size_t>(std::min(end * 4, bytes) - begin * 4));
     }
     return V::load(reinterpret_cast<const float*>(buffer));
 }
@@ -49,9 +64,8 @@ static void prepack_span(const PackedView& weight, std::int64_t row, std::int64_
         for (std::int64_t j = 0; j < panel; j += V::kLanes) {
             typename V::Float tile[V::kLanes];
             for (std::int64_t i = 0; i < V::kLanes; ++i) {
-                tile[i] = j + i < rows
-                              ? load_words<V, bits>(weight, row + j + i, first + w * codes_per_word(bits), taken)
-                              : V::broadcast(0.0f);
+                tile[i] = j + i < rows ? load_words<V, bits>(weight, row + j + i, first, count, w, w + taken)
+                                       : V::broadcast(0.0f);
             }
             V::transpose(tile);
             for (std::int64_t i = 0; i < taken; ++i) V::store(out_words + (w + i) * panel + j, tile[i]);

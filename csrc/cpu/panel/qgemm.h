@@ -9,7 +9,7 @@
 //       at the end of a span: sum[r][v] += scale[v] part[r][v]
 //
 // A processor with two multiply-adds per cycle and a latency of four (dot products of bfloat16: six) needs eight
-// (twelve) independent parts. Eight rows x 2 vectors have 16 of the 32 registers of AVX-512 (AVX2: 4 rows, 8 of 16);
+// (twelve) independent parts. Nine rows x 2 vectors have 18 of the 32 registers of AVX-512 (AVX2: 4 rows, 8 of 16);
 // their sums wait in memory, and the end of a span is worked off beside the products of the next. Loads are half as
 // many as products, decoding runs on the other units. For few rows there are too few parts, and 4 or 2 panels go side
 // by side; what is left there is the reading of the words, each once.
@@ -64,12 +64,19 @@ static inline void fetch_words(const std::uint8_t* at) {
     for (int byte = 0; byte < V::kPanel * 4; byte += 64) __builtin_prefetch(at + byte);
 }
 
+// Of 3 bits, behind the three words that hold it (layout.h).
+template <class V>
+static inline typename V::Int fourth_word(const std::uint8_t* after) {
+    constexpr int step = V::kPanel * 4;
+    return V::spare_bits(V::load_int(after - 3 * step), V::load_int(after - 2 * step), V::load_int(after - step));
+}
+
 // sum[r][v] += one span, for `rows` rows, whose interleaved words are at x, and 2 `panels` vectors.
 template <class V, Activation activation, int bits, bool symmetric, int rows, int panels>
 static inline void add_span(const std::uint32_t* x, const Span& span,
                             typename Terms<V, activation, bits, symmetric>::Sum (&sum)[rows][2 * panels]) {
     using Here = Terms<V, activation, bits, symmetric>;
-    constexpr int width = 2 * panels, per_word = 32 / bits, decoders = symmetric ? 1 : width;
+    constexpr int width = 2 * panels, per_word = codes_per_word(bits), decoders = symmetric ? 1 : width;
     // Two products per cycle, and 16 bytes per cycle at most from beyond L2, whoever asks for them.
     constexpr bool kPauses = panels == 1 && rows * (per_word / Here::kCodes) * 16 >= V::kPanel * 4;
     typename Here::Decoder decoder[decoders];
@@ -79,18 +86,23 @@ static inline void add_span(const std::uint32_t* x, const Span& span,
                                             span.zero);
     }
     const std::uint8_t* codes = span.codes;
-    for (std::int64_t k = 0; k < span.count; k += per_word, codes += V::kPanel * 4) {
-        if (kPauses && span.ahead) fetch_words<V>(codes + span.ahead);
+    for (std::int64_t k = 0; k < span.count; k += per_word) {
         typename V::Int word[width];
+        const bool stored = bits != 3 || k / per_word % 4 != 3;
+        if (kPauses && stored && span.ahead) fetch_words<V>(codes + span.ahead);
 #pragma GCC unroll 16
-        for (int v = 0; v < width; ++v) word[v] = V::load_int(codes + v / 2 * span.bytes + v % 2 * V::kLanes * 4);
+        for (int v = 0; v < width; ++v) {
+            const std::uint8_t* at = codes + v / 2 * span.bytes + v % 2 * V::kLanes * 4;
+            word[v] = stored ? V::load_int(at) : fourth_word<V>(at);
+        }
+        if (stored) codes += V::kPanel * 4;
 #pragma GCC unroll 16
         for (int piece = 0; piece < per_word; piece += Here::kCodes, x += rows) {
             typename Here::Value value[width];
 #pragma GCC unroll 16
             for (int v = 0; v < width; ++v) {
                 value[v] = decoder[symmetric ? 0 : v](word[v]);
-                word[v] = V::template shift_right<bits>(word[v]);
+                word[v] = V::template shift_right<field_bits(bits)>(word[v]);
             }
 #pragma GCC unroll 16
             for (int r = 0; r < rows; ++r) {
@@ -252,9 +264,9 @@ template <class V, Activation activation, DType dtype, int bits>
 static void qgemm(const QgemmTask& task, std::int64_t begin, std::int64_t end, std::uint8_t* scratch) {
     const Job job{task, dtype, prepack_panel<V, bits>};
     if (task.weight.zeros) {
-        qgemm_rows<V, activation, stored_bits(bits), false>(job, begin, end, scratch);
+        qgemm_rows<V, activation, bits, false>(job, begin, end, scratch);
     } else {
-        qgemm_rows<V, activation, stored_bits(bits), true>(job, begin, end, scratch);
+        qgemm_rows<V, activation, bits, true>(job, begin, end, scratch);
     }
 }
 
