@@ -128,14 +128,15 @@ static void quantize_rows(const QgemmTask& task, std::int64_t begin, std::int64_
     constexpr std::int64_t item = dtype == DType::float32 ? 4 : 2;
     const PackedView& weight = task.weight;
     const std::int64_t columns = weight.columns, width = span_width(weight);
-    auto* scales = reinterpret_cast<float*>(out) + scales_at(task);
+    const std::int64_t row_words = words_per_row(weight, Activation::int8), spans = span_count(weight);
+    auto* scales = reinterpret_cast<float*>(out) + scales_at(task.rows, row_words);
     const int zero = weight.zeros ? 1 : 1 << (weight.bits - 1);
     for_gangs<V>(task, Activation::int8, begin, end, out, [&](const Gang& gang) {
         const auto row = [&](std::int64_t r) {
             return static_cast<const char*>(task.x) + (gang.first + r) * task.x_stride * item;
         };
-        auto* offsets =
-            reinterpret_cast<std::int32_t*>(out) + offsets_at(task, gang.block_first) + (gang.first - gang.block_first);
+        auto* offsets = reinterpret_cast<std::int32_t*>(out) +
+                        offsets_at(task.rows, row_words, spans, gang.block_first) + (gang.first - gang.block_first);
         float inverse[V::kRows];
         std::int32_t sum[V::kRows] = {};  // of the codes of a span
         for (std::int64_t r = 0; r < gang.count; ++r) {

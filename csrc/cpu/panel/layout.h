@@ -17,7 +17,8 @@
 //
 // Activations are cut into blocks of at most kRows rows (row_blocks), which differ by at most one. A block of R rows is
 //
-//   words  uint32 [Kw, R]   exact: a word is an input as float32; pairs: two as bfloat16; int8: four codes. In the order
+//   words  uint32 [Kw, R]   exact: a word is an input as float32; pairs: two as bfloat16; int8: four codes. In the
+//   order
 //                           in which a word of the weight, shifted by 0, F, 2 F ..., has its codes at the bottom of
 //                           its T equal parts, T inputs a word: of C inputs, i C / T + p at T p + i, i = 0 ... T - 1.
 //                           Zero beyond K; Kw = K rounded up to C (3 bits: 4 C), over T.
@@ -113,12 +114,13 @@ static std::int64_t activation_bytes(const QgemmTask& task) {
 }
 
 // Word of the first scale, and of the first offset of the block that begins with row m.
-static constexpr std::int64_t scales_at(const QgemmTask& task) {
-    return task.rows * words_per_row(task.weight, Activation::int8);
+static constexpr std::int64_t scales_at(std::int64_t rows, std::int64_t row_words) {
+    return rows * row_words;
 }
 
-static constexpr std::int64_t offsets_at(const QgemmTask& task, std::int64_t m) {
-    return scales_at(task) + task.rows + m * span_count(task.weight);
+static constexpr std::int64_t offsets_at(std::int64_t rows, std::int64_t row_words, std::int64_t spans,
+                                         std::int64_t m) {
+    return scales_at(rows, row_words) + rows + m * spans;
 }
 
 }  // namespace tqs::panel

@@ -114,31 +114,34 @@ static inline void add_span(const std::uint32_t* x, const Span& span,
     }
 }
 
-// Scales a row of int8 activations, adds the bias and writes the first `count` columns (at most kLanes) of y.
+// The first `count` (at least 1) elements of `bias`, then zeros.
 template <class V>
-static inline void finish(typename V::Float sum, const float* scale, const float* bias, DType dtype, char* y,
-                          std::int64_t count) {
+static inline typename V::Float load_bias(const float* bias, std::int64_t count) {
+    if (count >= V::kLanes) return V::load_unaligned(bias);
     alignas(64) float row[V::kLanes] = {};
-    if (bias && count < V::kLanes) std::memcpy(row, bias, static_cast<std::size_t>(count) * sizeof(float));
-    const auto start = !bias ? V::broadcast(0.0f) : count < V::kLanes ? V::load(row) : V::load_unaligned(bias);
-    const auto value = scale ? V::multiply_add(sum, V::broadcast(*scale), start) : bias ? V::add(sum, start) : sum;
-    if (dtype == DType::float32 && count >= V::kLanes) return V::store_unaligned(y, value);
-    if (dtype == DType::bfloat16 && count >= V::kLanes) return V::store_bfloat16(y, value);
-    V::store(row, value);
-    if (dtype == DType::float32) {
-        std::memcpy(y, row, static_cast<std::size_t>(count) * sizeof(float));
-    } else {
-        std::uint16_t rounded[V::kLanes];
-        V::store_bfloat16(rounded, value);
-        std::memcpy(y, rounded, static_cast<std::size_t>(count) * sizeof(std::uint16_t));
-    }
+    std::memcpy(row, bias, static_cast<std::size_t>(count) * sizeof(float));
+    return V::load(row);
 }
 
-// What a call computes, beside the form of its weight.
+// The first `count` (at least 1) lanes to y.
+template <class V>
+static inline void store_y(typename V::Float value, DType dtype, char* y, std::int64_t count) {
+    const bool whole = count >= V::kLanes;
+    if (dtype == DType::float32) return V::store_partial(reinterpret_cast<float*>(y), value, count);
+    if (whole) return V::store_bfloat16(y, value);
+    std::uint16_t rounded[V::kLanes];
+    V::store_bfloat16(rounded, value);
+    std::memcpy(y, rounded, static_cast<std::size_t>(count) * sizeof(std::uint16_t));
+}
+
+// What a call computes, beside the form of its weight; sizes that take divisions, once.
 struct Job {
     const QgemmTask& task;
     DType dtype;  // of y
     PrepackPanel prepack;
+    std::int64_t spans, span_inputs;
+    std::int64_t span_bytes, panel_bytes;
+    std::int64_t row_words;  // of rewritten activations
 };
 
 // Columns [n, end), at most `panels` panels that lie at `data`, of a block of rows from m on. What lies `ahead` bytes
@@ -155,12 +158,13 @@ static inline void multiply(const Job& job, const std::uint8_t* data, std::int64
     const auto row_of_y = [&](int r) {
         return static_cast<char*>(task.y) + ((m + r) * task.y_stride + n) * item;
     };
-    const std::int64_t spans = span_count(weight), span_inputs = span_width(weight);
-    const std::int64_t step = span_bytes(weight, V::kPanel, span_inputs);
+    const std::int64_t step = job.span_bytes;
     const auto* words = reinterpret_cast<const std::uint32_t*>(task.activations);
-    const std::uint32_t* x = words + m * words_per_row(weight, activation);
-    const std::int64_t x_step = span_inputs / codes_per_term(activation) * rows;
-    const auto* offsets = int8 ? reinterpret_cast<const std::int32_t*>(words) + offsets_at(task, m) : nullptr;
+    const std::uint32_t* x = words + m * job.row_words;
+    const std::int64_t x_step = job.span_inputs / codes_per_term(activation) * rows;
+    const auto* offsets =
+        int8 ? reinterpret_cast<const std::int32_t*>(words) + offsets_at(task.rows, job.row_words, job.spans, m)
+             : nullptr;
     typename V::Float sum[rows][width];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -173,12 +177,12 @@ static inline void multiply(const Job& job, const std::uint8_t* data, std::int64
     Span span{data,
               symmetric ? nullptr : zeros,
               zeros + zero_bytes(weight, V::kPanel),
-              panel_bytes(weight, V::kPanel),
-              span_inputs,
+              job.panel_bytes,
+              job.span_inputs,
               1 << (weight.bits - 1),
               ahead};
-    for (std::int64_t s = 0; s < spans; ++s, x += x_step) {
-        if (s == spans - 1) span.count = weight.columns - s * span_inputs;
+    for (std::int64_t s = 0; s < job.spans; ++s, x += x_step) {
+        if (s == job.spans - 1) span.count = weight.columns - s * job.span_inputs;
         Part part[rows][width];
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
@@ -207,13 +211,20 @@ static inline void multiply(const Job& job, const std::uint8_t* data, std::int64
         if constexpr (!symmetric) span.zeros += step;
         span.codes += step;
     }
-    const auto* scales = reinterpret_cast<const float*>(task.activations) + scales_at(task);
-    for (int r = 0; r < rows; ++r) {
-        char* y = row_of_y(r);
-        for (int v = 0; v < width && n + v * V::kLanes < end; ++v) {
-            const std::int64_t at = v * V::kLanes;
-            finish<V>(sum[r][v], int8 ? scales + m + r : nullptr, task.bias ? task.bias + n + at : nullptr, job.dtype,
-                      y + at * item, std::min<std::int64_t>(V::kLanes, end - n - at));
+    const auto* scales =
+        reinterpret_cast<const float*>(task.activations) + (int8 ? scales_at(task.rows, job.row_words) + m : 0);
+    for (int v = 0; v < width && n + v * V::kLanes < end; ++v) {
+        const std::int64_t at = v * V::kLanes, count = std::min<std::int64_t>(V::kLanes, end - n - at);
+        const auto bias = task.bias ? load_bias<V>(task.bias + n + at, count) : V::broadcast(0.0f);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            auto value = sum[r][v];
+            if constexpr (int8) {
+                value = V::multiply_add(value, V::broadcast(scales[r]), bias);
+            } else if (task.bias) {
+                value = V::add(value, bias);
+            }
+            store_y<V>(value, job.dtype, row_of_y(r) + at * item, count);
         }
     }
 }
@@ -221,9 +232,9 @@ static inline void multiply(const Job& job, const std::uint8_t* data, std::int64
 template <class V, Activation activation, int bits, bool symmetric>
 static void qgemm_rows(const Job& job, std::int64_t begin, std::int64_t end, std::uint8_t* scratch) {
     const QgemmTask& task = job.task;
-    const std::int64_t bytes = panel_bytes(task.weight, V::kPanel);
+    const std::int64_t bytes = job.panel_bytes;
     const RowBlocks blocks = row_blocks<V>(task);
-    const std::int64_t block_bytes = words_per_row(task.weight, activation) * 4 * V::kRows;
+    const std::int64_t block_bytes = job.row_words * 4 * V::kRows;
     const std::int64_t chunk = std::max<std::int64_t>(1, kResidentBytes / block_bytes);
     const std::int64_t together = blocks.count == 1 ? panels_together<V, activation>(task.rows) : 1;
     for (std::int64_t block = 0; block < blocks.count; block += chunk) {
@@ -239,11 +250,12 @@ static void qgemm_rows(const Job& job, std::int64_t begin, std::int64_t end, std
                     job.prepack(task.weight, n + p * V::kPanel, scratch + p * bytes);
                 }
             }
-            for (std::int64_t b = block; b < last; ++b) {
-                const std::int64_t m = blocks.begin(b);
+            std::int64_t m = blocks.begin(block);
+            for (std::int64_t b = block, next = m; b < last; ++b, m = next) {
+                next = blocks.begin(b + 1);
                 const bool first = task.panels && b == block && n + V::kPanel < end;
                 const std::int64_t ahead = first ? bytes : 0;
-                dispatch_rows<V::kRows>(blocks.begin(b + 1) - m, [&](auto fixed) {
+                dispatch_rows<V::kRows>(next - m, [&](auto fixed) {
                     constexpr int rows = fixed.value, most = panels_together<V, activation>(rows),
                                   half = most / 2 + most % 2;
                     if (taken == most) {
@@ -262,7 +274,16 @@ static void qgemm_rows(const Job& job, std::int64_t begin, std::int64_t end, std
 
 template <class V, Activation activation, DType dtype, int bits>
 static void qgemm(const QgemmTask& task, std::int64_t begin, std::int64_t end, std::uint8_t* scratch) {
-    const Job job{task, dtype, prepack_panel<V, bits>};
+    const PackedView& weight = task.weight;
+    const std::int64_t inputs = span_width(weight);
+    const Job job{task,
+                  dtype,
+                  prepack_panel<V, bits>,
+                  span_count(weight),
+                  inputs,
+                  span_bytes(weight, V::kPanel, inputs),
+                  panel_bytes(weight, V::kPanel),
+                  words_per_row(weight, activation)};
     if (task.weight.zeros) {
         qgemm_rows<V, activation, bits, false>(job, begin, end, scratch);
     } else {
