@@ -37,6 +37,19 @@ def packed_weight(codes, form, scales=None, zeros=None):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_threads_that_share_a_block_of_rows(isa):
+    """So many inputs that threads share the rounding of 64 rows, in parts that are no whole blocks."""
+    kernels.use_isa(isa)
+    generator = np.random.default_rng(5)
+    packed = kernels.pack(generator.standard_normal((5, 4100)).astype(np.float32), bits=4)
+    x = generator.standard_normal((64, 4100)).astype(np.float32)
+    whole = kernels.qgemm(x, packed, activation="int8", threads=1)
+    for threads in (3, 5, 7):
+        same_bits(kernels.qgemm(x, packed, activation="int8", threads=threads), whole)
+    same_bits(np.concatenate([kernels.qgemm(row[None], packed, activation="int8") for row in x]), whole)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 def test_whole_numbers_are_multiplied_exactly(isa, form):
     """Scales of one and rows whose largest magnitude is 127: nothing is rounded, and what overflows shows."""

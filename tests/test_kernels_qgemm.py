@@ -173,6 +173,17 @@ def test_bfloat16_results_are_the_rounded_float_sums():
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_nan_stays_nan_in_bfloat16(isa):
+    """One whose bits a carry would turn into those of a zero, in whole vectors and in the rest."""
+    kernels.use_isa(isa)
+    packed = kernels.pack(np.ones((37, 4), np.float32), bits=4)
+    bias = torch.zeros(37)
+    bias.view(torch.int32)[::2] = 0x7FFFFFFF
+    y = kernels.qgemm(torch.ones(10, 4).bfloat16(), packed, bias)
+    assert torch.equal(torch.isnan(y), torch.isnan(bias).expand(10, 37))
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_bfloat16_below_the_normal_numbers(isa, bits):
     """A processor's dot products of bfloat16 may take what is below 2^-126 for zero, a term or a sum at a time."""
