@@ -91,6 +91,11 @@ void place(const Problem& problem, Plan& plan, const Shape& shape) {
 
 }  // namespace
 
+Problem problem_of(const QgemmTask& task, DType dtype, bool int8) {
+    const bool aligned = reinterpret_cast<std::uintptr_t>(task.x) % 16 == 0 && task.x_stride % 8 == 0;
+    return {task.weight, task.rows, dtype, int8, aligned};
+}
+
 bool supports_prepacked(const Problem& problem) {
     constexpr std::int64_t kMost = std::int64_t{1} << 30;
     if (problem.weight.rows > kMost || problem.weight.columns > kMost || problem.rows > kMost) return false;

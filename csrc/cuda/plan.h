@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "backend/kernel_table.h"
 #include "core/dtype.h"
 #include "quant/format.h"
 
@@ -18,6 +19,8 @@ struct Problem {
     bool int8;
     bool aligned;  // x: 16-byte aligned, with a multiple of 8 elements between rows
 };
+
+Problem problem_of(const QgemmTask& task, DType dtype, bool int8);
 
 // The device, in the units of the model.
 struct Device {

@@ -5,15 +5,6 @@
 #include "cuda/plan.h"
 
 namespace tqs::cuda {
-namespace {
-
-Problem problem_of(const QgemmTask& task, DType dtype, Activation activation) {
-    const bool aligned = reinterpret_cast<std::uintptr_t>(task.x) % 16 == 0 && task.x_stride % 8 == 0;
-    return {task.weight, task.rows, dtype, activation == Activation::int8, aligned};
-}
-
-}  // namespace
-
 bool built() {
     return true;
 }
@@ -47,7 +38,9 @@ std::int64_t qgemm(const QgemmTask& task, DType dtype, Activation activation, Wo
     require(task.weight.rows <= std::int64_t{1} << 32, "qgemm",
             "the CUDA kernel takes at most 2^32 output columns, got ", task.weight.rows);
     const DeviceScope scope("qgemm", device);
-    const Plan plan = task.panels ? choose_plan(problem_of(task, dtype, activation), properties_of(device)) : Plan{};
+    const Plan plan = task.panels
+                          ? choose_plan(problem_of(task, dtype, activation == Activation::int8), properties_of(device))
+                          : Plan{};
     if (plan.kernel == Kernel::simple) {
         require(activation != Activation::int8, "qgemm",
                 "int8 activations on CUDA want a prepacked weight, fewer than 2^20 rows, and at most ", kSpan,

@@ -44,11 +44,6 @@ struct Quantize {
     }
 };
 
-Problem problem_of(const QgemmTask& task, DType dtype, bool int8) {
-    const bool aligned = reinterpret_cast<std::uintptr_t>(task.x) % 16 == 0 && task.x_stride % 8 == 0;
-    return {task.weight, task.rows, dtype, int8, aligned};
-}
-
 }  // namespace
 
 extern "C" {
@@ -83,6 +78,18 @@ struct EmulatedPlan {
     double cycles;
 };
 
+static QgemmTask task_of(const EmulatedWeight* w, const EmulatedTask* t) {
+    QgemmTask task{};
+    task.x = t->x;
+    task.x_stride = t->x_stride;
+    task.rows = t->rows;
+    task.weight = {w->codes, w->scales, w->zeros, w->rows, w->columns, w->group_size, w->bits};
+    task.bias = t->bias;
+    task.y = t->y;
+    task.y_stride = t->y_stride;
+    return task;
+}
+
 void* emulated_allocate(std::int64_t bytes) {
     return emulator::allocate(static_cast<std::size_t>(bytes));
 }
@@ -108,10 +115,8 @@ const char* emulated_prepack(const EmulatedWeight* w, unsigned char* out) {
 }
 
 EmulatedPlan emulated_plan(const EmulatedWeight* w, const EmulatedTask* t, const EmulatedDevice* d) {
-    const PackedView weight{w->codes, w->scales, w->zeros, w->rows, w->columns, w->group_size, w->bits};
-    const bool aligned = reinterpret_cast<std::uintptr_t>(t->x) % 16 == 0 && t->x_stride % 8 == 0;
     const Plan plan =
-        choose_plan({weight, t->rows, static_cast<DType>(t->dtype), t->int8 != 0, aligned},
+        choose_plan(problem_of(task_of(w, t), static_cast<DType>(t->dtype), t->int8 != 0),
                     {d->multiprocessors, d->shared_per_block, d->shared_per_multiprocessor, d->bytes_per_cycle},
                     {d->columns, d->splits});
     return {static_cast<int>(plan.kernel),
@@ -127,15 +132,8 @@ EmulatedPlan emulated_plan(const EmulatedWeight* w, const EmulatedTask* t, const
 const char* emulated_multiply(const EmulatedWeight* w, const unsigned char* prepacked, const EmulatedTask* t,
                               const EmulatedDevice* d, unsigned char* workspace) {
     return guarded([&] {
-        QgemmTask task{};
-        task.x = t->x;
-        task.x_stride = t->x_stride;
-        task.rows = t->rows;
-        task.weight = {w->codes, w->scales, w->zeros, w->rows, w->columns, w->group_size, w->bits};
+        QgemmTask task = task_of(w, t);
         task.panels = prepacked;
-        task.bias = t->bias;
-        task.y = t->y;
-        task.y_stride = t->y_stride;
         const auto dtype = static_cast<DType>(t->dtype);
         const Plan plan =
             choose_plan(problem_of(task, dtype, t->int8 != 0),
