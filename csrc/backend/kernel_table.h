@@ -168,8 +168,8 @@ bool has_qgemm(int bits);
 std::int64_t prepacked_bytes(const PackedView& weight);
 void prepack(const PackedView& weight, std::uint8_t* out, int device, std::uintptr_t stream);
 
-// Device memory that products work in, 256-byte aligned: zeros before the first one, and used by one product at a time
-// (by one stream).
+// Device memory that products work in, 256-byte aligned: its first 16 KiB are zeros before the first one, and one
+// product uses it at a time (one stream).
 struct Workspace {
     std::uint8_t* bytes;
     std::int64_t size;

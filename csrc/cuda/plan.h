@@ -41,7 +41,7 @@ struct Plan {
     std::int64_t activations = 0, partials = 0, workspace = 0;
 };
 
-// At most so many blocks of outputs share K: each has a counter.
+// At most so many blocks of outputs share K: each has a counter. (Known to python/tqs_fast/_cuda.py.)
 inline constexpr int kCounters = 4096;
 
 // Whether the kernels on the prepacked form take the product: 16-bit rows that vectors of 8 fit, or int8 rows, whose

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _DTYPES = {"torch.float32": 0, "torch.bfloat16": 1, "torch.float16": 2}  # DType in csrc/core/dtype.h
 
+_COUNTERS = 4 * 4096  # bytes: kCounters in csrc/cuda/plan.h
+
 # By device and stream: products of one stream follow one another, so one workspace serves them all. It grows to the
 # largest that was asked for, and torch's allocator gives a smaller one back in the order of the stream.
 _workspaces: dict[tuple[int, int], torch.Tensor] = {}
@@ -75,8 +77,8 @@ def qgemm_cuda(
     bias_at = 0 if wide_bias is None else wide_bias.data_ptr()
     product = (flat.data_ptr(), flat.stride(0), flat.shape[0], bias_at, y.data_ptr(), rows)
     with torch.cuda.device(x.device):
-        stream, wanted = torch.cuda.current_stream(x.device).cuda_stream, 1
-        while wanted:
+        stream, work, wanted = torch.cuda.current_stream(x.device).cuda_stream, None, 0
+        while wanted or work is None:
             work = _workspace(x.device, stream, wanted)
             where = (work.data_ptr(), work.numel(), x.get_device(), stream)
             wanted = core.qgemm_cuda(view, at, dtype, int8, *where, *product)
@@ -110,12 +112,14 @@ def prepack_cuda(
 
 
 def _workspace(device: torch.device, stream: int, size: int) -> torch.Tensor:
-    """At least `size` bytes whose counters are zero (csrc/cuda/plan.h)."""
+    """At least `size` bytes, those of the counters zero."""
     import torch
 
     if torch.cuda.is_current_stream_capturing():
-        # Of the graph, which may be replayed on any stream: zeroed by each replay.
-        return torch.zeros(size, dtype=torch.uint8, device=device)
+        # Of the graph, which may be replayed on any stream: each replay zeroes the counters.
+        own = torch.empty(size, dtype=torch.uint8, device=device)
+        own[:_COUNTERS].zero_()
+        return own
     key = (device.index, stream)
     found = _workspaces.get(key)
     if found is None or found.numel() < size:
