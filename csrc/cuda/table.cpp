@@ -1,4 +1,5 @@
 // The CUDA backend as the callers see it (backend/kernel_table.h). Its twin is no_cuda/table.cpp.
+#include "cuda/check.h"
 #include "cuda/device_properties.h"
 #include "cuda/kernels.h"
 #include "cuda/layout.h"
