@@ -16,16 +16,16 @@ from tqs_fast import kernels
 pytestmark = pytest.mark.skipif(not emulated.COMPILER, reason="needs a C++ compiler")
 
 GROUPED4, CHANNEL8 = Format(4, 128, True), Format(8, 0, False)
-# [M, N, K], columns, splits (0: as the model chooses). One and two units of K and a piece of one, groups and tiles cut
-# short, every number of rows of x per block, K shared evenly and unevenly, more units than a pipeline is deep.
+# [M, N, K], columns (8: gemv), splits (0: as the model chooses). One and two units of K and a piece of one, groups and
+# tiles cut short, every number of rows of x per block, K shared evenly or not, more units than a pipeline is deep.
 GEMV = (
-    ((1, 16, 128), 0, 0),
-    ((3, 17, 200), 0, 0),
-    ((8, 40, 2312), 0, 1),
-    ((5, 33, 1304), 0, 3),
+    ((1, 16, 128), 8, 0),
+    ((3, 17, 200), 8, 0),
+    ((8, 40, 2312), 8, 1),
+    ((5, 33, 1304), 8, 3),
 )
 TILES = (
-    ((9, 16, 128), 16, 1),
+    ((7, 16, 128), 16, 1),
     ((17, 130, 72), 16, 1),
     ((40, 20, 648), 32, 2),
     ((66, 47, 776), 64, 3),
@@ -67,7 +67,7 @@ def test_products_of_16_bit_rows(emulator, form, dtype):
         x, packed, bias = drawn(seed, m, n, k, form, dtype)
         device = Device(columns=columns, splits=splits)
         y, plan = emulator.multiply(x, emulator.prepack(packed), bias, dtype=dtype, device=device, stride=k + 8)
-        assert emulated.KERNELS[plan.kernel] == ("gemv" if m <= 8 else "tiles")
+        assert emulated.KERNELS[plan.kernel] == ("gemv" if columns == 8 else "tiles")
         assert splits in (0, plan.splits)
         check(y, x, packed, bias, dtype)
     assert emulator.bank_conflicts() == 0
@@ -104,7 +104,7 @@ def test_every_number_of_rows(emulator, int8):
             check(y, x, packed, bias, "bfloat16")
 
 
-@pytest.mark.parametrize(("shape", "columns"), [((5, 40, 2200), 0), ((40, 40, 1000), 32)])
+@pytest.mark.parametrize(("shape", "columns"), [((5, 40, 2200), 8), ((40, 40, 1000), 32)])
 @pytest.mark.parametrize("int8", [False, True])
 def test_the_order_of_threads_does_not_show(emulator, shape, columns, int8):
     for form in (GROUPED4, CHANNEL8):
@@ -157,12 +157,14 @@ def test_plans(emulator, form, int8):
         weight = emulator.view(packed)
         for m, device in itertools.product((1, 8, 9, 16, 33, 200, 5000), (Device(), Device(**small))):
             plan = emulator.plan_of(weight, m, "bfloat16", int8, device)
-            assert emulated.KERNELS[plan.kernel] == ("gemv" if m <= 8 else "tiles")
+            assert emulated.KERNELS[plan.kernel] in (("gemv", "tiles") if m <= 8 else ("tiles",))
             assert plan.row_blocks * plan.columns >= m
             assert (plan.row_blocks - 1) * plan.columns < m
             assert plan.cycles > 0
             assert plan.splits == 1 or not (int8 and form.group_size)
             assert plan.splits <= -(-k // 128)
+        if (n, k) == (4096, 4096):
+            assert emulated.KERNELS[emulator.plan_of(weight, 1, "bfloat16", int8, Device()).kernel] == "gemv"
     assert emulator.plan_of(weight, 1, "float32", False, Device()).kernel == 0
 
 

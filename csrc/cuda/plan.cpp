@@ -63,7 +63,8 @@ double model(const Problem& problem, const Device& device, const Plan& plan, con
     const double x =
         static_cast<double>(std::min<std::int64_t>(shape.columns, problem.rows)) * kUnitInputs * (problem.int8 ? 1 : 2);
     const double from_memory = weights / plan.row_blocks;
-    const double from_cache = weights - from_memory + x;
+    // Resident blocks of gemv walk through K together, and find x in L1 when one of them has read it.
+    const double from_cache = weights - from_memory + (plan.kernel == Kernel::gemv ? x / together : x);
     const double memory = (from_memory + from_cache / kCacheRate) * together / device.bytes_per_cycle;
     const double products = shape.tiles_per_block * (shape.columns / 8.0) * (problem.int8 ? 4 : 8);
     const double tensor = products * kProductCycles * together;
@@ -109,7 +110,7 @@ bool supports_gemv(const Problem& problem) {
 }
 
 bool supports_tiles(const Problem& problem) {
-    return supports_prepacked(problem) && problem.rows > kGemvRows && problem.rows <= kMostGridRows * 16;
+    return supports_prepacked(problem) && problem.rows <= kMostGridRows * 16;
 }
 
 Plan choose_plan(const Problem& problem, const Device& device, const Wanted& wanted) {

@@ -1,4 +1,4 @@
-// Products of 9 rows and more: tiles of y, K streamed through shared memory.
+// Products of more rows than an instruction has columns (and of fewer): tiles of y, K streamed through shared memory.
 //
 //   grid x: blocks of 4 * kEach tiles of 16 outputs     grid y: blocks of `columns` rows of x     grid z: splits of K
 //   block:  4 warps; a warp has kEach tiles of outputs and all `columns` rows
