@@ -5,7 +5,7 @@ take turns in one run: CUDA graphs of calls that go through more copies of the w
 microseconds per call. Beside them the largest error against float64 in units of the stated bound, the bytes and
 operations per second over what a copy and cuBLAS reach in the same run, and the quotients with each contestant.
 
-    python bench/bench_cuda.py --out bench/results/cuda.json [--seconds 240]
+    python bench/bench_cuda.py --out bench/results/cuda.json [--seconds 240] [--peers]
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=240.0, help="no new weight after so long")
-    parser.add_argument("--no-peers", action="store_true", help="torch only: gemlite and humming compile for minutes")
+    parser.add_argument("--peers", action="store_true", help="gemlite and humming, too, which compile for minutes")
     arguments = parser.parse_args()
     began, ceilings = time.perf_counter(), limits()
     print(json.dumps(ceilings), flush=True)
@@ -76,13 +76,13 @@ def main() -> None:
                 missing[f"int{bits} {n}x{k}"] = "out of time"
                 continue
             weight = Weight.draw(n, k, bits, group_size)
-            calls, refused = ways(weight, peers=not arguments.no_peers)
+            calls, refused = ways(weight, peers=arguments.peers)
             missing |= {f"{name}, int{bits}": why for name, why in refused.items()}
             for m in ROWS:
                 rows.append(measure(weight, calls, m, ceilings))
                 print(json.dumps(rows[-1]), flush=True)
-            document = {"machine": machine, "limits": ceilings, "missing": missing, "rows": rows}
-            arguments.out.write_text(json.dumps(document, indent=1) + "\n")  # what there is, should time run out
+                document = {"machine": machine, "limits": ceilings, "missing": missing, "rows": rows}
+                arguments.out.write_text(json.dumps(document, indent=1) + "\n")  # what there is, should time run out
             del calls, weight
             torch.cuda.empty_cache()
     if any(row["error / bound"] > 1 for row in rows):

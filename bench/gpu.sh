@@ -16,11 +16,20 @@ architecture="$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head 
 if [ "$architecture" = 90 ]; then architecture=90a; fi
 python3 -m pip install --quiet --no-build-isolation --no-deps -Ccmake.define.TQS_CUDA=ON \
     -Ccmake.define.TQS_CUDA_ARCHITECTURES="$architecture" .
-timeout 150 python3 -m pytest -q -p no:cacheprovider tests/test_kernels_cuda.py | tee "$out/cuda_tests.txt"
+failed=0
+step() {  # name of the log, seconds, command: what fails or runs out of time is said, and the rest still runs
+    local log="$out/$1" seconds="$2"
+    shift 2
+    timeout "$seconds" "$@" 2>&1 | tee "$log" || { echo "failed or out of time: $*" | tee -a "$log"; failed=1; }
+}
+step cuda_tests.txt 120 python3 -m pytest -q -p no:cacheprovider tests/test_kernels_cuda.py
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-        timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 1 python3 bench/gpu/sanitized.py |
-            tee "$out/cuda_$tool.txt" || echo "compute-sanitizer $tool: failed or out of time" | tee -a "$out/cuda_$tool.txt"
+        step "cuda_$tool.txt" 45 compute-sanitizer --tool "$tool" --error-exitcode 1 python3 bench/gpu/sanitized.py
     done
 fi
-python3 bench/bench_cuda.py --out "$out/cuda.json" --seconds 180
+step cuda_bench.txt 150 python3 bench/bench_cuda.py --out "$out/cuda.json" --seconds 120
+if python3 -c "import gemlite" 2>/dev/null || python3 -c "import humming" 2>/dev/null; then
+    step cuda_peers.txt 80 python3 bench/bench_cuda.py --peers --out "$out/cuda_peers.json"
+fi
+exit "$failed"
