@@ -111,7 +111,10 @@ def test_layers_and_row_blocks_of_a_recurrent_system(tmp_path):
     by_bits = {bits: [s.distance for s in found.layers if plan.bits[s.name] == bits] for bits in (2, 8)}
     assert min(by_bits[2]) > max(by_bits[8])
     # distances are of the rows of a block alone, over the norm of the whole weight
-    norms = {weight.name: float(parameter_of(system.module, weight).norm()) for weight in find_weights(system.module)}
+    norms = {
+        weight.name: float(parameter_of(system.module, weight).detach().norm())
+        for weight in find_weights(system.module)
+    }
     moved = sum((scan.distance * norms[parse_name(scan.name)[0]]) ** 2 for scan in found.layers)
     assert found.whole.distance**2 * sum(norm**2 for norm in norms.values()) == pytest.approx(moved, rel=1e-5)
     torch_engine = tqs.diagnose_basin(system, plan, horizon=6, initial=states, engine="torch")
