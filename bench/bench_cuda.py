@@ -1,97 +1,92 @@
-"""Question: is the CUDA product on packed weights right, and how far is it from the machine's limit and from cuBLAS?
+"""Question: how far are the CUDA products on packed weights from the machine's limits, and from the best of others?
 
-For K = N = 4096 and 8192, M = 1, 8, 64: the largest error against float64 in units of the rounding bound, then
-microseconds beside a bfloat16 cuBLAS product of the dequantized weight and the time to read the packed bytes at the
-copy rate measured in the same run. Weights are rotated through buffers larger than the L2 cache, so that every call
-reads them from memory.
+int4 in groups of 128 and int8 per channel, three shapes, M = 1 ... 512, bfloat16 rows. All contestants of one product
+take turns in one run: CUDA graphs of calls that go through more copies of the weight than L2 holds, medians of
+microseconds per call. Beside them the largest error against float64 in units of the stated bound, the bytes and
+operations per second over what a copy and cuBLAS reach in the same run, and the quotients with each contestant.
 
-    python bench/bench_cuda.py --out bench/results/cuda.json
+    python bench/bench_cuda.py --out bench/results/cuda.json [--seconds 240] [--peers]
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import statistics
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import harness
-from tqs_fast import kernels
+from gpu.clock import limits, paired
+from gpu.ways import Call, Weight, ways
 
-FLUSHED = 256 * 2**20  # bytes of rotated weights: several times any L2 cache
-
-
-def microseconds(call: Callable[[int], Any], rounds: int = 30) -> float:
-    """Median time of `call(i)` on the current stream, `i` counting up."""
-    for i in range(5):
-        call(i)
-    times = []
-    for i in range(rounds):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        call(i)
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3)
-    return statistics.median(times)
+SHAPES = ((4096, 4096), (8192, 8192), (12288, 4096))  # [N, K]
+FORMATS = ((4, 128), (8, 0))
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
-def copy_bytes_per_second() -> float:
-    """Device memory read and written per second by a copy."""
-    source = torch.empty(2**28, dtype=torch.float32, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.numel() * 4 / (microseconds(lambda _: target.copy_(source)) * 1e-6)
+def error_in_bounds(call: Call, x: torch.Tensor, weight: Weight) -> float:
+    """max |y - exact| / bound of csrc/backend/kernel_table.h (float activations), one rounding to bfloat16 included."""
+    dense = torch.from_numpy(weight.packed.dequantize()).cuda().double()
+    exact, sizes = x.double() @ dense.T, x.double().abs() @ dense.abs().T
+    bound = 3 * (dense.shape[1] + 2) * 2.0**-24 * sizes + 2.0**-8 * exact.abs() + 1e-30
+    return float(((call(x, 0).double() - exact).abs() / bound).max())
 
 
-def error_in_bounds(x: torch.Tensor, packed: kernels.PackedWeight, y: torch.Tensor) -> float:
-    """max |y - exact| / bound, with the kernel's stated float32 bound and one bfloat16 rounding of the result."""
-    exact = x.double().cpu().numpy() @ packed.dequantize().astype(np.float64).T
-    sizes = x.double().abs().cpu().numpy() @ np.abs(packed.dequantize()).astype(np.float64).T
-    bound = (packed.shape[1] / 32 + 9) * 2.0**-24 * sizes + 2.0**-8 * np.abs(exact) + 1e-30
-    return float((np.abs(y.double().cpu().numpy() - exact) / bound).max())
-
-
-def measure(bits: int, size: int, rows: int, rate: float) -> dict[str, Any]:
-    generator = np.random.default_rng(0)
-    packed = kernels.pack(generator.standard_normal((size, size)).astype(np.float32), bits=bits, group_size=128)
-    copies = max(2, FLUSHED // packed.nbytes)
-    codes = [torch.from_numpy(packed.codes).cuda() for _ in range(copies)]
-    scales = torch.from_numpy(packed.scales.view(np.int16)).cuda()
-    x = torch.randn(rows, size, device="cuda").bfloat16()
-
-    def ours(i: int) -> torch.Tensor:
-        return kernels.qgemm_cuda(x, codes[i % copies], scales, None, bits, 128)
-
-    dense = torch.from_numpy(packed.dequantize()).cuda().bfloat16()
-    weights = [dense.clone() for _ in range(max(2, FLUSHED // (2 * dense.numel())))]
-    mine = microseconds(ours)
-    cublas = microseconds(lambda i: x @ weights[i % len(weights)].T)
-    limit = packed.nbytes / (rate / 2) * 1e6  # a copy moves every byte twice
+def measure(weight: Weight, calls: dict[str, Call], m: int, ceilings: dict[str, float]) -> dict[str, Any]:
+    n, k = weight.packed.shape
+    x = torch.randn(m, k, device="cuda").bfloat16()
+    bound = {name: functools.partial(call, x) for name, call in calls.items()}
+    microseconds, failed = paired(bound, rounds=7)
+    own = microseconds["ours"]
+    moved = weight.packed.nbytes + 2 * m * (n + k)
+    best = min((time for name, time in microseconds.items() if not name.startswith("ours")), default=float("nan"))
     return {
-        "bits": bits, "K": size, "N": size, "M": rows, "error / bound": error_in_bounds(x, packed, ours(0)),
-        "microseconds": mine, "cublas bf16 microseconds": cublas, "read limit microseconds": limit,
-        "cublas / ours": cublas / mine, "limit / ours": limit / mine,
+        "bits": weight.packed.bits, "group_size": weight.packed.group_size, "N": n, "K": k, "M": m,
+        "error / bound": error_in_bounds(calls["ours"], x, weight),
+        "microseconds": microseconds, "failed": failed,
+        # A copy moves every byte twice; its rate counts both.
+        "bytes / copy": moved / (own * 1e-6) / ceilings["copy_bytes_per_second"],
+        "operations / cuBLAS bf16 peak": 2 * m * n * k / (own * 1e-6) / ceilings["bf16_operations_per_second"],
+        "best other / ours": best / own,
     }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=240.0, help="no new weight after so long")
+    parser.add_argument("--peers", action="store_true", help="gemlite and humming, too, which compile for minutes")
     arguments = parser.parse_args()
-    rate = copy_bytes_per_second()
-    rows = [measure(bits, size, m, rate) for bits in (4, 8) for size in (4096, 8192) for m in (1, 8, 64)]
-    for row in rows:
-        print(json.dumps(row))
+    began, ceilings = time.perf_counter(), limits()
+    print(json.dumps(ceilings), flush=True)
+    machine = harness.machine() | {
+        "gpu": torch.cuda.get_device_name(),
+        "capability": ".".join(map(str, torch.cuda.get_device_capability())),
+        "cuda": torch.version.cuda,
+    }
+    rows: list[dict[str, Any]] = []
+    missing: dict[str, str] = {}
+    for bits, group_size in FORMATS:
+        for n, k in SHAPES:
+            if time.perf_counter() - began > arguments.seconds:
+                missing[f"int{bits} {n}x{k}"] = "out of time"
+                continue
+            weight = Weight.draw(n, k, bits, group_size)
+            calls, refused = ways(weight, peers=arguments.peers)
+            missing |= {f"{name}, int{bits}": why for name, why in refused.items()}
+            for m in ROWS:
+                rows.append(measure(weight, calls, m, ceilings))
+                print(json.dumps(rows[-1]), flush=True)
+                document = {"machine": machine, "limits": ceilings, "missing": missing, "rows": rows}
+                arguments.out.write_text(json.dumps(document, indent=1) + "\n")  # what there is, should time run out
+            del calls, weight
+            torch.cuda.empty_cache()
     if any(row["error / bound"] > 1 for row in rows):
-        raise SystemExit("a product is further from float64 than its rounding bound")
-    machine = harness.STARTED | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    document = {"machine": machine, "copy_bytes_per_second": rate, "rows": rows}
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+        raise SystemExit("a product is further from float64 than its bound")
 
 
 if __name__ == "__main__":

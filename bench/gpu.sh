@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Build on a machine with an NVIDIA GPU, run the GPU tests, check the CUDA kernel against float64, then measure it.
-# Offline and within ten minutes. Needs nvcc and a Python with torch (CUDA), numpy, pybind11, scikit-build-core, cmake and
-# ninja; other dependencies are taken from a folder of wheels where they are missing:
+# Build on a machine with an NVIDIA GPU, run the GPU tests, check the CUDA kernels with compute-sanitizer, then measure
+# them. Offline and within ten minutes (on 16 cores). Needs nvcc and a Python with torch (CUDA), numpy, pybind11,
+# scikit-build-core, cmake and ninja; other dependencies are taken from a folder of wheels where they are missing:
 #   pip download --only-binary :all: --no-deps -d wheels scipy rich typer safetensors pytest ... (for that machine's Python)
+#   pip wheel --no-deps -w wheels gemlite; pip download --no-deps -d wheels humming-kernels      (peers, where wanted)
 #   bash bench/gpu.sh [folder for results]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +11,25 @@ out="${1:-${OUT:-bench/results}}"
 mkdir -p "$out"
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 if [ -d wheels ]; then python3 -m pip install --quiet --no-index --no-deps wheels/*.whl; fi
-python3 -m pip install --quiet --no-build-isolation --no-deps -Ccmake.define.TQS_CUDA=ON .
-python3 -m pytest -q -p no:cacheprovider tests/test_kernels_cuda.py
-python3 bench/bench_cuda.py --out "$out/cuda.json"
+# For this GPU alone: 9.0 is compiled as 90a (its own instructions).
+architecture="$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)"
+if [ "$architecture" = 90 ]; then architecture=90a; fi
+python3 -m pip install --quiet --no-build-isolation --no-deps -Ccmake.define.TQS_CUDA=ON \
+    -Ccmake.define.TQS_CUDA_ARCHITECTURES="$architecture" .
+failed=0
+step() {  # name of the log, seconds, command: what fails or runs out of time is said, and the rest still runs
+    local log="$out/$1" seconds="$2"
+    shift 2
+    timeout "$seconds" "$@" 2>&1 | tee "$log" || { echo "failed or out of time: $*" | tee -a "$log"; failed=1; }
+}
+step cuda_tests.txt 120 python3 -m pytest -q -p no:cacheprovider tests/test_kernels_cuda.py
+if command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck; do
+        step "cuda_$tool.txt" 45 compute-sanitizer --tool "$tool" --error-exitcode 1 python3 bench/gpu/sanitized.py
+    done
+fi
+step cuda_bench.txt 150 python3 bench/bench_cuda.py --out "$out/cuda.json" --seconds 120
+if python3 -c "import gemlite" 2>/dev/null || python3 -c "import humming" 2>/dev/null; then
+    step cuda_peers.txt 80 python3 bench/bench_cuda.py --peers --out "$out/cuda_peers.json"
+fi
+exit "$failed"

@@ -32,10 +32,19 @@ if(build_cuda)
     # By flag: CMake before 3.26 does not know that nvcc has C++20 (for the same reason C++ has its standard as a
     # feature of the target: CMAKE_CXX_STANDARD would be inherited by CUDA).
     add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
+    # Sizes that host and device agree on are constexpr functions.
+    add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
     # Static: the module imports on a machine without CUDA, and next to any CUDA runtime torch brings.
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
     find_package(CUDAToolkit REQUIRED)
-    set(TQS_CUDA_SOURCES csrc/cuda/qgemm.cu csrc/cuda/table.cpp)
+    set(TQS_CUDA_SOURCES
+        csrc/cuda/multiply_bfloat16.cu
+        csrc/cuda/multiply_float16.cu
+        csrc/cuda/multiply_int8.cu
+        csrc/cuda/qgemm.cu
+        csrc/cuda/device_properties.cpp
+        csrc/cuda/plan.cpp
+        csrc/cuda/table.cpp)
     set(TQS_CUDA_LIBRARIES CUDA::cudart_static)
     list(JOIN TQS_CUDA_ARCHITECTURES "," architecture_names)
     set_source_files_properties(csrc/cuda/table.cpp PROPERTIES COMPILE_DEFINITIONS

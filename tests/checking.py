@@ -11,6 +11,7 @@ from tqs_fast.reference import quantization as reference
 
 FLOAT_ROUNDOFF = 2.0**-24
 BFLOAT_ROUNDOFF = 2.0**-8
+HALF_ROUNDOFF = 2.0**-11
 SMALLEST = 2.0**-149
 
 
@@ -21,6 +22,7 @@ def check_product(
     bias: npt.NDArray[Any] | None,
     *,
     bfloat16: bool = False,
+    float16: bool = False,
 ) -> None:
     """Assert that y [M, N] is x [M, K] W [N, K]^T + bias computed in float32.
 
@@ -28,7 +30,7 @@ def check_product(
     size u = 2^-24, so |error| <= (K + 2) u S with S = sum |x||w| + |bias|; underflow adds at most 2^-149 a term.
     Aggregate bound: roundings are independent and a partial sum is at most S, so the error has standard deviation
     below u sqrt(K + 2) S; its norm stays below 4 u sqrt(K + 2) |S| (4 covers small samples).
-    bfloat16 adds one rounding of the result, 2^-8 |y|, to both.
+    bfloat16 adds one rounding of the result, 2^-8 |y|, to both, float16 2^-11 |y| and 2^-25 below its normal range.
     """
     expected = reference.qgemm(x, weight, bias)
     assert y.shape == expected.shape, f"expected shape {expected.shape}, got {y.shape}"
@@ -38,6 +40,8 @@ def check_product(
         size = size + np.abs(np.asarray(bias, np.float64))
     error = np.abs(np.asarray(y, np.float64) - expected)
     rounding = BFLOAT_ROUNDOFF * np.abs(expected) * 1.01 + 2.0**-134 if bfloat16 else np.zeros_like(expected)
+    if float16:
+        rounding = HALF_ROUNDOFF * np.abs(expected) * 1.01 + 2.0**-25
     bound = (columns + 2) * (FLOAT_ROUNDOFF * size * 1.01 + SMALLEST) + rounding
     within = error <= bound  # False for NaN
     if not within.all():

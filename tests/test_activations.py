@@ -115,8 +115,6 @@ def test_what_is_refused():
     for x in (drawn(2, 40), drawn(2, 40).double()):
         with pytest.raises(tqs.ArgumentError, match=r"activation must be one of \('float', 'int8'\), got 'int4'"):
             ops.qgemm(x, *arguments, None, "int4")
-    with pytest.raises(tqs.ArgumentError, match=r"CPU only; move the module with \.cpu\(\), or quantize it"):
-        ops._qgemm_cuda(drawn(2, 40), *arguments, None, True)
 
 
 # ---------------------------------------------------------------- modules

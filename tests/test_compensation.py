@@ -185,6 +185,8 @@ def test_dead_columns_are_rounded_to_nearest_and_disturb_nobody(settings):
     nearest = kernels.pack(weight, bits=4, group_size=0)
     assert (packed[:, dead] == nearest.dequantize()[:, dead]).all()
     assert (packed != nearest.dequantize()).any()
+    undamped = once(weight, inputs.T @ inputs, 4, quantizer, replace(settings, damping=0.0)).dequantize()
+    assert (undamped[:, dead] == nearest.dequantize()[:, dead]).all()
     nothing = once(weight, np.zeros((40, 40)), 4, quantizer, settings)
     same_bits(nothing.codes, nearest.codes)
 

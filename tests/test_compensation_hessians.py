@@ -141,6 +141,17 @@ def test_attention_projections_see_queries_keys_and_values_apart():
     np.testing.assert_allclose(weight.numpy() @ seen @ weight.numpy().T, gram(mixed), rtol=1e-4, atol=1e-6)
 
 
+def test_projections_used_together_and_apart_add_up():
+    q, kv = torch.randn(3, 5, 8), torch.randn(3, 5, 8)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def twice(module, q, kv):
+        return module(q, q, q, need_weights=False)[0] + module(q, kv, kv, need_weights=False)[0]
+
+    found = of_inputs(attention, twice, q, kv)
+    check(found["in_proj_weight"], (0, 8, torch.cat([q, q])), (8, 24, torch.cat([q, kv])))
+
+
 def test_a_tied_weight_adds_up_over_its_uses_and_a_table_adds_nothing():
     head = TiedHead()
     tokens = torch.randint(0, 19, (4, 3))

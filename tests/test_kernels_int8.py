@@ -12,7 +12,13 @@ from tqs_fast import kernels
 from tqs_fast.errors import ArgumentError
 from tqs_fast.reference import quantization as reference
 
-ISAS = sorted({row["isa"] for row in kernels.list() if row["op"] == "qgemm_float32_int8" and row["available"]})
+ISAS = sorted(
+    {
+        row["isa"]
+        for row in kernels.list()
+        if row["op"] == "qgemm_float32_int8" and row["available"] and row["isa"] != "cuda"
+    }
+)
 ONE = 0x3F80  # bfloat16
 U = 2.0**-24
 

@@ -240,4 +240,6 @@ def test_cuda_without_cuda_says_how_to_get_it():
         pytest.skip("this build has CUDA")
     _, packed, _ = make_case(FORMATS[0], 1, 3, 8)
     with pytest.raises(TqsError, match="built without CUDA; install the CUDA toolkit"):
-        core.qgemm_cuda(packed.view, 0, 0, 0, 64, 8, 1, 0, 64, 3)
+        core.qgemm_cuda(packed.view, 0, 0, False, 0, 0, 0, 0, 64, 8, 1, 0, 64, 3)
+    with pytest.raises(TqsError, match="built without CUDA; install the CUDA toolkit"):
+        core.prepack_cuda(packed.view, 64, 0, 0)

@@ -14,6 +14,8 @@ import tqs_fast as tqs
 from networks import cells_system, linear_system
 from packing import block_plan, plan_for
 from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization.blocks import parse_name
+from tqs_fast.quantization.weights import find_weights, parameter_of
 from tqs_fast.recovery.basin import POSITIONS, flat_radius
 from tqs_fast.rewriting import QuantLinear
 
@@ -108,6 +110,13 @@ def test_layers_and_row_blocks_of_a_recurrent_system(tmp_path):
     # the coarser a block, the farther away
     by_bits = {bits: [s.distance for s in found.layers if plan.bits[s.name] == bits] for bits in (2, 8)}
     assert min(by_bits[2]) > max(by_bits[8])
+    # distances are of the rows of a block alone, over the norm of the whole weight
+    norms = {
+        weight.name: float(parameter_of(system.module, weight).detach().norm())
+        for weight in find_weights(system.module)
+    }
+    moved = sum((scan.distance * norms[parse_name(scan.name)[0]]) ** 2 for scan in found.layers)
+    assert found.whole.distance**2 * sum(norm**2 for norm in norms.values()) == pytest.approx(moved, rel=1e-5)
     torch_engine = tqs.diagnose_basin(system, plan, horizon=6, initial=states, engine="torch")
     for ours, theirs in zip((*found.layers, found.whole), (*torch_engine.layers, torch_engine.whole), strict=True):
         np.testing.assert_allclose(ours.damage, theirs.damage, rtol=1e-2, atol=1e-9)

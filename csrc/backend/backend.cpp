@@ -90,10 +90,13 @@ std::vector<KernelRow> list_kernels() {
     const bool has_device = cuda::device_count() > 0;
     for (const int bits : kFormatBits) {
         if (!cuda::has_qgemm(bits)) continue;
-        for (int dtype = 0; dtype < kDTypes; ++dtype) {
-            rows.push_back({std::string("qgemm_") + dtype_name(static_cast<DType>(dtype)), "int" + std::to_string(bits),
-                            "cuda", has_device});
+        const std::string format = "int" + std::to_string(bits);
+        for (int dtype = 0; dtype < kCudaDTypes; ++dtype) {
+            const std::string name = std::string("qgemm_") + dtype_name(static_cast<DType>(dtype));
+            rows.push_back({name, format, "cuda", has_device});
+            rows.push_back({name + "_int8", format, "cuda", has_device});
         }
+        rows.push_back({"prepack", format, "cuda", has_device});
     }
     return rows;
 }

@@ -162,8 +162,28 @@ std::string architectures();  // "80,90a", empty when not built
 // Devices the driver reports; 0 without a driver, a device, or CUDA in the build.
 int device_count();
 bool has_qgemm(int bits);
-// As QgemmTask, all pointers on `device`, `panels` null; enqueued on `stream` (a cudaStream_t) and not waited for.
-void qgemm(const QgemmTask& task, DType dtype, int device, std::uintptr_t stream);
+
+// The weight as the fast kernels of the GPU read it, opaque: `out` holds prepacked_bytes(weight) bytes, 256-byte
+// aligned. All pointers are on `device`; enqueued on `stream` (a cudaStream_t) and not waited for, as is `qgemm`.
+std::int64_t prepacked_bytes(const PackedView& weight);
+void prepack(const PackedView& weight, std::uint8_t* out, int device, std::uintptr_t stream);
+
+// Device memory that products work in, 256-byte aligned: its first 16 KiB are zeros before the first one, and one
+// product uses it at a time (one stream).
+struct Workspace {
+    std::uint8_t* bytes;
+    std::int64_t size;
+};
+// As QgemmTask; `panels` null or as `prepack` wrote them, `activations` null. `exact` takes any task; without panels,
+// for float32 and where rows of x are no multiple of 16 bytes apart the result comes from a simple kernel. `int8` wants
+// panels, and per channel at most kSpan inputs. With u = 2^-24 and exact activations
+//
+//   |y - exact| <= 3 (K + 2) u (sum |x||w| + |bias|)      and one rounding to the dtype of y,
+//
+// since tensor cores cut sums to 24 bits where float32 rounds them; the same bits from run to run on one device. int8
+// has the bits of the CPU (above). Returns 0; or, having done nothing, how large a workspace it wants.
+std::int64_t qgemm(const QgemmTask& task, DType dtype, Activation activation, Workspace workspace, int device,
+                   std::uintptr_t stream);
 
 }  // namespace cuda
 

@@ -36,8 +36,8 @@ QgemmTask task_of(Address x, std::int64_t x_stride, std::int64_t rows, Address b
             .activations = nullptr};
 }
 
-DType checked_dtype(int dtype) {
-    require(dtype >= 0 && dtype < kDTypes, "qgemm", "unknown activation dtype ", dtype);
+DType checked_dtype(int dtype, int count = kDTypes) {
+    require(dtype >= 0 && dtype < count, "qgemm", "unknown activation dtype ", dtype);
     return static_cast<DType>(dtype);
 }
 
@@ -91,13 +91,27 @@ void bind_quant(py::module_& m) {
                   int8 ? Activation::int8 : Activation::exact, threads);
         },
         unlocked());
+    m.def("cuda_prepacked_bytes", [](const PackedView& packed) {
+        check_packed("prepack", packed);
+        return cuda::prepacked_bytes(packed);
+    });
+    m.def(
+        "prepack_cuda",
+        [](const PackedView& packed, Address out, int device, Address stream) {
+            check_packed("prepack", packed);
+            cuda::prepack(packed, at_address<std::uint8_t>(out), device, stream);
+        },
+        unlocked());
     m.def(
         "qgemm_cuda",
-        [](const PackedView& packed, int dtype, int device, Address stream, Address x, std::int64_t x_stride,
+        [](const PackedView& packed, Address panels, int dtype, bool int8, Address workspace,
+           std::int64_t workspace_bytes, int device, Address stream, Address x, std::int64_t x_stride,
            std::int64_t rows, Address bias, Address y, std::int64_t y_stride) {
             QgemmTask task = task_of(x, x_stride, rows, bias, y, y_stride);
             task.weight = packed;
-            qgemm_cuda(task, checked_dtype(dtype), device, stream);
+            task.panels = at_address<const std::uint8_t>(panels);
+            return qgemm_cuda(task, checked_dtype(dtype, kCudaDTypes), int8 ? Activation::int8 : Activation::exact,
+                              {at_address<std::uint8_t>(workspace), workspace_bytes}, device, stream);
         },
         unlocked());
 }

@@ -15,9 +15,9 @@ inline void check_cuda(cudaError_t status, const char* function, const char* cal
 // Makes `device` current for this thread and restores the previous one.
 class DeviceScope {
   public:
-    explicit DeviceScope(int device) {
-        check_cuda(cudaGetDevice(&previous_), "qgemm", "cudaGetDevice");
-        check_cuda(cudaSetDevice(device), "qgemm", "cudaSetDevice");
+    DeviceScope(const char* function, int device) {
+        check_cuda(cudaGetDevice(&previous_), function, "cudaGetDevice");
+        check_cuda(cudaSetDevice(device), function, "cudaSetDevice");
     }
     ~DeviceScope() { cudaSetDevice(previous_); }
     DeviceScope(const DeviceScope&) = delete;

@@ -1,9 +1,11 @@
 // The CUDA backend as the callers see it (backend/kernel_table.h). Its twin is no_cuda/table.cpp.
 #include "cuda/check.h"
+#include "cuda/device_properties.h"
 #include "cuda/kernels.h"
+#include "cuda/layout.h"
+#include "cuda/plan.h"
 
 namespace tqs::cuda {
-
 bool built() {
     return true;
 }
@@ -23,12 +25,35 @@ bool has_qgemm(int bits) {
     return format_index(bits) >= 0;
 }
 
-void qgemm(const QgemmTask& task, DType dtype, int device, std::uintptr_t stream) {
+std::int64_t prepacked_bytes(const PackedView& weight) {
+    return weight_layout(weight).bytes;
+}
+
+void prepack(const PackedView& weight, std::uint8_t* out, int device, std::uintptr_t stream) {
+    const DeviceScope scope("prepack", device);
+    prepack_weight(weight, out, reinterpret_cast<cudaStream_t>(stream));
+}
+
+std::int64_t qgemm(const QgemmTask& task, DType dtype, Activation activation, Workspace workspace, int device,
+                   std::uintptr_t stream) {
     require(task.weight.rows <= std::int64_t{1} << 32, "qgemm",
             "the CUDA kernel takes at most 2^32 output columns, got ", task.weight.rows);
-    const DeviceScope scope(device);
-    const QgemmLaunch launch = kQgemm[static_cast<int>(dtype)][format_index(task.weight.bits)];
-    check_cuda(launch(task, reinterpret_cast<cudaStream_t>(stream)), "qgemm", "the kernel launch");
+    const DeviceScope scope("qgemm", device);
+    const Plan plan = task.panels
+                          ? choose_plan(problem_of(task, dtype, activation == Activation::int8), properties_of(device))
+                          : Plan{};
+    if (plan.kernel == Kernel::simple) {
+        require(activation != Activation::int8, "qgemm",
+                "int8 activations on CUDA want a prepacked weight, fewer than 2^20 rows, and at most ", kSpan,
+                " inputs for one scale per channel; got ", task.rows, " rows of ", task.weight.columns,
+                " inputs; use groups, or float activations");
+        multiply_simple(task, dtype, reinterpret_cast<cudaStream_t>(stream));
+        return 0;
+    }
+    if (workspace.size < plan.workspace) return plan.workspace;
+    multiply_prepacked(task, plan, dtype, activation == Activation::int8, workspace.bytes,
+                       reinterpret_cast<cudaStream_t>(stream));
+    return 0;
 }
 
 }  // namespace tqs::cuda

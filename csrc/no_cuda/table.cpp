@@ -3,6 +3,16 @@
 #include "core/check.h"
 
 namespace tqs::cuda {
+namespace {
+
+[[noreturn]] void refuse(const char* function) {
+    throw Error(message(function,
+                        "tqs-fast was built without CUDA; install the CUDA toolkit (nvcc on PATH) and run "
+                        "`pip install . --config-settings=cmake.define.TQS_CUDA=ON`, or move the model to the "
+                        "CPU"));
+}
+
+}  // namespace
 
 bool built() {
     return false;
@@ -20,11 +30,16 @@ bool has_qgemm(int) {
     return false;
 }
 
-void qgemm(const QgemmTask&, DType, int, std::uintptr_t) {
-    throw Error(message("qgemm",
-                        "tqs-fast was built without CUDA; install the CUDA toolkit (nvcc on PATH) and run "
-                        "`pip install . --config-settings=cmake.define.TQS_CUDA=ON`, or move the model to the "
-                        "CPU"));
+std::int64_t prepacked_bytes(const PackedView&) {
+    refuse("prepack");
+}
+
+void prepack(const PackedView&, std::uint8_t*, int, std::uintptr_t) {
+    refuse("prepack");
+}
+
+std::int64_t qgemm(const QgemmTask&, DType, Activation, Workspace, int, std::uintptr_t) {
+    refuse("qgemm");
 }
 
 }  // namespace tqs::cuda

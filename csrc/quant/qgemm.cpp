@@ -63,9 +63,10 @@ void qgemm(QgemmTask task, const Prepared& prepared, DType dtype, Activation act
     run(task, table, dtype, activation, threads);
 }
 
-void qgemm_cuda(const QgemmTask& task, DType dtype, int device, std::uintptr_t stream) {
+std::int64_t qgemm_cuda(const QgemmTask& task, DType dtype, Activation activation, cuda::Workspace workspace,
+                        int device, std::uintptr_t stream) {
     check_task(task);
-    if (task.rows > 0) cuda::qgemm(task, dtype, device, stream);
+    return task.rows > 0 ? cuda::qgemm(task, dtype, activation, workspace, device, stream) : 0;
 }
 
 }  // namespace tqs

@@ -14,7 +14,8 @@ void qgemm(QgemmTask task, DType dtype, Activation activation, int threads);
 // Throws ArgumentError when `prepared` was made for another ISA than the active one.
 void qgemm(QgemmTask task, const Prepared& prepared, DType dtype, Activation activation, int threads);
 
-// All pointers on `device`, enqueued on `stream`. Throws Error without CUDA in the build.
-void qgemm_cuda(const QgemmTask& task, DType dtype, int device, std::uintptr_t stream);
+// cuda::qgemm, checked. Throws Error without CUDA in the build.
+std::int64_t qgemm_cuda(const QgemmTask& task, DType dtype, Activation activation, cuda::Workspace workspace,
+                        int device, std::uintptr_t stream);
 
 }  // namespace tqs

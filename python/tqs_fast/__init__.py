@@ -17,7 +17,7 @@ from tqs_fast.errors import (
 )
 from tqs_fast.growth import GrowthRates, Outcome, growth_rates
 from tqs_fast.quantization import Quantizer
-from tqs_fast.recovery import BasinDiagnosis, diagnose_basin
+from tqs_fast.recovery import BasinDiagnosis, Recovery, diagnose_basin, recover
 from tqs_fast.reporting import Report
 from tqs_fast.rewriting import choose_activations, load, quantize, save
 from tqs_fast.scoring import Adjoint, Layer, Noise, Residual, RolloutError, Sensitivity, Tangent, evaluate, score
@@ -48,6 +48,7 @@ __all__ = [
     "OutputDivergence",
     "Plan",
     "Quantizer",
+    "Recovery",
     "Recurrent",
     "Report",
     "Residual",
@@ -73,6 +74,7 @@ __all__ = [
     "load_system",
     "ops",
     "quantize",
+    "recover",
     "rollout",
     "save",
     "score",

@@ -66,9 +66,15 @@ def qgemm_prepared(
     y_stride: int,
     /,
 ) -> None: ...
+def cuda_prepacked_bytes(packed: PackedView) -> int: ...
+def prepack_cuda(packed: PackedView, out: int, device: int, stream: int, /) -> None: ...
 def qgemm_cuda(
     packed: PackedView,
+    panels: int,
     dtype: int,
+    int8: bool,
+    workspace: int,
+    workspace_bytes: int,
     device: int,
     stream: int,
     x: int,
@@ -78,7 +84,7 @@ def qgemm_cuda(
     y: int,
     y_stride: int,
     /,
-) -> None: ...
+) -> int: ...
 def multiply(
     weight: Sequence[tuple[Prepared, bool]], x: int, x_stride: int, rows: int, bias: int, y: int, threads: int
 ) -> None:

@@ -17,8 +17,8 @@ Format = tuple[int, int, int]
 class _Entry(NamedTuple):
     codes: weakref.ref[Tensor]  # takes the entry away when it dies
     state: tuple[object, ...]  # what it was made from
-    isa: str
-    prepared: core.Prepared
+    isa: str  # or "cuda"
+    prepared: core.Prepared | Tensor
 
 
 # By the identity of the codes, which a module holds on to; scales and zeros are looked at each time. (torch's
@@ -29,15 +29,7 @@ _entries: dict[int, _Entry] = {}
 
 def find(codes: Tensor, scales: Tensor, zeros: Tensor | None, form: Format) -> core.Prepared | None:
     """What `keep` made of these tensors, unless one of them has changed or another instruction set was chosen."""
-    entry = _entries.get(id(codes))
-    if (
-        entry is None
-        or entry.codes() is not codes
-        or entry.state != _state(codes, scales, zeros, form)
-        or entry.isa != core.isa()
-    ):
-        return None
-    return entry.prepared
+    return _find(codes, scales, zeros, form, core.isa())  # type: ignore[return-value]
 
 
 def keep(
@@ -48,13 +40,47 @@ def keep(
     None for views of other tensors, which are gone after the call, for strided ones, and for tensors that do not count
     their changes.
     """
-    parts = (codes, scales) if zeros is None else (codes, scales, zeros)
-    if any(part.is_inference() or part._base is not None or not part.is_contiguous() for part in parts):
+    if not _can_be_kept(codes, scales, zeros):
         return None
-    key, prepared = id(codes), core.prepack(view())
-    reference = weakref.ref(codes, lambda _: _entries.pop(key, None))
-    _entries[key] = _Entry(reference, _state(codes, scales, zeros, form), prepared.isa, prepared)
+    prepared = core.prepack(view())
+    _keep(codes, scales, zeros, form, prepared.isa, prepared)
     return prepared
+
+
+def find_cuda(codes: Tensor, scales: Tensor, zeros: Tensor | None, form: Format) -> Tensor | None:
+    """As `find`, for tensors on a GPU."""
+    return _find(codes, scales, zeros, form, "cuda")  # type: ignore[return-value]
+
+
+def keep_cuda(codes: Tensor, scales: Tensor, zeros: Tensor | None, form: Format, panels: Tensor) -> None:
+    """Keep what `prepack_cuda` made of these tensors, where `keep` would."""
+    if _can_be_kept(codes, scales, zeros):
+        _keep(codes, scales, zeros, form, "cuda", panels)
+
+
+def _find(codes: Tensor, scales: Tensor, zeros: Tensor | None, form: Format, isa: str) -> core.Prepared | Tensor | None:
+    entry = _entries.get(id(codes))
+    if (
+        entry is None
+        or entry.codes() is not codes
+        or entry.state != _state(codes, scales, zeros, form)
+        or entry.isa != isa
+    ):
+        return None
+    return entry.prepared
+
+
+def _can_be_kept(codes: Tensor, scales: Tensor, zeros: Tensor | None) -> bool:
+    parts = (codes, scales) if zeros is None else (codes, scales, zeros)
+    return not any(part.is_inference() or part._base is not None or not part.is_contiguous() for part in parts)
+
+
+def _keep(
+    codes: Tensor, scales: Tensor, zeros: Tensor | None, form: Format, isa: str, prepared: core.Prepared | Tensor
+) -> None:
+    key = id(codes)
+    reference = weakref.ref(codes, lambda _: _entries.pop(key, None))
+    _entries[key] = _Entry(reference, _state(codes, scales, zeros, form), isa, prepared)
 
 
 def _state(codes: Tensor, scales: Tensor, zeros: Tensor | None, form: Format) -> tuple[object, ...]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tqs_fast._formats import check_format, group_count, is_tensor, row_bytes, shape_text, thread_count
+from tqs_fast._cuda import prepack_cuda, qgemm_cuda
+from tqs_fast._formats import is_tensor, shape_text, thread_count
 from tqs_fast._native import core
 from tqs_fast._packing import FloatArray, PackedWeight, PreparedWeight
 from tqs_fast.errors import ArgumentError
@@ -34,12 +35,13 @@ def qgemm(
     """y = x W^T + bias for a packed weight W [N, K].
 
     Args:
-        x: [..., K], float32 numpy, or a float32 or bfloat16 torch tensor (CPU, or CUDA in a build with it). Rows may be
-            strided.
+        x: [..., K], float32 numpy, or a float32 or bfloat16 torch tensor (CPU, or CUDA in a build with it, where it may
+            be float16, too, and the weight is copied there for each call: `qgemm_cuda` takes one that is there). Rows
+            may be strided.
         packed: the weight, or its prepacked form.
         bias: [N] or None, numpy or torch like x; added in float32.
-        activation: "float" multiplies x as it is; "int8" first rounds every row of x to 8 bits by its largest magnitude
-            (CPU only), which is several times faster and costs up to 1/254 of that magnitude in each element.
+        activation: "float" multiplies x as it is; "int8" first rounds every row of x to 8 bits by its largest
+            magnitude, which is several times faster and costs up to 1/254 of that magnitude in each element.
         threads: None for the default. The result does not depend on it.
 
     Returns:
@@ -66,10 +68,9 @@ def qgemm(
         return _qgemm_numpy(x, packed, bias, int8, count)
     if x.device.type not in ("cpu", "cuda"):
         raise ArgumentError(f"[qgemm] x must be on the CPU or a CUDA device, got {x.device}; move it with x.cpu()")
-    if x.is_cuda and int8:
-        raise ArgumentError('[qgemm] activation="int8" runs on the CPU only; move x with x.cpu(), or use "float"')
     if x.is_cuda:
-        return qgemm_cuda(x, *_on_device(weight, x), weight.bits, weight.group_size, bias)
+        form, parts = (weight.bits, weight.group_size), _on_device(weight, x)
+        return qgemm_cuda(x, *parts, *form, bias, panels=prepack_cuda(*parts, *form, columns), activation=activation)
     return _qgemm_tensor(x, packed, bias, int8, count)
 
 
@@ -113,69 +114,6 @@ def _kernel(packed: PackedWeight | PreparedWeight) -> tuple[Callable[..., None],
     if isinstance(packed, PreparedWeight):
         return core.qgemm_prepared, packed.native
     return core.qgemm, packed.view
-
-
-def qgemm_cuda(
-    x: torch.Tensor,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor | None,
-    bits: int,
-    group_size: int,
-    bias: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """`qgemm` on one CUDA device, enqueued on torch's current stream of that device.
-
-    Args:
-        x: float32 or bfloat16 [..., K] on the device.
-        codes: uint8 [N, row_bytes].
-        scales: int16 or uint16 [N, G], bfloat16 bit patterns.
-        zeros: uint8 [N, G] or None.
-        bias: [N] or None.
-
-    Raises:
-        ArgumentError: a tensor on another device, or of a wrong shape or dtype.
-        TqsError: the build has no CUDA.
-    """
-    import torch
-
-    check_format("qgemm", bits, group_size)
-    dtype = _tensor_dtype(x)
-    rows, columns = codes.shape[0], x.shape[-1]
-    groups = group_count(columns, group_size)
-    expected = {"codes": (codes, (rows, row_bytes(columns, bits)), 1), "scales": (scales, (rows, groups), 2)}
-    if zeros is not None:
-        expected["zeros"] = (zeros, (rows, groups), 1)
-    for name, (tensor, shape, itemsize) in expected.items():
-        if tuple(tensor.shape) != shape or tensor.element_size() != itemsize or tensor.device != x.device:
-            raise ArgumentError(
-                f"[qgemm] expected {name} of {itemsize}-byte elements and shape {shape_text(shape)} on {x.device}, "
-                f"got {tensor.dtype} {shape_text(tensor.shape)} on {tensor.device}"
-            )
-    codes, scales = codes.contiguous(), scales.contiguous()
-    zeros = None if zeros is None else zeros.contiguous()
-    flat = x.detach().reshape(-1, columns)
-    if flat.stride(1) != 1:
-        flat = flat.contiguous()
-    y = flat.new_empty(flat.shape[0], rows)
-    wide_bias = None if bias is None else bias.detach().to(x.device, torch.float32).contiguous()
-    view = core.PackedView(
-        codes=codes.data_ptr(),
-        scales=scales.data_ptr(),
-        zeros=0 if zeros is None else zeros.data_ptr(),
-        rows=rows,
-        columns=columns,
-        group_size=group_size,
-        bits=bits,
-    )
-    bias_at = 0 if wide_bias is None else wide_bias.data_ptr()
-    with torch.cuda.device(x.device):
-        stream = torch.cuda.current_stream(x.device).cuda_stream
-        core.qgemm_cuda(
-            view, dtype, x.get_device(), stream,
-            flat.data_ptr(), flat.stride(0), flat.shape[0], bias_at, y.data_ptr(), rows,
-        )  # fmt: skip
-    return y.reshape(*x.shape[:-1], rows)
 
 
 def _tensor_dtype(x: torch.Tensor) -> int:

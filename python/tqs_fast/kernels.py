@@ -12,10 +12,11 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from tqs_fast._cuda import prepack_cuda, qgemm_cuda
 from tqs_fast._formats import FORMATS, GROUP_SIZES, effective_bits, packed_bytes
 from tqs_fast._native import core
 from tqs_fast._packing import SEARCHES, FloatArray, PackedWeight, PreparedWeight, pack
-from tqs_fast._product import ACTIVATIONS, qgemm, qgemm_cuda
+from tqs_fast._product import ACTIVATIONS, qgemm
 from tqs_fast.errors import ArgumentError
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "normal",
     "pack",
     "packed_bytes",
+    "prepack_cuda",
     "qgemm",
     "qgemm_cuda",
     "uniform",

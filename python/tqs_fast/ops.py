@@ -52,12 +52,13 @@ def qgemm(
     """y = x @ W.T + bias with W the packed weight.
 
     Args:
-        x: [..., K] of any float dtype and any strides. float32 and bfloat16 go to the kernel as they are; float16 is
-            computed in float32 and cast back, float64 in float64 with the dequantized weight ("int8": in float32).
+        x: [..., K] of any float dtype and any strides. float32 and bfloat16 (on CUDA also float16) go to the kernel as
+            they are; float16 is computed in float32 and cast back, float64 in float64 with the dequantized weight
+            ("int8": in float32).
         codes, scales, zeros, bits, group_size, in_features: the weight [N, K] (see the module), K = in_features.
         bias: [N] of any float dtype, or None.
         activation: "float" multiplies x as it is; "int8" first rounds every row of x to 8 bits by its largest
-            magnitude, as `kernels.qgemm` does (CPU only).
+            magnitude, as `kernels.qgemm` does.
 
     Returns:
         [..., N] in the dtype of x. The derivative is dx = dy @ W, dbias = sum of dy; the weight has none. It is the
@@ -180,15 +181,18 @@ def _qgemm_cuda(
     bias: Tensor | None,
     int8: bool = False,
 ) -> Tensor:
-    if int8:
-        raise ArgumentError(
-            '[qgemm] activation="int8" runs on the CPU only; move the module with .cpu(), or quantize it with a plan '
-            "without int8 activations"
-        )
-    _check(codes, scales, zeros, bits, group_size, in_features, "qgemm")
+    form = (bits, group_size, in_features)
+    panels = _prepared.find_cuda(codes, scales, zeros, form)  # of tensors that were checked before
+    if panels is None:
+        _check(codes, scales, zeros, *form, "qgemm")
+        panels = kernels.prepack_cuda(codes, scales, zeros, *form)
+        if not torch.cuda.is_current_stream_capturing():  # there, it belongs to the graph
+            _prepared.keep_cuda(codes, scales, zeros, form, panels)
     _check_x(x, in_features, codes.shape[0], bias)
-    inputs = x if x.dtype in _KERNEL_DTYPES else x.float()
-    return kernels.qgemm_cuda(inputs, codes, scales, zeros, bits, group_size, bias).to(x.dtype)
+    inputs = x.float() if x.dtype == torch.float64 else x
+    activation = "int8" if int8 else "float"
+    y = kernels.qgemm_cuda(inputs, codes, scales, zeros, bits, group_size, bias, panels=panels, activation=activation)
+    return y.to(x.dtype)
 
 
 def _dequantize_cpu(

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cuda/device/instructions.cuh"
+
 namespace tqs::cuda {
 
 // Code k of a row; touches only the bytes that hold it.

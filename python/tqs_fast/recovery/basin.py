@@ -67,7 +67,7 @@ def diagnose_basin(
         raise ArgumentError("[diagnose_basin] the plan leaves every layer float; there is nothing rounded to look at")
     small = quantize(system.module, plan) if quantized is None else quantized
     parameters = [_parameter(parameter_of(system.module, weight)) for weight, _ in planned]
-    rounded = [_dequantized(small, *weight.owners[0]).to(p) for (weight, _), p in zip(planned, parameters, strict=True)]
+    rounded = [dequantized(small, *weight.owners[0]).to(p) for (weight, _), p in zip(planned, parameters, strict=True)]
     moves = [(q - p.detach()) for q, p in zip(rounded, parameters, strict=True)]
     states = draw(default_initial(system) if initial is None else initial, system, horizon=horizon, seed=seed)
     chosen, reason = choose_engine(engine, system, states, parameters, horizon=horizon)
@@ -152,7 +152,7 @@ def _rows(move: torch.Tensor, block: Block) -> torch.Tensor:
     return block.replaced(torch.zeros_like(move), block.of(move))
 
 
-def _dequantized(module: nn.Module, path: str, attribute: str) -> torch.Tensor:
+def dequantized(module: nn.Module, path: str, attribute: str) -> torch.Tensor:
     """The rounded weight of `path`.`attribute` of a quantized module."""
     if attribute == "out_proj.weight":  # of an attention: the child's own
         path, attribute = f"{path}.out_proj" if path else "out_proj", "weight"

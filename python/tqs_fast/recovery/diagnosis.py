@@ -37,7 +37,7 @@ class LineScan:
         damage: `[A]`, at every a; infinite where rollouts diverge.
         quadratic: damage at a = 1 to second order: ‖∂Y/∂w (Q(w) - w)‖² of the scaled trajectory Y. The float model is
             the teacher: at w damage and gradient are zero, and this is exactly half the curvature along the line.
-        distance: ‖Q(w) - w‖ / ‖w‖.
+        distance: ‖Q(w) - w‖ / ‖w‖, with w the whole weight also where the line moves a block of its rows.
         at_rounded: damage at a = 1.
         slope: d(damage)/da at a = 1: the inward gradient. ⟨gradient at Q(w), Q(w) - w⟩; > 0 leads back to w.
         flat_radius: largest a up to which damage stays within the tolerance; the last a where it never leaves it.

@@ -1,0 +1,1 @@
+"""What bench_cuda.py compares, and how it times it."""

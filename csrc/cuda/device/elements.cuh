@@ -1,0 +1,47 @@
+// Types of activations on the device, and conversions; bfloat16 as core/half.h has it on the host.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device/instructions.cuh"
+
+namespace tqs::cuda {
+
+struct Bfloat16 {
+    std::uint16_t bits;
+};
+struct Float16 {
+    std::uint16_t bits;
+};
+
+__device__ inline float bfloat16_to_float(std::uint32_t bits) {
+    return as_float(bits << 16);
+}
+
+__device__ inline float to_float(float value) {
+    return value;
+}
+__device__ inline float to_float(Bfloat16 value) {
+    return bfloat16_to_float(value.bits);
+}
+__device__ inline float to_float(Float16 value) {
+    return float16_to_float(value.bits);
+}
+
+__device__ inline void store(float* out, float value) {
+    *out = value;
+}
+// Nearest, ties to even; NaN stays NaN.
+__device__ inline void store(Bfloat16* out, float value) {
+    const std::uint32_t bits = as_bits(value);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) {
+        out->bits = static_cast<std::uint16_t>((bits >> 16) | 0x0040u);
+    } else {
+        out->bits = static_cast<std::uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+    }
+}
+__device__ inline void store(Float16* out, float value) {
+    out->bits = float_to_float16(value);
+}
+
+}  // namespace tqs::cuda

@@ -1,0 +1,177 @@
+// Products of at most 8 rows: what counts is how fast the weight is read.
+//
+//   grid x: tiles of 16 outputs     grid z: splits of K (split.cuh)
+//   block:  8 warps; warp w takes units w, w + 8, w + 16 ... of the split
+//
+// A warp reads weights and x into registers kAhead units before it uses them. One unit of 4-bit weights is 1 KiB per
+// warp: with 16 warps per multiprocessor (2 blocks, below 128 registers a thread) and two units ahead 32 KiB are on
+// their way, where 4.8 TB/s x 700 ns / 132 multiprocessors asks for 25. x comes through L1, which blocks that run side
+// by side on a multiprocessor share: they walk through K together.
+//
+// The tensor instruction has 8 columns, so one row costs as much as eight and M does not matter. It is no limit: at
+// 20 bytes (40 codes) a cycle per multiprocessor there is one m16n8k16 in 6 cycles, of which the slowest takes 2.
+//
+// Sums of 16-bit rows: a warp adds its groups in order, then the warps are added in order. Int8 rows of one scale per
+// channel: integers until the end. Int8 rows of groups: one float per group, which thread (n, m) adds in the order of K
+// as the definition has it (kernel_table.h), so K is not split.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device/operand.cuh"
+#include "cuda/device/split.cuh"
+#include "cuda/geometry.h"
+
+namespace tqs::cuda {
+
+// What a lane holds of one unit.
+template <class Operand, int group>
+struct GemvUnit {
+    static constexpr int kGroups = groups_per_unit(group);
+    std::uint32_t codes[2 * Operand::bits];
+    std::uint32_t x[2 * Operand::kOperands];
+    std::uint32_t scales[kGroups], zeros[kGroups];
+    int sums[kGroups][2];
+
+    __device__ void load(const Product& p, int unit, int lane) {
+        const int tile = static_cast<int>(blockIdx.x), row = lane / 4;
+        const std::int64_t place = static_cast<std::int64_t>(tile) * p.units + unit;
+        const unsigned char* from = p.codes + (place * (Operand::bits / 2) * 32 + lane) * 16;
+#pragma unroll
+        for (int v = 0; v < Operand::bits / 2; ++v) {
+            const Vector vector = load_streamed(from + v * 512);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) codes[4 * v + i] = vector.words[i];
+        }
+#pragma unroll
+        for (int v = 0; v < Operand::kOperands / 2; ++v) {
+            const std::int64_t byte =
+                static_cast<std::int64_t>(unit) * kUnitInputs * Operand::kInputBytes + 64 * v + 16 * (lane % 4);
+            Vector vector{};
+            if (row < p.rows && byte < static_cast<std::int64_t>(p.inputs) * Operand::kInputBytes) {
+                vector = load_shared_data(p.x + row * p.x_bytes + byte);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; ++i) x[4 * v + i] = vector.words[i];
+        }
+        const int first = p.groups == 1 ? 0 : unit * kGroups;
+#pragma unroll
+        for (int i = 0; i < kGroups; ++i) {
+            const std::int64_t pair = (static_cast<std::int64_t>(tile) * p.groups + first + i) * 8 + row;
+            if (group != 0) scales[i] = load_word(p.scales + pair);
+            zeros[i] = p.zeros ? load_half_word(p.zeros + pair) : static_cast<std::uint32_t>(p.zero) * 0x101u;
+            if (Operand::kInt8 && group != 0) {
+                const std::int32_t* from_sums = p.row_sums + (first + i) * p.padded_rows + 2 * (lane % 4);
+                sums[i][0] = from_sums[0];
+                sums[i][1] = from_sums[1];
+            }
+        }
+    }
+
+    // The sums of group i of the unit, on top of c.
+    __device__ void add(typename Operand::Sum (&c)[4], int i) const {
+        constexpr int kEach = Operand::kOperands / kGroups;
+#pragma unroll
+        for (int j = 0; j < kEach; ++j) {
+            const int q = i * kEach + j;
+            std::uint32_t a[4];
+            Operand::decode_operand(codes, q, zeros[i], a);
+            const std::uint32_t b[2] = {x[2 * q], x[2 * q + 1]};
+            Operand::multiply(c, a, b);
+        }
+    }
+};
+
+template <class Operand, int group>
+__global__ void __launch_bounds__(kGemvThreads, 2) gemv(const Product p) {
+    using Sum = typename Operand::Sum;
+    constexpr int kGroups = groups_per_unit(group);
+    constexpr int kSpans = gemv_spans(group);
+    constexpr bool kOrdered = Operand::kInt8 && group != 0;
+    const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+    const Range range = split_range(p);
+    auto* parts = reinterpret_cast<Sum*>(shared_memory());  // [spans or warps, kGemvSums], by lane and sum
+    auto* part_scales = reinterpret_cast<std::uint32_t*>(parts + kSpans * kGemvSums);  // [spans, 8]
+
+    Sum total[4] = {};
+    float chain = 0.0f;  // kOrdered: sum `thread` of the block
+    GemvUnit<Operand, group> units[kGemvAhead];
+#pragma unroll
+    for (int a = 0; a < kGemvAhead; ++a) {
+        const int unit = range.begin + a * kGemvWarps + warp;
+        if (unit < range.end) units[a].load(p, unit, lane);
+    }
+    for (int base = range.begin; base < range.end; base += kGemvAhead * kGemvWarps) {
+#pragma unroll
+        for (int a = 0; a < kGemvAhead; ++a) {
+            const int unit = base + a * kGemvWarps + warp;
+            if (unit < range.end) {
+                if constexpr (Operand::kInt8 && group == 0) {
+                    units[a].add(total, 0);
+                } else {
+#pragma unroll
+                    for (int i = 0; i < kGroups; ++i) {
+                        Sum part[4];
+                        Operand::start(part, units[a].zeros[i], units[a].sums[i]);
+                        units[a].add(part, i);
+                        if constexpr (kOrdered) {
+                            const int span = (a * kGemvWarps + warp) * kGroups + i;
+                            auto* out = reinterpret_cast<Vector*>(parts + span * kGemvSums) + lane;
+                            *out = {{static_cast<std::uint32_t>(part[0]), static_cast<std::uint32_t>(part[1]),
+                                     static_cast<std::uint32_t>(part[2]), static_cast<std::uint32_t>(part[3])}};
+                            if (lane % 4 == 0) part_scales[span * 8 + lane / 4] = units[a].scales[i];
+                        } else {
+#pragma unroll
+                            for (int c = 0; c < 4; ++c) {
+                                total[c] = fused(scale_of(units[a].scales[i], c / 2), part[c], total[c]);
+                            }
+                        }
+                    }
+                }
+            }
+            if (unit + kGemvAhead * kGemvWarps < range.end) {
+                units[a].load(p, unit + kGemvAhead * kGemvWarps, lane);
+            }
+        }
+        if constexpr (kOrdered) {
+            block_barrier();
+            if (thread < kGemvSums) {
+                const int left = (range.end - base) * kGroups;
+                const int spans = left < kSpans ? left : kSpans;
+                for (int span = 0; span < spans; ++span) {
+                    const float scale = scale_of(part_scales[span * 8 + thread / 16], thread / 2 % 2);
+                    chain = fused(scale, from_int(static_cast<int>(parts[span * kGemvSums + thread])), chain);
+                }
+            }
+            block_barrier();
+        }
+    }
+
+    // Sum `thread` of the tile: sum thread % 4 of lane thread / 4.
+    const int low = thread / 16, high = thread / 2 % 2, row = 2 * (thread / 4 % 4) + thread % 2;
+    const int output = static_cast<int>(blockIdx.x) * kTileRows + low + 8 * high;
+    Sum sum[1] = {};
+    if constexpr (!kOrdered) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) parts[warp * kGemvSums + 4 * lane + c] = total[c];
+        block_barrier();
+        if (thread < kGemvSums) {
+            for (int w = 0; w < kGemvWarps; ++w) sum[0] = plus(sum[0], parts[w * kGemvSums + thread]);
+        }
+        if (p.splits > 1 && !combine_splits(p, static_cast<int>(blockIdx.x), kGemvSums, sum)) return;
+    }
+    if (thread >= kGemvSums || row >= p.rows || output >= p.outputs) return;
+    const float bias = p.bias ? p.bias[output] : 0.0f;
+    if constexpr (!Operand::kInt8) {
+        write(p, row, output, p.bias ? sum[0] + bias : sum[0]);
+    } else {
+        if constexpr (!kOrdered) {
+            const std::int64_t pair = static_cast<std::int64_t>(blockIdx.x) * 8 + low;
+            const int zero = p.zeros ? zero_of(p.zeros[pair], high) : p.zero;
+            chain = fused(scale_of(p.scales[pair], high), from_int(sum[0] - zero * p.row_sums[row]), 0.0f);
+        }
+        write(p, row, output, fused(chain, p.row_scales[row], bias));
+    }
+}
+
+}  // namespace tqs::cuda

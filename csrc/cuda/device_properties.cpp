@@ -1,0 +1,40 @@
+#include "cuda/device_properties.h"
+
+#include <map>
+#include <mutex>
+
+#include "cuda/check.h"
+
+namespace tqs::cuda {
+namespace {
+
+int attribute(cudaDeviceAttr which, int device) {
+    int value = 0;
+    check_cuda(cudaDeviceGetAttribute(&value, which, device), "qgemm", "cudaDeviceGetAttribute");
+    return value;
+}
+
+Device ask(int device) {
+    const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
+    // Two transfers per clock and pin; both clocks in kHz.
+    const double bytes_per_clock = 2.0 * attribute(cudaDevAttrGlobalMemoryBusWidth, device) / 8;
+    const double clocks =
+        static_cast<double>(attribute(cudaDevAttrMemoryClockRate, device)) / attribute(cudaDevAttrClockRate, device);
+    return {.multiprocessors = multiprocessors,
+            .shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+            .shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+            .bytes_per_cycle = bytes_per_clock * clocks / multiprocessors};
+}
+
+}  // namespace
+
+Device properties_of(int device) {
+    static std::mutex mutex;
+    static std::map<int, Device> known;
+    const std::scoped_lock lock(mutex);
+    const auto found = known.find(device);
+    if (found != known.end()) return found->second;
+    return known.emplace(device, ask(device)).first->second;
+}
+
+}  // namespace tqs::cuda

@@ -1,0 +1,61 @@
+// Sizes that the kernels on prepacked weights (device/gemv.cuh, device/tiles.cuh) and whoever launches them agree on.
+#pragma once
+
+#include "cuda/layout.h"
+
+namespace tqs::cuda {
+
+inline constexpr int kGemvRows = 8;
+inline constexpr int kGemvWarps = 8;
+inline constexpr int kGemvThreads = 32 * kGemvWarps;
+inline constexpr int kGemvAhead = 2;
+inline constexpr int kGemvSums = kTileRows * kGemvRows;
+
+// group: inputs per scale; 0 for int8 rows with one scale per channel. (16-bit rows take 128 there.)
+static constexpr int groups_per_unit(int group) {
+    return group == 0 ? 1 : kUnitInputs / group;
+}
+
+// Spans that are added at once: all units on the way.
+static constexpr int gemv_spans(int group) {
+    return kGemvAhead * kGemvWarps * groups_per_unit(group);
+}
+
+// Parts (or the sums of the warps), then the pairs of scales that belong to them.
+static constexpr int gemv_shared_bytes(bool int8, int group) {
+    const int parts = int8 && group != 0 ? gemv_spans(group) : kGemvWarps;
+    return parts * (kGemvSums * 4 + 8 * 4);
+}
+
+inline constexpr int kTilesWarps = 4;
+inline constexpr int kTilesThreads = 32 * kTilesWarps;
+
+static constexpr int tiles_each(bool int8, int group) {
+    return int8 && group != 0 ? 1 : 2;
+}
+// Tiles of outputs per block.
+static constexpr int tiles_per_block(bool int8, int group) {
+    return kTilesWarps * tiles_each(int8, group);
+}
+// 25 KiB of weights or more on their way per multiprocessor, and at 64 columns two blocks in 164 KiB.
+static constexpr int tiles_stages(int columns) {
+    return columns > 32 ? 3 : 4;
+}
+
+// Byte offsets within a stage. group as in gemv.cuh.
+struct TilesStage {
+    int x, scales, zeros, sums, bytes;
+};
+static constexpr TilesStage tiles_stage(bool int8, int bits, int group, int columns) {
+    const int tiles = tiles_per_block(int8, group), groups = group == 0 ? 1 : kUnitInputs / group;
+    const int x = tiles * kTileRows * kUnitInputs * bits / 8;
+    const int scales = x + columns * kUnitInputs * (int8 ? 1 : 2);
+    const int zeros = scales + tiles * groups * kTileRows * 2;
+    const int sums = zeros + tiles * groups * kTileRows;
+    return {x, scales, zeros, sums, (sums + (int8 ? groups * columns * 4 : 0) + 127) / 128 * 128};
+}
+static constexpr int tiles_shared_bytes(bool int8, int bits, int group, int columns) {
+    return tiles_stages(columns) * tiles_stage(int8, bits, group, columns).bytes;
+}
+
+}  // namespace tqs::cuda

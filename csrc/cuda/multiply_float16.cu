@@ -1,0 +1,14 @@
+#include "cuda/launch.cuh"
+
+namespace tqs::cuda {
+
+void multiply_float16(const Product& p, const Plan& plan, cudaStream_t stream) {
+    const StreamLaunch launch{stream, "the launch of the float16 kernel"};
+    if (plan.bits == 4) {
+        run_product<Exact<Float16, 4>>(p, plan, launch);
+    } else {
+        run_product<Exact<Float16, 8>>(p, plan, launch);
+    }
+}
+
+}  // namespace tqs::cuda

@@ -1,0 +1,102 @@
+"""What a run of `recover` has come to, and its file: an interrupted run goes on where it was, bit for bit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tqs_fast.errors import CheckpointError
+from tqs_fast.recovery.recovered import Progress
+
+VERSION = 1
+
+
+class Training:
+    """Weights, optimiser and looks of a run.
+
+    Args:
+        start: float weights to train, one tensor each; copied.
+        rates: learning rate of each.
+        seed: of the generator.
+
+    Attributes:
+        latent: the weights as trained so far.
+        kept: those of the best look.
+        history, best, step: as in `Recovery`; steps taken.
+    """
+
+    def __init__(self, start: Sequence[torch.Tensor], rates: Sequence[float], seed: int) -> None:
+        self.latent = [values.clone() for values in start]
+        self.optimizer = torch.optim.Adam(
+            [{"params": [w], "lr": rate} for w, rate in zip(self.latent, rates, strict=True)]
+        )
+        self.generator = torch.Generator().manual_seed(seed)
+        self.history: list[Progress] = []
+        self.kept: list[torch.Tensor] = []
+        self.best = 0
+        self.step = 0
+
+    def take(self, gradients: Sequence[torch.Tensor]) -> None:
+        """One update; what is not finite moves nothing."""
+        for weight, gradient in zip(self.latent, gradients, strict=True):
+            weight.grad = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        self.optimizer.step()
+        self.step += 1
+
+    def note(self, look: Progress) -> None:
+        """Add a look, and keep the weights if it is the best."""
+        self.history.append(look)
+        if not self.kept or look.deployed < self.history[self.best].deployed:
+            self.best, self.kept = len(self.history) - 1, [w.detach().clone() for w in self.latent]
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write everything, atomically."""
+        document = {
+            "version": VERSION,
+            "fingerprint": fingerprint,
+            "latent": self.latent,
+            "kept": self.kept,
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "history": [astuple(look) for look in self.history],
+            "best": self.best,
+            "step": self.step,
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            torch.save(document, temporary)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise CheckpointError(f"[recover] cannot write {path}: {error}; choose a writable path") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def restore(self, path: Path, fingerprint: str) -> None:
+        """Take over what `save` wrote.
+
+        Raises:
+            CheckpointError: damaged, or of a run with other arguments.
+        """
+        try:
+            document: dict[str, Any] = torch.load(path, weights_only=True)
+            known = (document["version"], document["fingerprint"])
+        except Exception as error:  # torch.load raises whatever its format's layers raise
+            raise CheckpointError(f"[recover] {path} is damaged ({error}); delete it to start anew") from error
+        if known != (VERSION, fingerprint):
+            raise CheckpointError(
+                f"[recover] {path} belongs to a run with another system, plan or arguments; delete it or choose "
+                "another path"
+            )
+        with torch.no_grad():
+            for weight, values in zip(self.latent, document["latent"], strict=True):
+                weight.copy_(values)
+        self.kept = list(document["kept"])
+        self.optimizer.load_state_dict(document["optimizer"])
+        self.generator.set_state(document["generator"])
+        self.history = [Progress(*look) for look in document["history"]]
+        self.best, self.step = document["best"], document["step"]

@@ -1,0 +1,330 @@
+#include "emulator.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+
+namespace emulator {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr std::size_t kStack = 256 << 10;
+
+std::size_t page_size() {
+    static const auto size = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    return size;
+}
+
+std::size_t mapped_bytes(std::size_t bytes) {
+    return (bytes + page_size() - 1) / page_size() * page_size();
+}
+
+// Threads that wait for each other: a warp, or the block.
+struct Group {
+    std::vector<Fiber*> members;
+    std::vector<void*> brought;
+    const char* tag = nullptr;
+    int arrived = 0;
+};
+
+}  // namespace
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<unsigned char[]> stack;
+    int number = 0;
+    bool done = false;
+    const char* waits = nullptr;
+    std::vector<Copy> issued;
+    std::deque<std::vector<Copy>> committed;
+    std::vector<std::uintptr_t> shared_loads;
+};
+
+Index block_index, grid_size;
+bool reversed = false;
+
+namespace {
+
+struct State {
+    const std::function<void()>* kernel = nullptr;
+    std::vector<std::unique_ptr<Fiber>> fibers;
+    std::deque<Fiber*> ready;
+    std::vector<Group> warps;
+    Group block;
+    unsigned char* shared = nullptr;
+    Fiber* running = nullptr;
+    ucontext_t main;
+    std::string error;
+};
+State state;
+std::int64_t bank_conflicts = 0;
+
+[[noreturn]] void fail(const std::string& what) {
+    throw std::runtime_error(what);
+}
+
+std::string place(int thread) {
+    return "thread " + std::to_string(thread) + " of block (" + std::to_string(block_index.x) + ", " +
+           std::to_string(block_index.y) + ", " + std::to_string(block_index.z) + ")";
+}
+
+void leave_to_next() {
+    Fiber* me = state.running;
+    if (state.ready.empty()) {
+        swapcontext(&me->context, &state.main);
+        return;
+    }
+    Fiber* next = state.ready.front();
+    state.ready.pop_front();
+    if (next == me) return;
+    state.running = next;
+    swapcontext(&me->context, &next->context);
+}
+
+void run_fiber() {
+    try {
+        (*state.kernel)();
+    } catch (const std::exception& error) {
+        if (state.error.empty()) state.error = place(state.running->number) + ": " + error.what();
+    }
+    state.running->done = true;
+    if (!state.error.empty()) setcontext(&state.main);
+    if (state.ready.empty()) setcontext(&state.main);
+    Fiber* next = state.ready.front();
+    state.ready.pop_front();
+    state.running = next;
+    setcontext(&next->context);
+}
+
+void meet(Group& group, int position, const char* tag, void* brought, Act act) {
+    Fiber* me = state.running;
+    if (group.arrived == 0) group.tag = tag;
+    if (std::strcmp(group.tag, tag) != 0) {
+        fail(std::string("divergence: came to ") + tag + " while others wait at " + group.tag);
+    }
+    group.brought[static_cast<std::size_t>(position)] = brought;
+    if (++group.arrived < static_cast<int>(group.members.size())) {
+        me->waits = tag;
+        leave_to_next();
+        return;
+    }
+    if (act) act(group.brought.data(), group.arrived);
+    group.arrived = 0;
+    for (Fiber* member : group.members) {
+        member->waits = nullptr;
+        if (member != me) state.ready.push_back(member);
+    }
+}
+
+void on_fault(int, siginfo_t* info, void*) {
+    state.error = place(state.running ? state.running->number : -1) + ": access outside of every array, at address " +
+                  std::to_string(reinterpret_cast<std::uintptr_t>(info->si_addr));
+    setcontext(&state.main);
+}
+
+// Turns faults of device code into errors while it lives.
+class FaultScope {
+  public:
+    FaultScope() : stack_(new unsigned char[64 << 10]) {
+        stack_t stack{};
+        stack.ss_sp = stack_.get();
+        stack.ss_size = 64 << 10;
+        sigaltstack(&stack, &old_stack_);
+        struct sigaction action{};
+        action.sa_sigaction = on_fault;
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        sigaction(SIGSEGV, &action, &old_segv_);
+        sigaction(SIGBUS, &action, &old_bus_);
+    }
+    ~FaultScope() {
+        sigaction(SIGSEGV, &old_segv_, nullptr);
+        sigaction(SIGBUS, &old_bus_, nullptr);
+        sigaltstack(&old_stack_, nullptr);
+    }
+    FaultScope(const FaultScope&) = delete;
+    FaultScope& operator=(const FaultScope&) = delete;
+
+  private:
+    std::unique_ptr<unsigned char[]> stack_;
+    stack_t old_stack_{};
+    struct sigaction old_segv_{}, old_bus_{};
+};
+
+void count_bank_conflicts() {
+    for (const Group& warp : state.warps) {
+        const std::size_t loads = warp.members.front()->shared_loads.size();
+        for (const Fiber* lane : warp.members) {
+            if (lane->shared_loads.size() != loads) fail("lanes of a warp load different numbers of shared vectors");
+        }
+        for (std::size_t load = 0; load < loads; ++load) {
+            for (int quarter = 0; quarter < kWarp / 8; ++quarter) {
+                std::vector<std::uintptr_t> seen[8];
+                for (int i = 0; i < 8; ++i) {
+                    const std::uintptr_t vector =
+                        warp.members[static_cast<std::size_t>(8 * quarter + i)]->shared_loads[load] / 16;
+                    auto& bank = seen[vector % 8];
+                    if (std::find(bank.begin(), bank.end(), vector) == bank.end()) bank.push_back(vector);
+                }
+                for (const auto& bank : seen) bank_conflicts += bank.empty() ? 0 : static_cast<int>(bank.size()) - 1;
+            }
+        }
+    }
+}
+
+void run_block(int threads) {
+    const int warps = threads / kWarp;
+    state.ready.clear();
+    state.error.clear();
+    state.warps.assign(static_cast<std::size_t>(warps), Group{});
+    state.block = Group{};
+    for (int number = 0; number < threads; ++number) {
+        if (static_cast<int>(state.fibers.size()) <= number) {
+            state.fibers.push_back(std::make_unique<Fiber>());
+            state.fibers.back()->stack = std::make_unique<unsigned char[]>(kStack);
+        }
+        Fiber& fiber = *state.fibers[static_cast<std::size_t>(number)];
+        fiber.number = number;
+        fiber.done = false;
+        fiber.waits = nullptr;
+        fiber.issued.clear();
+        fiber.committed.clear();
+        fiber.shared_loads.clear();
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = kStack;
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, run_fiber, 0);
+        state.warps[static_cast<std::size_t>(number / kWarp)].members.push_back(&fiber);
+        state.block.members.push_back(&fiber);
+        if (reversed) {
+            state.ready.push_front(&fiber);
+        } else {
+            state.ready.push_back(&fiber);
+        }
+    }
+    for (Group& warp : state.warps) warp.brought.resize(kWarp);
+    state.block.brought.resize(static_cast<std::size_t>(threads));
+
+    state.running = state.ready.front();
+    state.ready.pop_front();
+    swapcontext(&state.main, &state.running->context);  // back when nothing can run
+    if (!state.error.empty()) fail(state.error);
+    for (const Fiber* fiber : state.block.members) {
+        if (!fiber->done) {
+            fail(place(fiber->number) + ": divergence: waits at " + (fiber->waits ? fiber->waits : "nothing") +
+                 " for threads that never come");
+        }
+    }
+    count_bank_conflicts();
+}
+
+}  // namespace
+
+void launch(Index grid, int threads, std::size_t shared_bytes, const std::function<void()>& kernel) {
+    if (threads % kWarp != 0) fail("a block is whole warps");
+    if (shared_bytes % 128 != 0) fail("shared memory is a multiple of 128 bytes");
+    state.kernel = &kernel;
+    grid_size = grid;
+    unsigned char* shared = shared_bytes ? static_cast<unsigned char*>(allocate(shared_bytes)) : nullptr;
+    state.shared = shared;
+    std::string error;
+    {
+        const FaultScope faults;
+        for (unsigned z = 0; z < grid.z && error.empty(); ++z) {
+            for (unsigned y = 0; y < grid.y && error.empty(); ++y) {
+                for (unsigned x = 0; x < grid.x && error.empty(); ++x) {
+                    block_index = {x, y, z};
+                    if (shared) std::memset(shared, 0xFF, shared_bytes);
+                    try {
+                        run_block(threads);
+                    } catch (const std::exception& problem) {
+                        error = problem.what();
+                    }
+                }
+            }
+        }
+    }
+    if (shared) release(shared, shared_bytes);
+    if (!error.empty()) fail(error);
+}
+
+Index thread_index() {
+    return {static_cast<unsigned>(state.running->number), 0, 0};
+}
+
+unsigned char* shared_memory() {
+    return state.shared;
+}
+
+void require_aligned(const void* address, const char* what) {
+    if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) fail(std::string(what) + ": address not aligned to 16");
+}
+
+void issue_copy(const Copy& copy) {
+    require_aligned(copy.target, "copy_async");
+    if (copy.source) require_aligned(copy.source, "copy_async");
+    std::memset(copy.target, 0xFF, 16);
+    state.running->issued.push_back(copy);
+}
+
+void commit_copies() {
+    state.running->committed.push_back(std::move(state.running->issued));
+    state.running->issued.clear();
+}
+
+void wait_copies(int pending) {
+    auto& groups = state.running->committed;
+    while (static_cast<int>(groups.size()) > pending) {
+        for (const Copy& copy : groups.front()) {
+            if (copy.source) {
+                std::memcpy(copy.target, copy.source, 16);
+            } else {
+                std::memset(copy.target, 0, 16);
+            }
+        }
+        groups.pop_front();
+    }
+}
+
+void note_shared_load(const unsigned char* address) {
+    require_aligned(address, "load_from_shared");
+    state.running->shared_loads.push_back(reinterpret_cast<std::uintptr_t>(address));
+}
+
+void meet_warp(const char* tag, void* brought, Act act) {
+    const int number = state.running->number;
+    meet(state.warps[static_cast<std::size_t>(number / kWarp)], number % kWarp, tag, brought, act);
+}
+
+void meet_block(const char* tag) {
+    meet(state.block, state.running->number, tag, nullptr, nullptr);
+}
+
+std::int64_t take_bank_conflicts() {
+    return std::exchange(bank_conflicts, 0);
+}
+
+void* allocate(std::size_t bytes) {
+    const std::size_t mapped = mapped_bytes(bytes);
+    void* pages = mmap(nullptr, mapped + page_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) fail("mmap failed");
+    mprotect(static_cast<unsigned char*>(pages) + mapped, page_size(), PROT_NONE);
+    auto* memory = static_cast<unsigned char*>(pages) + mapped - bytes;
+    std::memset(memory, 0xFF, bytes);
+    return memory;
+}
+
+void release(void* memory, std::size_t bytes) {
+    const std::size_t mapped = mapped_bytes(bytes);
+    munmap(static_cast<unsigned char*>(memory) + bytes - mapped, mapped + page_size());
+}
+
+}  // namespace emulator

@@ -1,0 +1,62 @@
+// Runs device code on the CPU, one block after the other, for tests: every thread of a block is a fiber, and a fiber
+// runs until it needs others. What is checked on the way, with an exception that says where:
+//
+// - Collectives of a warp and barriers of the block: all their threads must come to the same one.
+// - Shared memory and arrays from `allocate` end at a page that may not be touched.
+// - Shared memory holds 0xFF at the start. An asynchronous copy fills its target with 0xFF when it is issued and writes
+//   it only when it is waited for, the earliest and the latest moment that hardware may choose.
+// - Vectors are aligned, and 16-byte loads from shared memory are counted where lanes meet in a bank.
+//
+// Threads run in ascending or in descending order (`reversed`): code that forgets a barrier rarely survives both.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace emulator {
+
+struct Index {
+    unsigned x = 0, y = 0, z = 0;
+};
+
+struct Copy {
+    unsigned char* target;
+    const unsigned char* source;  // null: zeros
+};
+
+struct Fiber;
+
+extern Index block_index, grid_size;
+extern bool reversed;
+
+// Calls `kernel` for every thread of every block. Throws std::runtime_error.
+void launch(Index grid, int threads, std::size_t shared_bytes, const std::function<void()>& kernel);
+
+// Of the thread that runs.
+Index thread_index();
+unsigned char* shared_memory();
+void issue_copy(const Copy& copy);
+void commit_copies();
+void wait_copies(int pending);
+// Notes a 16-byte load from shared memory; fails where it is not aligned.
+void note_shared_load(const unsigned char* address);
+void require_aligned(const void* address, const char* what);
+
+// All lanes of the warp (or threads of the block) call with the same tag; the last to come calls `act` with what each
+// brought, by lane. `act` writes the results there.
+using Act = void (*)(void* const* brought, int count);
+void meet_warp(const char* tag, void* brought, Act act);
+void meet_block(const char* tag);
+
+// Extra shared-memory passes of all launches since the last call: for every quarter of a warp, how often more than one
+// of its 16-byte loads fell into the same four banks.
+std::int64_t take_bank_conflicts();
+
+// Memory whose end is the end of a page, after which no access is allowed. Filled with 0xFF.
+void* allocate(std::size_t bytes);
+void release(void* memory, std::size_t bytes);
+
+}  // namespace emulator

@@ -1,0 +1,177 @@
+"""The CUDA kernels, run by the emulator: against float64, bit for bit against the CPU where they are defined so."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import emulated
+from cases.formats import FORMATS, Format
+from checking import check_product, same_bits
+from emulated import Device, from_bits, to_bits
+from tqs_fast import kernels
+
+pytestmark = pytest.mark.skipif(not emulated.COMPILER, reason="needs a C++ compiler")
+
+GROUPED4, CHANNEL8 = Format(4, 128, True), Format(8, 0, False)
+# [M, N, K], columns (8: gemv), splits (0: as the model chooses). One and two units of K and a piece of one, groups and
+# tiles cut short, every number of rows of x per block, K shared evenly or not, more units than a pipeline is deep.
+GEMV = (
+    ((1, 16, 128), 8, 0),
+    ((3, 17, 200), 8, 0),
+    ((8, 40, 2312), 8, 1),
+    ((5, 33, 1304), 8, 3),
+)
+TILES = (
+    ((7, 16, 128), 16, 1),
+    ((17, 130, 72), 16, 1),
+    ((40, 20, 648), 32, 2),
+    ((66, 47, 776), 64, 3),
+)
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return emulated.emulator()
+
+
+def drawn(seed, m, n, k, form, dtype):
+    """(x as bits, the packed weight, bias): large and small rows, zeros, one huge element."""
+    generator = np.random.default_rng(seed)
+    weight = (generator.standard_normal((n, k)) * 2.0 ** generator.integers(-3, 4, (n, 1))).astype(np.float32)
+    packed = kernels.pack(weight, bits=form.bits, group_size=form.group_size, symmetric=form.symmetric)
+    x = generator.standard_normal((m, k)) * 2.0 ** generator.integers(-3, 4, (m, 1))
+    x[generator.random(x.shape) < 0.1] = 0.0
+    x[m // 2, k // 2] = 30.0
+    return to_bits(x, dtype), packed, generator.standard_normal(n).astype(np.float32)
+
+
+def check(y, x, packed, bias, dtype):
+    check_product(
+        from_bits(y, dtype), from_bits(x, dtype), packed.dequantize(), bias, bfloat16=dtype == "bfloat16",
+        float16=dtype == "float16",
+    )  # fmt: skip
+
+
+def rounded_product(x, packed, bias, dtype):
+    """The int8 product of the CPU, rounded to `dtype`."""
+    return to_bits(kernels.qgemm(from_bits(x, dtype), packed, bias, activation="int8"), dtype)
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_products_of_16_bit_rows(emulator, form, dtype):
+    for seed, ((m, n, k), columns, splits) in enumerate(GEMV + TILES):
+        x, packed, bias = drawn(seed, m, n, k, form, dtype)
+        device = Device(columns=columns, splits=splits)
+        y, plan = emulator.multiply(x, emulator.prepack(packed), bias, dtype=dtype, device=device, stride=k + 8)
+        assert emulated.KERNELS[plan.kernel] == ("gemv" if columns == 8 else "tiles")
+        assert splits in (0, plan.splits)
+        check(y, x, packed, bias, dtype)
+    assert emulator.bank_conflicts() == 0
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+def test_products_of_int8_rows_have_the_bits_of_the_cpu(emulator, form):
+    dtypes = itertools.cycle(("float32", "bfloat16", "float16"))
+    for seed, ((m, n, k), columns, splits) in enumerate(GEMV + TILES):
+        dtype = next(dtypes)
+        x, packed, bias = drawn(seed, m, n, k - 3, form, dtype)
+        x[0] = to_bits(np.zeros(k - 3), dtype)
+        if m > 1:
+            x[1, 5] = to_bits(np.array(np.inf if seed % 2 else np.nan), dtype)
+        device = Device(columns=columns, splits=splits if form.group_size == 0 else 0)
+        y, plan = emulator.multiply(x, emulator.prepack(packed), bias, dtype=dtype, int8=True, device=device)
+        assert plan.splits == 1 or form.group_size == 0
+        expected = rounded_product(x, packed, bias, dtype)
+        nan = np.isnan(from_bits(expected, dtype))
+        assert np.isnan(from_bits(y, dtype)[nan]).all()
+        same_bits(y[~nan], expected[~nan])
+    assert emulator.bank_conflicts() == 0
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_every_number_of_rows(emulator, int8):
+    for m in range(1, 65):
+        form = Format((4, 8)[m % 2], (32, 64, 128, 0)[m // 2 % 4], m % 3 == 0)
+        x, packed, bias = drawn(m, m, 24, 264, form, "bfloat16")
+        y, _ = emulator.multiply(x, emulator.prepack(packed), bias, dtype="bfloat16", int8=int8)
+        if int8:
+            same_bits(y, rounded_product(x, packed, bias, "bfloat16"))
+        else:
+            check(y, x, packed, bias, "bfloat16")
+
+
+@pytest.mark.parametrize(("shape", "columns"), [((5, 40, 2200), 8), ((40, 40, 1000), 32)])
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_order_of_threads_does_not_show(emulator, shape, columns, int8):
+    for form in (GROUPED4, CHANNEL8):
+        x, packed, bias = drawn(3, *shape, form, "float16")
+        weight = emulator.prepack(packed)
+        splits = 0 if int8 and form.group_size else 3
+        first, second = (
+            emulator.multiply(
+                x, weight, bias, dtype="float16", int8=int8, device=Device(columns, splits), reverse=reverse
+            )[0]
+            for reverse in (False, True)
+        )
+        same_bits(first, second)
+
+
+def test_rows_that_vectors_do_not_fit_take_the_simple_kernel(emulator):
+    for dtype, k in (("bfloat16", 130), ("float16", 33), ("float32", 256)):
+        for form in (Format(3, 32, False), GROUPED4, CHANNEL8):
+            x, packed, bias = drawn(4, 11, 10, k, form, dtype)
+            y, plan = emulator.multiply(x, emulator.prepack(packed), bias, dtype=dtype)
+            assert emulated.KERNELS[plan.kernel] == "simple"
+            check(y, x, packed, bias, dtype)
+
+
+def test_without_a_bias(emulator):
+    for m, int8 in ((2, False), (12, False), (2, True), (12, True)):
+        x, packed, _ = drawn(5, m, 20, 256, GROUPED4, "float16")
+        y, _ = emulator.multiply(x, emulator.prepack(packed), dtype="float16", int8=int8)
+        expected = rounded_product(x, packed, None, "float16") if int8 else None
+        if expected is None:
+            check(y, x, packed, None, "float16")
+        else:
+            same_bits(y, expected)
+
+
+SHAPES = ((4096, 4096), (1024, 8192), (12288, 4096), (48, 32768), (300, 136))
+
+
+@pytest.mark.parametrize("form", [GROUPED4, Format(8, 32, False), CHANNEL8], ids=str)
+@pytest.mark.parametrize("int8", [False, True])
+def test_plans(emulator, form, int8):
+    """What every plan keeps to; on small GPUs (99 KiB of shared memory per block), too."""
+    small = {"multiprocessors": 84, "shared_per_block": 101376, "shared_per_multiprocessor": 102400}
+    for n, k in SHAPES:
+        groups = 1 if form.group_size == 0 else -(-k // form.group_size)
+        packed = kernels.PackedWeight(
+            np.zeros((n, -(-k * form.bits // 8)), np.uint8), np.ones((n, groups), np.uint16), None, form.bits,
+            form.group_size, (n, k),
+        )  # fmt: skip
+        weight = emulator.view(packed)
+        for m, device in itertools.product((1, 8, 9, 16, 33, 200, 5000), (Device(), Device(**small))):
+            plan = emulator.plan_of(weight, m, "bfloat16", int8, device)
+            assert emulated.KERNELS[plan.kernel] in (("gemv", "tiles") if m <= 8 else ("tiles",))
+            assert plan.row_blocks * plan.columns >= m
+            assert (plan.row_blocks - 1) * plan.columns < m
+            assert plan.cycles > 0
+            assert plan.splits == 1 or not (int8 and form.group_size)
+            assert plan.splits <= -(-k // 128)
+        if (n, k) == (4096, 4096):
+            assert emulated.KERNELS[emulator.plan_of(weight, 1, "bfloat16", int8, Device()).kernel] == "gemv"
+    assert emulator.plan_of(weight, 1, "float32", False, Device()).kernel == 0
+
+
+def test_a_product_of_few_outputs_is_shared(emulator):
+    """48 outputs are 3 tiles: without splitting K, 3 of 132 multiprocessors would work."""
+    packed = kernels.pack(np.ones((48, 8192), np.float32), bits=4)
+    assert emulator.plan_of(emulator.view(packed), 1, "bfloat16", False, Device()).splits > 4
+    assert emulator.plan_of(emulator.view(packed), 32, "bfloat16", False, Device()).splits > 4
+    wide = kernels.pack(np.ones((16384, 256), np.float32), bits=4)
+    assert emulator.plan_of(emulator.view(wide), 1, "bfloat16", False, Device()).splits == 1
