@@ -6,6 +6,9 @@ set(TQS_ISAS scalar)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang"
    AND NOT MSVC)
     list(APPEND TQS_ISAS avx2 avx512)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$" AND CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang"
+       AND NOT MSVC)
+    list(APPEND TQS_ISAS neon)
 endif()
 
 set(TQS_CPU_SOURCES)
@@ -35,6 +38,8 @@ list(TRANSFORM isa_definitions PREPEND TQS_ISA_)
 set_source_files_properties(csrc/cpu/tables.cpp PROPERTIES COMPILE_DEFINITIONS "${isa_definitions}")
 if("avx2" IN_LIST TQS_ISAS)
     list(APPEND TQS_CPU_SOURCES csrc/cpu/cpu_features.cpp)
+elseif("neon" IN_LIST TQS_ISAS)
+    list(APPEND TQS_CPU_SOURCES csrc/cpu/cpu_features_aarch64.cpp)
 endif()
 
 # The same random numbers everywhere: no fused multiply-add where the text says otherwise.

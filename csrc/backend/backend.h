@@ -12,7 +12,7 @@ namespace tqs {
 // The table in use. The first call reads TQS_ISA; throws ArgumentError when that is unknown or cannot run here.
 const KernelTable& active_table();
 
-// "scalar", "avx2", "avx512", or "" to return to the default. Throws ArgumentError when unknown or not available.
+// The name of an ISA, or "" to return to the default. Throws ArgumentError when unknown or not available.
 void use_isa(std::string_view name);
 
 struct IsaRow {

@@ -13,11 +13,12 @@
 
 namespace tqs {
 
-enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2 };
-inline constexpr int kIsas = 3;
+enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2, neon = 3 };
+inline constexpr int kIsas = 4;
 
 static constexpr const char* isa_name(Isa isa) {
-    return isa == Isa::scalar ? "scalar" : isa == Isa::avx2 ? "avx2" : "avx512";
+    constexpr const char* names[kIsas] = {"scalar", "avx2", "avx512", "neon"};
+    return names[static_cast<int>(isa)];
 }
 
 // How a product takes its activations.

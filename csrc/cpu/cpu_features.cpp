@@ -1,3 +1,4 @@
+// Compiled on x86-64 only.
 #include "cpu/cpu_features.h"
 
 #include <cpuid.h>

@@ -12,6 +12,9 @@ std::span<const KernelTable* const> cpu_tables() {
 #ifdef TQS_ISA_AVX512
         &avx512_table,
 #endif
+#ifdef TQS_ISA_NEON
+        &neon_table,
+#endif
     };
     return tables;
 }

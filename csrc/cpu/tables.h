@@ -8,5 +8,6 @@ namespace tqs {
 extern const KernelTable scalar_table;
 extern const KernelTable avx2_table;
 extern const KernelTable avx512_table;
+extern const KernelTable neon_table;
 
 }  // namespace tqs

@@ -60,7 +60,7 @@ def list() -> builtins.list[KernelRow]:
 
 
 def isa() -> str:
-    """The instruction set in use: "scalar", "avx2" or "avx512".
+    """The instruction set in use: "scalar", "avx2", "avx512" or "neon".
 
     Raises:
         ArgumentError: TQS_ISA names one that is unknown or cannot run here.

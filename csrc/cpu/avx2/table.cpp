@@ -8,7 +8,7 @@ namespace tqs {
 constinit const KernelTable avx2_table = {
     .isa = Isa::avx2,
     .panel_columns = avx2::Vector::kPanel,
-    .layout = 5,
+    .layout = 6,
     .supported = has_avx2_fma,
     .scratch_bytes = avx2::scratch_bytes,
     .has_pairs = nullptr,

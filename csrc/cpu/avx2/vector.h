@@ -119,6 +119,7 @@ struct Vector {
         const Int bit2 = _mm256_and_si256(_mm256_srli_epi32(third, 1), _mm256_set1_epi32(0x44444444));
         return _mm256_or_si256(_mm256_or_si256(bit0, bit1), bit2);
     }
+    static constexpr int code_offset(int) { return 0; }  // the dot products take unsigned codes
     // The low bits of every byte.
     template <int bits>
     static Int low_bits(Int words) {

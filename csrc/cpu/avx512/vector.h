@@ -112,6 +112,7 @@ struct Vector {
             _mm512_ternarylogic_epi32(mask1, _mm512_srli_epi32(second, 2), _mm512_srli_epi32(third, 1), select);
         return _mm512_ternarylogic_epi32(mask0, _mm512_srli_epi32(first, 3), upper, select);
     }
+    static constexpr int code_offset(int) { return 0; }  // the dot products take unsigned codes
     // The low bits of every byte.
     template <int bits>
     static Int low_bits(Int words) {

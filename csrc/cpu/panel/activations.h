@@ -53,15 +53,18 @@ static void interleave(const std::uint32_t* words, std::int64_t stride, std::int
         return;
     }
     for (std::int64_t w = 0; w < count; w += V::kLanes) {
-        typename V::Float tile[V::kLanes];
-        for (std::int64_t r = 0; r < V::kLanes; ++r) {
-            const bool exists = r < V::kRows && r < gang.count;
-            tile[r] = exists ? V::load(reinterpret_cast<const float*>(words + r * stride + w)) : V::broadcast(0.0f);
-        }
-        V::transpose(tile);
         const std::int64_t taken = std::min<std::int64_t>(V::kLanes, count - w);
-        for (std::int64_t i = 0; i < taken; ++i) {
-            V::store_partial(reinterpret_cast<float*>(out + (w + i) * gang.block), tile[i], gang.count);
+        for (std::int64_t first = 0; first < V::kRows && first < gang.count; first += V::kLanes) {
+            typename V::Float tile[V::kLanes];
+            for (std::int64_t i = 0, r = first; i < V::kLanes; ++i, ++r) {
+                const bool exists = r < V::kRows && r < gang.count;
+                tile[i] = exists ? V::load(reinterpret_cast<const float*>(words + r * stride + w)) : V::broadcast(0.0f);
+            }
+            V::transpose(tile);
+            for (std::int64_t i = 0; i < taken; ++i) {
+                V::store_partial(reinterpret_cast<float*>(out + (w + i) * gang.block + first), tile[i],
+                                 gang.count - first);
+            }
         }
     }
 }
@@ -130,7 +133,7 @@ static void quantize_rows(const QgemmTask& task, std::int64_t begin, std::int64_
     const std::int64_t columns = weight.columns, width = span_width(weight);
     const std::int64_t row_words = words_per_row(weight, Activation::int8), spans = span_count(weight);
     auto* scales = reinterpret_cast<float*>(out) + scales_at(task.rows, row_words);
-    const int zero = weight.zeros ? 1 : 1 << (weight.bits - 1);
+    const int zero = weight.zeros ? 1 : (1 << (weight.bits - 1)) - V::code_offset(weight.bits);
     for_gangs<V>(task, Activation::int8, begin, end, out, [&](const Gang& gang) {
         const auto row = [&](std::int64_t r) {
             return static_cast<const char*>(task.x) + (gang.first + r) * task.x_stride * item;

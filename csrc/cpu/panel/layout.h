@@ -8,12 +8,12 @@
 //   words   uint32 [W, P]  word w of row j: C fields of F bits, lowest first, C F = 32; field c is code w C + c of the
 //                          row's span, zero beyond K. F is the bits of a code, but 4 for 3 bits
 //
-// with scales and zeros padded to 64 bytes each. Unless a code has 3 bits, the words are those of the portable
-// bitstream (quant/format.h), row and column exchanged: lane j of a vector then works for output j, there is no sum
-// across lanes, and a shift by F brings the next code of every lane. 3 bits: of every four such words, whose fields
-// have a bit to spare, the first three are stored; bit b of code c of the fourth is the spare bit of field c of word b
-// (b = 0, 1, 2). Memory: that of the portable form, padded to P rows and to whole words (or threes of them), and 2 to 3
-// bytes per row and span.
+// with zeros padded to 2 P bytes, a vector. Unless a code has 3 bits, the words are those of the portable bitstream
+// (quant/format.h), row and column exchanged: lane j of a vector then works for output j, there is no sum across lanes,
+// and a shift by F brings the next code of every lane. 3 bits: of every four such words, whose fields have a bit to
+// spare, the first three are stored; bit b of code c of the fourth is the spare bit of field c of word b (b = 0, 1, 2).
+// Memory: that of the portable form, padded to P rows and to whole words (or threes of them), and 2 or 4 bytes per row
+// and span.
 //
 // Activations are cut into blocks of at most kRows rows (row_blocks), which differ by at most one. A block of R rows is
 //
@@ -28,7 +28,8 @@
 //
 //   scales  float [M]
 //   offsets int32 [S, R] of each block: -sum of the codes of each span of a row; for symmetric weights times their zero
-//                           point, so that it starts the integer sums
+//                           point, so that it starts the integer sums. Zero points count from
+//                           V::code_offset(bits), as the codes do that the dot products take
 #pragma once
 
 #include <algorithm>
@@ -67,11 +68,11 @@ static constexpr std::int64_t span_words(const PackedView& weight, std::int64_t 
 }
 
 static constexpr std::int64_t scale_bytes(std::int64_t panel) {
-    return round_up(panel * 2, 64);
+    return panel * 2;
 }
 
 static constexpr std::int64_t zero_bytes(const PackedView& weight, std::int64_t panel) {
-    return weight.zeros ? round_up(panel, 64) : 0;
+    return weight.zeros ? panel * 2 : 0;
 }
 
 static constexpr std::int64_t span_bytes(const PackedView& weight, std::int64_t panel, std::int64_t count) {

@@ -193,7 +193,10 @@ static inline void multiply(const Job& job, const std::uint8_t* data, std::int64
                 part[r][v] = start;
                 if constexpr (int8) {
                     if (symmetric) continue;
-                    const auto zero = V::widen_bytes(span.zeros + v / 2 * span.bytes + v % 2 * V::kLanes);
+                    auto zero = V::widen_bytes(span.zeros + v / 2 * span.bytes + v % 2 * V::kLanes);
+                    if constexpr (V::code_offset(bits) != 0) {
+                        zero = V::add_int(zero, V::broadcast_int(-V::code_offset(bits)));
+                    }
                     part[r][v] = V::multiply_int(start, zero);
                 }
             }

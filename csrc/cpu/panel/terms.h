@@ -42,7 +42,7 @@ struct Terms<V, Activation::pairs, bits, symmetric> {
     static Sum add(Sum sum, Value value, Value x) { return V::dot_pairs(sum, value, x); }
 };
 
-// The codes as they are: their zero points are in the offsets that the sums start from.
+// The codes, less V::code_offset(bits): their zero points are in the offsets that the sums start from.
 template <class V, int bits, bool symmetric>
 struct Terms<V, Activation::int8, bits, symmetric> {
     using Sum = typename V::Int;
