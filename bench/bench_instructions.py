@@ -24,7 +24,7 @@ from pathlib import Path
 import harness
 
 ROOT = Path(__file__).resolve().parents[1]
-DRIVER = ROOT / "bench" / "instructions" / "qgemm.cpp"
+SOURCES = [str(ROOT / "bench/instructions/qgemm.cpp"), str(ROOT / "csrc/core/aligned.cpp")]
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or ""
 SIZE = (256, 512)  # N, K
 
@@ -34,7 +34,7 @@ def build(folder: Path, bits: int, int8: bool) -> Path:
     program = folder / f"qgemm_{bits}_{int(int8)}"
     flags = (ROOT / "csrc/cpu/avx2/flags.txt").read_text().split()
     defines = [f"-DCOUNT_BITS={bits}", f"-DCOUNT_INT8={int(int8)}"]
-    command = [COMPILER, "-std=c++20", "-O3", "-DNDEBUG", *flags, *defines, f"-I{ROOT / 'csrc'}", str(DRIVER)]
+    command = [COMPILER, "-std=c++20", "-O3", "-DNDEBUG", *flags, *defines, f"-I{ROOT / 'csrc'}", *SOURCES]
     subprocess.run([*command, "-o", str(program)], check=True)
     return program
 
