@@ -10,12 +10,14 @@ from tqs_fast.errors import (
     CaptureError,
     CheckpointError,
     DivergenceError,
+    EngineError,
     FileFormatError,
     InfeasibleError,
     OutOfMemoryError,
     TqsError,
 )
 from tqs_fast.growth import GrowthRates, Outcome, growth_rates
+from tqs_fast.onnx import OnnxModule
 from tqs_fast.quantization import Quantizer
 from tqs_fast.recovery import BasinDiagnosis, Recovery, diagnose_basin, recover
 from tqs_fast.reporting import Report
@@ -23,7 +25,17 @@ from tqs_fast.rewriting import choose_activations, load, quantize, save
 from tqs_fast.scoring import Adjoint, Layer, Noise, Residual, RolloutError, Sensitivity, Tangent, evaluate, score
 from tqs_fast.scoring.rivals import GradientChange, HessianTrace, OutputDivergence, WeightError
 from tqs_fast.search import SearchResult, search
-from tqs_fast.systems import Attractor, Contexts, Forecaster, Recurrent, Synthetic, System, in_float64, load_system
+from tqs_fast.systems import (
+    Attractor,
+    Contexts,
+    Forecaster,
+    OnnxSystem,
+    Recurrent,
+    Synthetic,
+    System,
+    in_float64,
+    load_system,
+)
 
 __all__ = [
     "Adjoint",
@@ -35,6 +47,7 @@ __all__ = [
     "Compensation",
     "Contexts",
     "DivergenceError",
+    "EngineError",
     "FileFormatError",
     "Forecaster",
     "GradientChange",
@@ -43,6 +56,8 @@ __all__ = [
     "InfeasibleError",
     "Layer",
     "Noise",
+    "OnnxModule",
+    "OnnxSystem",
     "OutOfMemoryError",
     "Outcome",
     "OutputDivergence",

@@ -31,5 +31,9 @@ class CheckpointError(TqsError):
     """A checkpoint belongs to another run or is damaged."""
 
 
+class EngineError(TqsError, RuntimeError):
+    """A program that is not ours (ONNX Runtime, a black box) failed while it ran; the message holds its own."""
+
+
 class CaptureError(TqsError):
     """A step cannot be lowered to a native program; the message names the op and the module, and the way out."""

@@ -11,11 +11,12 @@ from tqs_fast.engines.lane import Lane
 from tqs_fast.engines.native_engine import NativeEngine
 from tqs_fast.engines.reference import Reference
 from tqs_fast.engines.statistics import LaneErrors
+from tqs_fast.engines.swapped import Swappable, SwappedEngine, refuse
 from tqs_fast.engines.torch_engine import TorchEngine
 from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.systems import States, System
 
-ENGINES = ("auto", "native", "torch", "serial")
+ENGINES = ("auto", "native", "torch", "serial", "swapped")
 
 
 class Engine(Protocol):
@@ -53,14 +54,22 @@ def choose_engine(
     """The engine called `name`, and why it was chosen.
 
     "auto" is the native engine wherever it can capture the step and its first step agrees with torch, else the torch
-    engine.
+    engine; for a module that computes outside torch it is "swapped".
 
     Raises:
         ArgumentError: no engine has that name, or a weight is not used by a step.
+            Or the engine does not run this kind of module.
         CaptureError: `name` is "native" and the step cannot be captured.
     """
     if name not in ENGINES:
         raise ArgumentError(f"[score] engine must be one of {ENGINES}, got {name!r}")
+    if isinstance(system.module, Swappable):
+        if name not in ("auto", "swapped"):
+            refuse(name, system)
+        reason = "asked for" if name == "swapped" else "the module computes outside torch"
+        return SwappedEngine(system, states, parameters, horizon=horizon), reason
+    if name == "swapped":
+        raise ArgumentError(f'[score] {system.name} is a torch module, expected one outside torch; use engine="auto"')
     if name in ("torch", "serial"):
         return TorchEngine(system, states, parameters, horizon=horizon, folded=name == "torch"), "asked for"
     try:

@@ -10,6 +10,7 @@ import torch
 from tqs_fast import kernels
 from tqs_fast.capture import Program, capture, stream, transposed, verify
 from tqs_fast.engines.native_program import Leaves, NativeProgram
+from tqs_fast.engines.swapped import Swappable, refuse
 from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.systems import System
 from tqs_fast.systems.tree import Tree, tree_leaves
@@ -29,6 +30,8 @@ def prepared(system: System, state: Tree, *, horizon: int, transpose: bool = Fal
         CaptureError: the step cannot be captured, or its program does something else than the step.
     """
     module = system.module
+    if isinstance(module, Swappable):
+        refuse("native", system)
     tensors = [*module.parameters(), *module.buffers()]
     unchanged = (
         kernels.isa(),

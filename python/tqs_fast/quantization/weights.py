@@ -1,7 +1,9 @@
 """Which parameters of a module are quantizable weights: the one list that scores, plans and rewriting share.
 
 A weight counts when its module is one of `KINDS`, or a subclass that keeps that class's forward: a subclass with its
-own forward may use the weight in another way, so its error would be measured and stored for the wrong function.
+own forward may use the weight in another way, so its error would be measured and stored for the wrong function. A module
+that stands for a program outside torch says itself what its weights are: `weight_kinds`, attribute -> operator, and
+`skipped_weights`, name -> reason.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Weight:
 
     Attributes:
         name: its name in `module.named_parameters()`; the first one when the parameter is shared.
-        kind: the key of `KINDS` that its first owner is.
+        kind: the key of `KINDS` that its first owner is, or the operator that uses it outside torch.
         shape: shape of the parameter; the packed matrix is [shape[0], product of the rest].
         parameters: number of elements.
         owners: (module path, parameter attribute) of every module that holds it, in module order, so that
@@ -128,14 +130,12 @@ def scan(module: nn.Module) -> tuple[list[Weight], dict[str, str]]:
     holders = _holders(module)
     skipped: dict[str, str] = {}
     owners: dict[int, list[tuple[str, str, str]]] = {}
-    for path, owner, kind in _owners(module, skipped):
-        for attribute in weight_attributes(owner, kind):
-            name = join(path, attribute)
-            reason, parameter = _examine(owner, attribute)
-            if parameter is None:
-                skipped[name] = reason
-            else:
-                owners.setdefault(id(parameter), []).append((path, attribute, kind))
+    for path, owner, attribute, kind in _slots(module, skipped):
+        reason, parameter = _examine(owner, attribute)
+        if parameter is None:
+            skipped[join(path, attribute)] = reason
+        else:
+            owners.setdefault(id(parameter), []).append((path, attribute, kind))
     found = []
     for name, parameter in module.named_parameters():
         owned = owners.get(id(parameter))
@@ -150,6 +150,17 @@ def scan(module: nn.Module) -> tuple[list[Weight], dict[str, str]]:
         pairs = tuple((path, attribute) for path, attribute, _ in owned)
         found.append(Weight(name, owned[0][2], shape, math.prod(shape), pairs))
     return found, skipped
+
+
+def _slots(module: nn.Module, skipped: dict[str, str]) -> Iterator[tuple[str, nn.Module, str, str]]:
+    """(path, module, attribute, kind) of every weight that a module has by construction, or says that it has."""
+    for path, owner in module.named_modules():
+        for attribute, kind in getattr(owner, "weight_kinds", {}).items():
+            yield path, owner, attribute, kind
+        skipped |= {join(path, name): why for name, why in getattr(owner, "skipped_weights", {}).items()}
+    for path, owner, kind in _owners(module, skipped):
+        for attribute in weight_attributes(owner, kind):
+            yield path, owner, attribute, kind
 
 
 def _owners(module: nn.Module, skipped: dict[str, str]) -> Iterator[tuple[str, nn.Module, str]]:

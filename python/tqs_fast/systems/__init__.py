@@ -3,6 +3,7 @@
 from tqs_fast.systems.initial import Attractor, Contexts, InitialConditions, States, Synthetic, default_initial, draw
 from tqs_fast.systems.load import BUILT_IN, load_system
 from tqs_fast.systems.lorenz_gru import lorenz_contexts
+from tqs_fast.systems.onnx_system import OnnxSystem
 from tqs_fast.systems.precision import in_float64
 from tqs_fast.systems.system import Forecaster, Recurrent, System, iterate
 
@@ -12,6 +13,7 @@ __all__ = [
     "Contexts",
     "Forecaster",
     "InitialConditions",
+    "OnnxSystem",
     "Recurrent",
     "States",
     "Synthetic",

@@ -10,6 +10,7 @@ from typing import Any
 from tqs_fast.errors import ArgumentError
 from tqs_fast.systems.fracast import fracast
 from tqs_fast.systems.lorenz_gru import lorenz_gru
+from tqs_fast.systems.onnx_system import open_onnx
 from tqs_fast.systems.silero_vad import silero_vad
 from tqs_fast.systems.system import System
 
@@ -21,10 +22,12 @@ def load_system(name: str, **options: Any) -> System:
 
     Args:
         name: "lorenz-gru" (ships with tqs-fast), "fracast" or "silero-vad" (from `pip install "tqs-fast[models]"`), or
-            "package.module:factory", looked up as `python -m` would, the current directory included.
-        options: passed to the factory.
+            "package.module:factory", looked up as `python -m` would, the current directory included; or an ONNX file,
+            "model.onnx" (see `OnnxSystem`).
+        options: passed to the factory, or to `OnnxSystem`.
 
     Raises:
+        FileFormatError: an ONNX file that cannot be read or run.
         ArgumentError: an unknown name or option, a package or module that cannot be found, no such factory, or one that
             does not return a System. What a module or a factory raises itself is passed on.
     """
@@ -33,14 +36,11 @@ def load_system(name: str, **options: Any) -> System:
             raise ArgumentError(f"[load_system] {name} takes no options, got {sorted(options)}")
         return BUILT_IN[name]()
     if name.endswith(".onnx"):
-        raise ArgumentError(
-            f"[load_system] {name}: ONNX models are not supported in this version; wrap the torch module it was "
-            'exported from in a System and load it as "package.module:factory"'
-        )
+        return open_onnx(name, **options)
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise ArgumentError(
-            f'[load_system] unknown system {name!r}; choose {", ".join(BUILT_IN)}, or "package.module:factory"'
+            f'[load_system] unknown system {name!r}; choose {", ".join(BUILT_IN)}, "package.module:factory" or "model.onnx"'
         )
     factory = getattr(_import(module_name), attribute, None)
     if factory is None:

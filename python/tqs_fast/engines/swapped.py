@@ -1,0 +1,130 @@
+"""Lanes of a program outside torch: the same program with other weights swapped in, one lane to a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar, runtime_checkable
+
+import torch
+
+from tqs_fast.engines.lane import Lane, materialise
+from tqs_fast.engines.reference import Reference, family_weights, roll_outputs
+from tqs_fast.engines.statistics import ErrorStatistics, LaneErrors
+from tqs_fast.errors import ArgumentError, CaptureError
+from tqs_fast.systems import States, System, iterate
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MOST_LANES = 16  # of a chunk: what a checkpoint loses at most
+DEFAULT_CHUNK = 2**28  # bytes of variants held at a time
+
+
+@runtime_checkable
+class Swappable(Protocol):
+    """A module that computes outside torch."""
+
+    def with_weights(self, replaced: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+        """A drop-in that shares everything but the named parameters; `self` is unchanged."""
+
+
+class SwappedEngine:
+    """Ensembles of one system whose module is `Swappable`.
+
+    Nothing is built per lane: a lane is one more set of arrays for the same program. Lanes run in as many threads as
+    torch uses, each alone in its own, so that results do not depend on their number.
+
+    Args:
+        system: its module is `Swappable`.
+        states: where rollouts start.
+        parameters: the scored parameters of the module; lanes name them by their index.
+        horizon: output values per rollout.
+
+    Attributes:
+        serial: empty: no weight keeps others waiting.
+    """
+
+    name = "swapped"
+
+    def __init__(
+        self, system: System, states: States, parameters: Sequence[torch.nn.Parameter], *, horizon: int
+    ) -> None:
+        assert isinstance(system.module, Swappable)
+        self.serial: dict[int, str] = {}
+        self._system = system
+        self._states = states
+        self._parameters = list(parameters)
+        self._horizon = horizon
+        self._module = system.module
+        names = {id(parameter): name for name, parameter in system.module.named_parameters()}
+        self._names = [names[id(parameter)] for parameter in parameters]
+
+    def roll(self) -> torch.Tensor:
+        """Outputs `[T, N, C]` of the float model."""
+        return roll_outputs(self._system, self._states, self._horizon)
+
+    def lanes_per_chunk(self, reference: Reference, memory_limit: int | None) -> int:
+        """Lanes whose variants fit: the one that the quantizer made, and its copy as the program keeps it."""
+        largest = max(parameter.numel() * parameter.element_size() for parameter in self._parameters)
+        return max(1, min(MOST_LANES, (memory_limit or DEFAULT_CHUNK) // (2 * largest)))
+
+    def run(self, lanes: Sequence[Lane], reference: Reference, memory_limit: int | None = None) -> LaneErrors:
+        """Squared scaled errors of `lanes` over the reference's horizon."""
+
+        def rolled(lane: Lane) -> LaneErrors:
+            statistics = ErrorStatistics(reference, family_weights(self._states), 1)
+            module, steps = self._swapped(lane), self._system.steps(len(reference.outputs))
+            for _, output in iterate(self._system, self._states.state, self._states.inputs, steps, module=module):
+                statistics.update(output)
+            return statistics.result()
+
+        results = _in_threads(rolled, lanes)
+        return LaneErrors(torch.cat([r.samples for r in results]), torch.cat([r.curve for r in results]))
+
+    def trajectories(self, lanes: Sequence[Lane]) -> torch.Tensor:
+        """Outputs `[lanes, T, N, C]` of `lanes`; may hold NaN or infinity where one diverged."""
+
+        def rolled(lane: Lane) -> torch.Tensor:
+            return roll_outputs(self._system, self._states, self._horizon, module=self._swapped(lane))
+
+        return torch.stack(_in_threads(rolled, lanes))
+
+    def run_tangents(
+        self, lanes: Sequence[Mapping[int, torch.Tensor]], reference: Reference, memory_limit: int | None = None
+    ) -> LaneErrors:
+        """Refused: there are no derivatives.
+
+        Raises:
+            ArgumentError: always.
+        """
+        raise ArgumentError(
+            f"[score] {self._system.name} runs outside torch, where there are no derivatives; use Residual() or Noise()"
+        )
+
+    def _swapped(self, lane: Lane) -> torch.nn.Module:
+        return self._module.with_weights(
+            {self._names[i]: materialise(change, self._parameters[i]) for i, change in lane.changes.items()}
+        )
+
+
+def refuse(name: str, system: System) -> None:
+    """Raise for an engine that cannot run a system outside torch.
+
+    Raises:
+        CaptureError: "native".
+        ArgumentError: "torch".
+    """
+    what = f"{system.name} is a program outside torch, of which nothing can be captured"
+    if name == "native":
+        raise CaptureError(f'[capture] {what}; use engine="swapped"')
+    raise ArgumentError(f'[score] {what} or folded; use engine="swapped"')
+
+
+def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """`function` of every item, in torch's number of threads."""
+    threads = min(torch.get_num_threads(), len(items))
+    if threads <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
