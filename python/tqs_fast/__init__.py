@@ -27,6 +27,7 @@ from tqs_fast.scoring.rivals import GradientChange, HessianTrace, OutputDivergen
 from tqs_fast.search import SearchResult, search
 from tqs_fast.systems import (
     Attractor,
+    BlackBox,
     Contexts,
     Forecaster,
     OnnxSystem,
@@ -42,6 +43,7 @@ __all__ = [
     "ArgumentError",
     "Attractor",
     "BasinDiagnosis",
+    "BlackBox",
     "CaptureError",
     "CheckpointError",
     "Compensation",

@@ -46,7 +46,8 @@ def allocate(
         compression: float32 bytes over stored bytes, at least this.
         max_damage: bound on the predicted damage, the sum of the layers' measured damages (no unit).
         method: "knapsack" (exact), "greedy", "lagrangian" or "uniform" (one bit-width for all, the baseline).
-        tie: groups of layer names or patterns (`*`, `?`, `[...]`); the layers of a group share their bits.
+        tie: groups of layer names or patterns (`*`, `?`, `[...]`); the layers of a group share their bits. By default
+            those that were scored together.
         freeze: patterns of layers that stay float32, or a dict from pattern to bits (None: float32).
 
     Raises:

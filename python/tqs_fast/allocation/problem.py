@@ -149,6 +149,7 @@ def build_problem(table: Sensitivity, *, tie: Tie | None = None, freeze: Freeze 
         InfeasibleError: a group whose every choice diverged.
     """
     names = [layer.name for layer in table.layers]
+    tie = table.provenance.get("tie") if tie is None else tie
     selection = select(names, table.bits, tie, freeze)
     exponent = _exponent(table)
     diverged: list[str] = []

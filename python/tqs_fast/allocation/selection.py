@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization.ties import Tie, matching, tied_groups
 
-Tie = Sequence[Sequence[str]]
 Freeze = Sequence[str] | Mapping[str, int | None]
 
 
@@ -33,38 +32,11 @@ def select(names: Sequence[str], bits: Sequence[int], tie: Tie | None, freeze: F
     """
     frozen = _frozen(names, bits, freeze)
     tied: dict[int, tuple[int, ...]] = {}
-    for group in _groups(names, tie):
-        for index in group:
-            if index in tied:
-                raise ArgumentError(
-                    f"[allocate] expected {names[index]!r} in one tie group, got it in two; merge the groups"
-                )
-            tied[index] = group
+    for group in tied_groups(names, tie, "allocate"):
+        tied |= dict.fromkeys(group, group)
         _check_frozen_alike(names, group, frozen)
     groups = dict.fromkeys(tied.get(index, (index,)) for index in range(len(names)))
     return Selection(tuple(groups), frozen)
-
-
-def _matches(names: Sequence[str], pattern: object, argument: str) -> list[int]:
-    if not isinstance(pattern, str):
-        raise ArgumentError(f"[allocate] expected {argument} to hold layer names or patterns, got {pattern!r}")
-    # An exact name comes first: brackets in a name must not be read as a pattern.
-    found = [i for i, name in enumerate(names) if name == pattern]
-    found = found or [i for i, name in enumerate(names) if fnmatchcase(name, pattern)]
-    if not found:
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        raise ArgumentError(f"[allocate] the {argument} pattern {pattern!r} matches no layer; the layers are {shown}")
-    return found
-
-
-def _groups(names: Sequence[str], tie: Tie | None) -> list[tuple[int, ...]]:
-    if tie is None:
-        return []
-    if isinstance(tie, str) or any(isinstance(patterns, str) or not patterns for patterns in tie):
-        raise ArgumentError(f"[allocate] expected tie to be a list of non-empty lists of layer names, got {tie!r}")
-    return [
-        tuple(sorted({index for pattern in patterns for index in _matches(names, pattern, "tie")})) for patterns in tie
-    ]
 
 
 def _frozen(names: Sequence[str], bits: Sequence[int], freeze: Freeze | None) -> dict[int, int | None]:
@@ -80,7 +52,7 @@ def _frozen(names: Sequence[str], bits: Sequence[int], freeze: Freeze | None) ->
                 f"[allocate] expected freeze[{pattern!r}] to be a scored bit-width {tuple(bits)} or None (float), "
                 f"got {value!r}"
             )
-        for index in _matches(names, pattern, "freeze"):
+        for index in matching(names, pattern, "freeze", "allocate"):
             if frozen.setdefault(index, value) != value:
                 raise ArgumentError(
                     f"[allocate] {names[index]!r} is frozen to both {_bits(frozen[index])} and {_bits(value)}; "

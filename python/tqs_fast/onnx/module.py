@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from tqs_fast.errors import ArgumentError
 from tqs_fast.onnx.lift import LiftedWeight, lift_weights, load_rest
 from tqs_fast.onnx.read import check_model, read_model
 from tqs_fast.onnx.session import Port, Session
-
-
-class WeightHolder(nn.Module):
-    """Part of a dotted tensor name; holds the weights whose names end here.
-
-    Attributes:
-        weight_kinds: attribute -> operator, of every weight held (see `quantization.weights`).
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight_kinds: dict[str, str] = {}
+from tqs_fast.quantization.held import WeightHolder, qualified_names
 
 
 class OnnxModule(WeightHolder):
@@ -59,12 +47,11 @@ class OnnxModule(WeightHolder):
         self._session = Session(model.SerializeToString(), self.path, threads=threads)
         names = qualified_names([weight.name for weight in lifted])
         self._lifted = dict(zip(names, lifted, strict=True))
-        for name, weight in self._lifted.items():
-            self._hold(name, weight)
+        self._bound = {weight.name: torch.from_numpy(weight.values) for weight in lifted}
+        self.hold({n: (w.layout.rows_first(self._bound[w.name]), w.kind) for n, w in self._lifted.items()})
         tensors = {weight.name for weight in lifted}
         self.inputs: dict[str, Port] = {n: port for n, port in self._session.inputs.items() if n not in tensors}
         self.outputs: dict[str, Port] = self._session.outputs
-        self._bound = {weight.name: torch.from_numpy(weight.values) for weight in lifted}
         self.eval()
 
     @property
@@ -110,42 +97,3 @@ class OnnxModule(WeightHolder):
         raise ArgumentError(
             f"[onnx] {self.path.name} stays on the CPU in the precision it was exported in; export it again in another"
         )
-
-    def _hold(self, name: str, weight: LiftedWeight) -> None:
-        *parents, attribute = name.split(".")
-        holder: WeightHolder = self
-        for part in parents:
-            child = holder._modules.get(part)
-            if child is None:
-                child = WeightHolder()
-                holder.add_module(part, child)
-            assert isinstance(child, WeightHolder)
-            holder = child
-        values = weight.layout.rows_first(torch.from_numpy(weight.values))
-        holder.register_parameter(attribute, nn.Parameter(values, requires_grad=False))
-        holder.weight_kinds[attribute] = weight.kind
-
-
-def qualified_names(tensors: Sequence[str]) -> list[str]:
-    """Parameter names of tensors: their own, dots making paths, except where torch allows no such name.
-
-    A part that is empty, or that a module already has for something else, turns the dots into underscores; numbers tell
-    equal names apart.
-    """
-    paths = {".".join(name.split(".")[:end]) for name in tensors for end in range(1, name.count(".") + 1)}
-    taken: set[str] = set()
-    names = []
-    for tensor in tensors:
-        parts = tensor.split(".")
-        legal = all(part and not hasattr(_EMPTY, part) for part in parts) and tensor not in paths
-        plain = tensor if legal else "weight:" + tensor.replace(".", "_")
-        name, number = plain, 1
-        while name in taken:
-            number += 1
-            name = f"{plain}-{number}"
-        taken.add(name)
-        names.append(name)
-    return names
-
-
-_EMPTY = WeightHolder()

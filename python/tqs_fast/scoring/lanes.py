@@ -23,10 +23,10 @@ from tqs_fast.scoring.task import Task
 
 @dataclass(frozen=True)
 class _Job:
-    """Variant `number` of block `block`, which is a part of weight `weight`."""
+    """Variant `number` of all `blocks` of a group, which are parts of `weights`."""
 
-    block: int
-    weight: int
+    blocks: tuple[int, ...]
+    weights: tuple[int, ...]
     number: int
 
 
@@ -48,12 +48,13 @@ class LaneRun:
             task.engine, task.system, task.states, task.parameters, horizon=task.horizon
         )
         self.reference = roll_reference(task.system, task.states, task.horizon, outputs=self._engine.roll())
-        jobs = [_Job(b, index, v) for b, index in enumerate(task.weight_of) for v in range(method.variants)]
+        of = task.weight_of
+        jobs = [_Job(g, tuple(of[b] for b in g), v) for g in task.groups for v in range(method.variants)]
         lanes_per_chunk = self._engine.lanes_per_chunk(self.reference, task.memory_limit)
         self._chunks = _chunks(jobs, set(self._engine.serial), lanes_per_chunk)
         self.description: dict[str, Any] = {
             "engine": self._engine.name,
-            "chunks": [[(job.block, job.number) for job in chunk] for chunk in self._chunks],
+            "chunks": [[(job.blocks[0], job.number) for job in chunk] for chunk in self._chunks],
         }
 
     def measure(self, store: Checkpoint | None, report: Report) -> Measured:
@@ -66,7 +67,7 @@ class LaneRun:
         report(0, len(self._chunks))
         for number, chunk in enumerate(self._chunks):
             rows = len(chunk)
-            expected = {"samples": (rows, count), "curve": (rows, horizon), "energy": (rows,), "fell_back": ()}
+            expected = {"samples": (rows, count), "curve": (rows, horizon), "energy": (sum(len(job.blocks) for job in chunk),), "fell_back": ()}
             arrays = store.load(number, expected) if store else None
             if arrays is None:
                 arrays = self._run(chunk)
@@ -74,11 +75,13 @@ class LaneRun:
                     store.save(number, arrays)
             if arrays["fell_back"]:
                 reason = "a later step makes other calls than the first"
-                self._engine.serial.update({job.weight: reason for job in chunk})
+                self._engine.serial.update({weight: reason for job in chunk for weight in job.weights})
+            energy = iter(arrays["energy"])
             for row, job in enumerate(chunk):
-                samples[job.block, job.number] = arrays["samples"][row]
-                curves[job.block, job.number] = arrays["curve"][row]
-                energies[job.block, job.number] = arrays["energy"][row]
+                for block, share in zip(job.blocks, self._shares(job), strict=True):
+                    samples[block, job.number] = share * arrays["samples"][row]
+                    curves[block, job.number] = share * arrays["curve"][row]
+                    energies[block, job.number] = next(energy)
             report(number + 1, len(self._chunks))
         return self._summarise(samples, curves, energies)
 
@@ -87,16 +90,20 @@ class LaneRun:
         energies = []
         changes: list[dict[int, Change]] = []
         for job in chunk:
-            block, parameter = task.blocks[job.block], task.parameters[job.weight].detach()
-            rows = task.rows(job.block)
-            change = method.variant(block.name, rows, job.number, task.seed)
-            energies.append(method.energy(rows, change))
-            if isinstance(change, Drawn):
-                change = replace(change, begin=block.first * rows[0].numel())
-            else:
-                change = block.replaced(torch.zeros_like(parameter) if method.infinitesimal else parameter, change)
-            changes.append({job.weight: change})
-        expected = chunk[0].weight in engine.serial
+            moved: dict[int, Change] = {}
+            for index, weight in zip(job.blocks, job.weights, strict=True):
+                block, parameter = task.blocks[index], task.parameters[weight].detach()
+                rows = task.rows(index)
+                change = method.variant(block.name, rows, job.number, task.seed)
+                energies.append(method.energy(rows, change))
+                if isinstance(change, Drawn):
+                    change = replace(change, begin=block.first * rows[0].numel())
+                else:
+                    change = block.replaced(torch.zeros_like(parameter) if method.infinitesimal else parameter, change)
+                moved[weight] = change
+            changes.append(moved)
+        first = chunk[0].weights[0]
+        expected = first in engine.serial
         with explaining_memory("score", len(chunk), task.states.count):
             if method.infinitesimal:
                 directions = [{i: materialise(c, task.parameters[i]) for i, c in change.items()} for change in changes]
@@ -107,8 +114,13 @@ class LaneRun:
             "samples": errors.samples.numpy(),
             "curve": errors.curve.numpy(),
             "energy": np.array(energies),
-            "fell_back": np.array(not expected and chunk[0].weight in engine.serial),
+            "fell_back": np.array(not expected and first in engine.serial),
         }
+
+    def _shares(self, job: _Job) -> list[float]:
+        """Of each block in the damage of its group."""
+        sizes = [math.prod(self._task.blocks[block].shape) for block in job.blocks]
+        return [size / sum(sizes) for size in sizes]
 
     def _summarise(self, samples: FloatArray, curves: FloatArray, energies: FloatArray) -> Measured:
         """Lane results `[L, V, ...]` as columns, one per bit-width."""
@@ -139,11 +151,15 @@ class LaneRun:
 
 
 def _chunks(jobs: Sequence[_Job], serial: set[int], lanes_per_chunk: int) -> list[list[_Job]]:
-    """Foldable jobs in chunks of at most `lanes_per_chunk`, evenly filled; serial jobs one weight at a time."""
-    folded = [job for job in jobs if job.weight not in serial]
+    """Foldable jobs in chunks of at most `lanes_per_chunk`, evenly filled; serial jobs one group at a time."""
+    folded = [job for job in jobs if not serial.intersection(job.weights)]
     count = -(-len(folded) // lanes_per_chunk)
     chunks = [folded[len(folded) * c // count : len(folded) * (c + 1) // count] for c in range(count)]
-    return chunks + [[job for job in jobs if job.weight == index] for index in sorted(serial)]
+    rest: dict[tuple[int, ...], list[_Job]] = {}
+    for job in jobs:
+        if serial.intersection(job.weights):
+            rest.setdefault(job.weights, []).append(job)
+    return chunks + [rest[weights] for weights in sorted(rest)]
 
 
 @contextmanager

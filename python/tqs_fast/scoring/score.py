@@ -13,6 +13,8 @@ import torch
 from tqs_fast import kernels
 from tqs_fast._progress import Report, tracking
 from tqs_fast._version import __version__
+from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization.ties import Tie
 from tqs_fast.scoring.checkpoint import Checkpoint, fingerprint
 from tqs_fast.scoring.direct import DirectMethod, DirectRun
 from tqs_fast.scoring.lanes import LaneRun
@@ -31,6 +33,7 @@ def score(
     engine: str = "auto",
     layers: str | Iterable[str] | None = None,
     row_blocks: int = 1,
+    tie: Tie | None = None,
     seed: int = 0,
     memory_limit: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -46,12 +49,16 @@ def score(
             that count equally.
         engine: "native" captures the step and rolls all lanes out in C++; "torch" folds lanes into the batch and takes
             the serial path for layers that cannot fold (named in `provenance["engine"]["serial"]`, with the reason);
-            "serial" rolls out one variant at a time; "auto" is "native" where the step can be captured, else "torch",
+            "serial" rolls out one variant at a time; "swapped" runs a program outside torch (`OnnxSystem`, `BlackBox`);
+            "auto" is "native" where the step can be captured, else "torch",
             with the reason in `provenance["engine"]["reason"]`. A direct method runs in torch where it does not say
             otherwise.
         layers: names or patterns of the weights to score; None for all that can be quantized.
         row_blocks: split every weight into so many blocks of output rows (the gates of a recurrent cell, say), each
             scored, and later planned and packed, as a layer of its own named `weight[first:end]`.
+        tie: groups of layer names or patterns; one probe moves all weights of a group (a block of a large network) at
+            once, and its damage is shared out among them by their numbers of parameters. `allocate` then gives the
+            group the same bits, at which the shares add up to what was measured.
         seed: of initial conditions and noise.
         memory_limit: bytes that the lanes of one chunk may take; by default chunks stay near the size of the caches.
             Chunking changes results by rounding only.
@@ -75,9 +82,14 @@ def score(
         engine=engine,
         layers=layers,
         row_blocks=row_blocks,
+        tie=tie,
         seed=seed,
         memory_limit=memory_limit,
     )
+    if isinstance(method, DirectMethod) and task.tie:
+        raise ArgumentError(
+            f"[score] {type(method).__name__} ranks every weight on its own; leave tie=None here and tie in allocate"
+        )
     run = DirectRun(method, task) if isinstance(method, DirectMethod) else LaneRun(method, task)
     states, reference = task.states, run.reference
     description = task.description() | run.description | {"method": describe(method)}
@@ -100,6 +112,7 @@ def score(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
+        **({"tie": task.tie} if task.tie else {}),
         **measured.provenance,
     }
     provenance["engine"]["isa"] = kernels.isa()

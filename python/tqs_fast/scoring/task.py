@@ -10,6 +10,7 @@ import torch
 
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.blocks import Block, split
+from tqs_fast.quantization.ties import Tie, tied_groups
 from tqs_fast.quantization.weights import Weight, find_weights, parameter_of
 from tqs_fast.systems import InitialConditions, States, System, default_initial, draw
 
@@ -26,6 +27,7 @@ class Task:
         parameters: their W tensors.
         blocks: the L layers of the table: row blocks of the weights, or the whole weights.
         weight_of: index into `weights` of each block, L of them.
+        groups: indices of the blocks that one probe moves together; every block is in one group.
         seed: of everything random.
         engine: what the caller asked for: "auto", "native", "torch" or "serial".
         memory_limit: bytes that the work held at one time may take; None: the method's own choice.
@@ -38,6 +40,7 @@ class Task:
     parameters: tuple[torch.nn.Parameter, ...]
     blocks: tuple[Block, ...]
     weight_of: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
     seed: int
     engine: str
     memory_limit: int | None
@@ -54,7 +57,13 @@ class Task:
             "horizon": self.horizon,
             "seed": self.seed,
             "layers": [block.name for block in self.blocks],
+            **({"tie": self.tie} if self.tie else {}),
         }
+
+    @property
+    def tie(self) -> list[list[str]]:
+        """Names of the blocks of each group of more than one."""
+        return [[self.blocks[block].name for block in group] for group in self.groups if len(group) > 1]
 
 
 def prepare(
@@ -65,6 +74,7 @@ def prepare(
     engine: str,
     layers: str | Iterable[str] | None,
     row_blocks: int,
+    tie: Tie | None,
     seed: int,
     memory_limit: int | None,
 ) -> Task:
@@ -73,6 +83,10 @@ def prepare(
         raise ArgumentError(f"[score] memory_limit must be a positive number of bytes, got {memory_limit}")
     weights = find_weights(system.module, layers)
     owned = [(index, block) for index, weight in enumerate(weights) for block in split(weight, row_blocks)]
+    tied = {index: group for group in tied_groups([b.name for _, b in owned], tie, "score") for index in group}
+    groups = tuple(dict.fromkeys(tied.get(index, (index,)) for index in range(len(owned))))
+    if any(len({owned[index][0] for index in group}) < len(group) for group in groups):
+        raise ArgumentError("[score] tie holds several row blocks of one weight; tie whole weights, with row_blocks=1")
     return Task(
         system=system,
         states=draw(default_initial(system) if initial is None else initial, system, horizon=horizon, seed=seed),
@@ -81,6 +95,7 @@ def prepare(
         parameters=tuple(_parameter(system, weight) for weight in weights),
         blocks=tuple(block for _, block in owned),
         weight_of=tuple(index for index, _ in owned),
+        groups=groups,
         seed=seed,
         engine=engine,
         memory_limit=memory_limit,

@@ -1,5 +1,6 @@
 """Systems and where their rollouts start."""
 
+from tqs_fast.systems.black_box import BlackBox
 from tqs_fast.systems.initial import Attractor, Contexts, InitialConditions, States, Synthetic, default_initial, draw
 from tqs_fast.systems.load import BUILT_IN, load_system
 from tqs_fast.systems.lorenz_gru import lorenz_contexts
@@ -10,6 +11,7 @@ from tqs_fast.systems.system import Forecaster, Recurrent, System, iterate
 __all__ = [
     "BUILT_IN",
     "Attractor",
+    "BlackBox",
     "Contexts",
     "Forecaster",
     "InitialConditions",
