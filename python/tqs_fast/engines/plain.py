@@ -10,6 +10,7 @@ import torch
 from tqs_fast.engines.prepared import prepared
 from tqs_fast.engines.reference import roll_outputs
 from tqs_fast.engines.rollout import ENGINES
+from tqs_fast.engines.swapped import Swappable, refuse
 from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.systems import States, System
 from tqs_fast.systems.tree import tree_leaves
@@ -35,6 +36,11 @@ def roll_modules(
     if horizon < 1:
         raise ArgumentError(f"[{function}] horizon must be at least 1 value, got {horizon}")
     reason = "asked for"
+    if isinstance(system.module, Swappable):
+        if engine == "native":
+            refuse(engine, system)
+        outputs = [roll_outputs(system, states, horizon, module=module) for module in modules]
+        return outputs, {"name": "swapped", "reason": "the module computes outside torch"}
     if engine != "torch":
         try:
             outputs = [_roll_native(_holding(system, module), states, horizon) for module in modules]

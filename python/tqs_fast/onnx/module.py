@@ -30,6 +30,7 @@ class OnnxModule(WeightHolder):
     Attributes:
         path: of the file.
         inputs, outputs: `Port`s by name, without the lifted weights.
+        metadata: texts that the file holds.
         skipped_weights: name -> why a constant that an operator uses as its weight is not one of the parameters.
 
     Raises:
@@ -41,6 +42,7 @@ class OnnxModule(WeightHolder):
         super().__init__()
         self.path = Path(path)
         model = read_model(self.path)
+        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         lifted, self.skipped_weights = lift_weights(model, self.path)
         load_rest(model, self.path)
         check_model(model, self.path)

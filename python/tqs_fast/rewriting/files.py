@@ -31,8 +31,10 @@ from tqs_fast.errors import ArgumentError, FileFormatError, TqsError
 from tqs_fast.kernels import ACTIVATIONS
 from tqs_fast.quantization.blocks import block_name, check_cover, parse_name
 from tqs_fast.quantization.quantizer import BITS, GROUP_SIZES
+from tqs_fast.onnx import OnnxModule
 from tqs_fast.quantization.weights import DTYPES, Weight, join, parameter_of, scan
 from tqs_fast.rewriting.packed import PackedTensor, QuantModule
+from tqs_fast.rewriting.outside import load_onnx, save_onnx
 from tqs_fast.rewriting.packed_block import PackedBlock
 from tqs_fast.rewriting.replace import replace_modules
 from tqs_fast.rewriting.rewrite import PLAN_ATTRIBUTE
@@ -44,6 +46,8 @@ DTYPE_OF = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
 def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
     """Writes a module made by `quantize` to `path`, atomically: the old file stays until the new one is complete.
+
+    A quantized `OnnxModule` becomes an .onnx file for plain ONNX Runtime, with the plan in its metadata.
 
     Raises:
         ArgumentError: a module without a plan or on the meta device, state that is not a tensor, no such folder, or
@@ -57,6 +61,9 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if not target.parent.is_dir():
         raise ArgumentError(f"[save] the folder {target.parent} does not exist; create it first")
+    if isinstance(module, OnnxModule):
+        save_onnx(module, plan, target)
+        return
     tensors: dict[str, Tensor] = {}
     specification: dict[str, Any] = {}
     for weight, (packed, names) in _packed_tensors(module).items():
@@ -108,6 +115,10 @@ def load(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         FileFormatError: a file that is missing, truncated, foreign, of another version, or whose names, shapes, dtypes
             or ties are not those of `module`; the message names the first difference.
     """
+    if isinstance(module, OnnxModule):
+        small, plan = load_onnx(module, path)
+        setattr(small, PLAN_ATTRIBUTE, plan)
+        return small
     metadata, tensors = _read(path)
     plan = _parse_plan(metadata, path)
     specification = _parse(metadata, "packed", path)

@@ -11,11 +11,13 @@ from torch import nn
 
 from tqs_fast import compensation
 from tqs_fast.compensation import Compensation
+from tqs_fast.engines.swapped import Swappable
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.blocks import Block, check_cover, parse_name
 from tqs_fast.quantization.weights import Weight, find_weights, parameter_of
 from tqs_fast.rewriting.compensated import pack_compensated
 from tqs_fast.rewriting.hessians import collect_hessians
+from tqs_fast.rewriting.outside import swap_packed
 from tqs_fast.rewriting.packed import PackedTensor
 from tqs_fast.rewriting.packed_block import PackedBlock
 from tqs_fast.rewriting.replace import replace_modules
@@ -45,7 +47,8 @@ def quantize(
     `plan.quantizer.dequantized(weight, bits)`; with the other methods they are what the compensating loop chose
     (docs/compensation.md), and the plan of the copy says how in `provenance["compensation"]`. In evaluation mode the
     fused path of `nn.TransformerEncoder` zeroes padded positions; the copy, like the float encoder in training mode,
-    computes them. References to a child that are not registered (in a plain list, say) still lead to its float copy.
+    computes them. An `OnnxModule` (or another program outside torch) becomes the same program with rounded weights;
+    `save` then writes a quantized ONNX file. References to a child that are not registered (in a plain list, say) still lead to its float copy.
 
     Args:
         module: a float module.
@@ -69,6 +72,11 @@ def quantize(
             f"[quantize] method {settings.method!r} needs the inputs that weights see along rollouts; pass system=..., "
             'or use method="rtn"'
         )
+    if settings is not None and isinstance(module, Swappable):
+        raise ArgumentError(
+            f"[quantize] {settings.method!r} needs the inputs of every weight, which a program outside torch does not "
+            'show; use method="rtn"'
+        )
     if group_size is not None:
         plan = replace(plan, quantizer=replace(plan.quantizer, group_size=group_size))
     rewritten = copy.deepcopy(module)
@@ -91,7 +99,10 @@ def quantize(
                 for block in blocks
             ]
         )
-    rewritten = replace_modules(rewritten, [weight for weight, _ in planned], packed)
+    if isinstance(rewritten, Swappable):
+        rewritten = swap_packed(rewritten, packed, plan)
+    else:
+        rewritten = replace_modules(rewritten, [weight for weight, _ in planned], packed)
     setattr(rewritten, PLAN_ATTRIBUTE, plan)
     return rewritten
 
