@@ -10,9 +10,10 @@ from tqs_fast.allocation.knapsack import knapsack
 from tqs_fast.allocation.lagrangian import lagrangian
 from tqs_fast.allocation.plan import Plan
 from tqs_fast.allocation.problem import Allocation, Problem, build_problem, layer_damage
-from tqs_fast.allocation.selection import Freeze, Tie
+from tqs_fast.allocation.selection import Freeze
 from tqs_fast.allocation.uniform import uniform
 from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization.ties import Tie
 from tqs_fast.scoring.sensitivity import Sensitivity
 
 METHODS: dict[str, Callable[[Problem, Budget], Allocation]] = {

@@ -6,9 +6,10 @@ from tqs_fast.allocation.allocate import METHODS, check_arguments, make_plan
 from tqs_fast.allocation.budget import Budget
 from tqs_fast.allocation.plan import Plan
 from tqs_fast.allocation.problem import build_problem
-from tqs_fast.allocation.selection import Freeze, Tie
+from tqs_fast.allocation.selection import Freeze
 from tqs_fast.allocation.uniform import uniform_plans
 from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization.ties import Tie
 from tqs_fast.scoring.sensitivity import Sensitivity
 
 

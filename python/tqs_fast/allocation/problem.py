@@ -10,9 +10,10 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from tqs_fast.allocation.selection import Freeze, Tie, select
+from tqs_fast.allocation.selection import Freeze, select
 from tqs_fast.errors import InfeasibleError
 from tqs_fast.quantization import Quantizer
+from tqs_fast.quantization.ties import Tie
 from tqs_fast.scoring.sensitivity import Layer, Sensitivity
 
 

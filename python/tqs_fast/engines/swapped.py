@@ -98,13 +98,21 @@ class SwappedEngine:
         Raises:
             ArgumentError: always.
         """
-        raise ArgumentError(
-            f"[score] {self._system.name} runs outside torch, where there are no derivatives; use Residual() or Noise()"
-        )
+        require_torch("score", self._system)
+        raise AssertionError("the module computes outside torch")
 
     def _swapped(self, lane: Lane) -> torch.nn.Module:
         return self._module.with_weights(
             {self._names[i]: materialise(change, self._parameters[i]) for i, change in lane.changes.items()}
+        )
+
+
+def require_torch(function: str, system: System) -> None:
+    """Raise ArgumentError where `function` needs derivatives and the module computes outside torch."""
+    if isinstance(system.module, Swappable):
+        raise ArgumentError(
+            f"[{function}] {system.name} runs outside torch, where there are no derivatives; score it with Residual() or "
+            "Noise(), or use the torch module that it was exported from"
         )
 
 

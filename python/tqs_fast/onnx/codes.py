@@ -62,7 +62,7 @@ def packed_bytes(values: Bytes, bits: int) -> Bytes:
     padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, short)])
     grouped = padded.reshape(*values.shape[:-1], -1, per_byte).astype(np.uint16)
     shifts = (np.arange(per_byte) * bits).astype(np.uint16)
-    return np.bitwise_or.reduce(grouped << shifts, axis=-1).astype(np.uint8)
+    return np.asarray(np.bitwise_or.reduce(grouped << shifts, axis=-1), np.uint8)
 
 
 def _widened(block: PackedWeight, bits: int) -> tuple[Bytes, npt.NDArray[np.float32], Bytes]:

@@ -1,4 +1,4 @@
-"""Constants of a graph: initializers, Constant nodes, and what nodes make of nothing else (evaluated when asked for)."""
+"""Constants of a graph: initializers, Constant nodes, and what nodes make of them alone, evaluated when asked for."""
 
 from __future__ import annotations
 
@@ -56,9 +56,14 @@ class Constant:
         onnx, reference = require("onnx"), require("onnx.reference")
         node = self.producer
         feeds = {
-            name: known.value(model, path) for name, known in zip(node.input, self.inputs, strict=True) if known is not None
+            name: known.value(model, path)
+            for name, known in zip(node.input, self.inputs, strict=True)
+            if known is not None
         }
-        of = [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()]
+        of = [
+            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+            for n, a in feeds.items()
+        ]
         graph = onnx.helper.make_graph([node], "constant", of, [onnx.ValueInfoProto(name=self.name)])
         alone = onnx.helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
         try:

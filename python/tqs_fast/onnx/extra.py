@@ -18,5 +18,5 @@ def require(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ArgumentError(
-            f"[onnx] ONNX models need {name.split('.')[0]} ({error}): pip install \"tqs-fast[onnx]\""
+            f'[onnx] ONNX models need {name.split(".")[0]} ({error}): pip install "tqs-fast[onnx]"'
         ) from error

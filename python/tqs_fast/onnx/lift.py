@@ -89,7 +89,9 @@ def load_rest(model: Any, path: Path) -> None:
     def visit(graph: Any) -> None:
         for tensor in graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(tensor_array(tensor, path)), tensor.name))
+                tensor.CopyFrom(
+                    onnx.numpy_helper.from_array(np.ascontiguousarray(tensor_array(tensor, path)), tensor.name)
+                )
         for node in graph.node:
             for body in subgraphs(node):
                 visit(body)

@@ -26,6 +26,7 @@ class OnnxModule(WeightHolder):
     Args:
         path: of the .onnx file, opset 12 or newer; external data lie beside it.
         threads: of ONNX Runtime within one call.
+        frozen: leave the weights in the graph, so that it runs as ONNX Runtime runs the file; there are no parameters.
 
     Attributes:
         path: of the file.
@@ -38,12 +39,12 @@ class OnnxModule(WeightHolder):
         FileFormatError: see `onnx.read`; or ONNX Runtime refuses the model.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: int = 1) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, threads: int = 1, frozen: bool = False) -> None:
         super().__init__()
         self.path = Path(path)
         model = read_model(self.path)
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
-        lifted, self.skipped_weights = lift_weights(model, self.path)
+        lifted, self.skipped_weights = ([], {}) if frozen else lift_weights(model, self.path)
         load_rest(model, self.path)
         check_model(model, self.path)
         self._session = Session(model.SerializeToString(), self.path, threads=threads)
@@ -73,7 +74,9 @@ class OnnxModule(WeightHolder):
         """
         if len(inputs) != len(self.inputs):
             listed = ", ".join(map(str, self.inputs.values()))
-            raise ArgumentError(f"[onnx] {self.path.name}: expected {len(self.inputs)} inputs ({listed}), got {len(inputs)}")
+            raise ArgumentError(
+                f"[onnx] {self.path.name}: expected {len(self.inputs)} inputs ({listed}), got {len(inputs)}"
+            )
         results = tuple(self.run(dict(zip(self.inputs, inputs, strict=True))).values())
         return results[0] if len(results) == 1 else results
 

@@ -29,7 +29,9 @@ def read_model(path: str | os.PathLike[str]) -> Any:
     except OSError as error:
         raise FileFormatError(f"[onnx] cannot read {path} ({error.strerror}); check the path") from error
     except Exception as error:  # protobuf's DecodeError, a class of another package
-        raise FileFormatError(f"[onnx] {path} is not an ONNX file, or was truncated ({error}); export it again") from error
+        raise FileFormatError(
+            f"[onnx] {path} is not an ONNX file, or was truncated ({error}); export it again"
+        ) from error
     if not model.graph.node:
         raise FileFormatError(f"[onnx] {path} holds no graph: expected an ONNX model with nodes; export it again")
     if not model.graph.output:
@@ -92,8 +94,8 @@ def _mapped(tensor: Any, dims: tuple[int, ...], path: Path) -> Array:
     file = (folder / entries.get("location", "")).resolve()
     if not file.is_relative_to(folder) or file == folder:
         raise FileFormatError(
-            f"[onnx] {path}: expected the data of {tensor.name} in the model's folder, got {entries.get('location')!r}; "
-            "save the model again with its data beside it"
+            f"[onnx] {path}: expected the data of {tensor.name} in the model's folder, got "
+            f"{entries.get('location')!r}; save the model again with its data beside it"
         )
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
@@ -110,8 +112,8 @@ def _mapped(tensor: Any, dims: tuple[int, ...], path: Path) -> Array:
     length = int(entries.get("length", needed))
     if offset < 0 or offset + needed > size or length != needed:
         raise FileFormatError(
-            f"[onnx] {path}: {tensor.name} of shape {list(dims)} needs {needed} bytes at {offset} of {file.name}, which "
-            f"holds {size} (the model says {length}); copy the data file again"
+            f"[onnx] {path}: {tensor.name} of shape {list(dims)} needs {needed} bytes at {offset} of {file.name}, "
+            f"which holds {size} (the model says {length}); copy the data file again"
         )
     if needed == 0:
         return np.empty(dims, dtype)

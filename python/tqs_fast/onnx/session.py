@@ -124,6 +124,13 @@ class Session:
         if tensor.dtype != port.dtype or not fits:
             given = f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
             raise ArgumentError(f"[onnx] {self._path.name}: expected the input {port}, got {given}")
+        try:
+            tensor.data_ptr()
+        except RuntimeError as error:  # the tensors of torch.func and torch.export hold no values
+            raise ArgumentError(
+                f"[onnx] {self._path.name} runs outside torch, where nothing can be differentiated or traced; use "
+                "Residual() or Noise(), or the torch module that it was exported from"
+            ) from error
         return tensor.detach().cpu().contiguous()
 
 

@@ -39,7 +39,7 @@ def batch_axes(
     candidates = named or common
     if len(candidates) > 1:
         raise ArgumentError(
-            f"[OnnxSystem] {where}: the batch could be any of {', '.join(candidates)}; give sizes={{...}} for the others"
+            f"[OnnxSystem] {where}: the batch could be any of {', '.join(candidates)}; give sizes={{...}} for the rest"
         )
     if candidates:
         return {port.name: port.shape.index(candidates[0]) for port in ports}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tqs_fast.errors import ArgumentError
 from tqs_fast.onnx.session import Port
 
-# What exporters put around the name of a state on its way in and out: h -> hn, state -> stateN, past_key -> present_key.
+# What exporters put around the name of a state on its way in and out: h -> hn, state -> stateN, past_k -> present_k.
 _MARKS = re.compile(
     r"^(next|new|present|past|prev|previous|last|initial|init|updated|out|output|in|input)(?=_)|"
     r"(?<=_)(next|new|prev|previous|last|initial|init|updated|out|output|in|input|n|0|1|t)$|(?<=[a-z])N$|\.\d+$"
@@ -122,7 +122,9 @@ def _check(
     where: str,
 ) -> None:
     if not feeds:
-        raise ArgumentError(f"[OnnxSystem] {where}: the state map is empty, so nothing is carried; give {{output: input}}")
+        raise ArgumentError(
+            f"[OnnxSystem] {where}: the state map is empty, so nothing is carried; give {{output: input}}"
+        )
     for result, entry in feeds.items():
         if result in inputs and entry in outputs:
             raise ArgumentError(

@@ -27,7 +27,10 @@ LARGE = 2**31 - 2**20  # bytes of one protobuf message
 
 
 def write_quantized(
-    source: Path, packed: Mapping[str, Sequence[PackedWeight]], metadata: Mapping[str, str], path: str | os.PathLike[str]
+    source: Path,
+    packed: Mapping[str, Sequence[PackedWeight]],
+    metadata: Mapping[str, str],
+    path: str | os.PathLike[str],
 ) -> None:
     """Write `source` with the named weights packed.
 
@@ -86,7 +89,7 @@ def _multiply(graph: Any, weight: LiftedWeight, codes: Codes, products: Sequence
     groups = codes.scales.shape[1]
     padded = np.pad(codes.codes, [(0, 0), (0, groups * group - columns)])
     blob = packed_bytes(padded.reshape(rows, groups, group), codes.bits)
-    entries = {f"{weight.name}_quantized": blob, f"{weight.name}_scales": codes.scales.reshape(-1)}
+    entries: dict[str, Array] = {f"{weight.name}_quantized": blob, f"{weight.name}_scales": codes.scales.reshape(-1)}
     if not codes.symmetric:
         entries[f"{weight.name}_zero_points"] = packed_bytes(codes.zeros, codes.bits).reshape(-1)
     _add(graph, entries)
@@ -122,7 +125,9 @@ def _dequantize(graph: Any, weight: LiftedWeight, codes: Codes) -> None:
         raw = packed_bytes(values.reshape(-1), codes.bits).tobytes()
         graph.initializer.append(onnx.helper.make_tensor(key, kind, values.shape, raw, raw=True))
     _add(graph, {f"{name}_scales": codes.scales.astype(weight.values.dtype)})
-    steps = [("DequantizeLinear", {"axis": 1, "block_size": min(codes.group_size, columns)}, ())]
+    steps: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
+        ("DequantizeLinear", {"axis": 1, "block_size": min(codes.group_size, columns)}, ())
+    ]
     shape = weight.layout.shape
     if weight.layout.order == COLUMNS:
         rows_first = (shape[-1], *shape[:-1])

@@ -1,9 +1,9 @@
 """Which parameters of a module are quantizable weights: the one list that scores, plans and rewriting share.
 
 A weight counts when its module is one of `KINDS`, or a subclass that keeps that class's forward: a subclass with its
-own forward may use the weight in another way, so its error would be measured and stored for the wrong function. A module
-that stands for a program outside torch says itself what its weights are: `weight_kinds`, attribute -> operator, and
-`skipped_weights`, name -> reason.
+own forward may use the weight in another way, so its error would be measured and stored for the wrong function. A
+module that stands for a program outside torch says itself what its weights are: `weight_kinds`, attribute -> operator,
+and `skipped_weights`, name -> reason.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from torch import nn
 
 from tqs_fast.engines import Lane, choose_engine, roll_reference
 from tqs_fast.engines.reference import Reference
+from tqs_fast.engines.swapped import require_torch
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.blocks import Block
 from tqs_fast.quantization.weights import parameter_of
@@ -62,6 +63,7 @@ def diagnose_basin(
     """
     if not 0 < tolerance < np.inf:
         raise ArgumentError(f"[diagnose_basin] tolerance must be a positive number, got {tolerance!r}")
+    require_torch("diagnose_basin", system)
     planned = planned_weights(system.module, plan)
     if not planned:
         raise ArgumentError("[diagnose_basin] the plan leaves every layer float; there is nothing rounded to look at")

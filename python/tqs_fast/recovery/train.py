@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from tqs_fast.engines.swapped import require_torch
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.weights import parameter_of
 from tqs_fast.recovery.basin import dequantized
@@ -87,6 +88,7 @@ def recover(
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ArgumentError(f"[recover] {name} must be an integer of at least 1, got {value!r}")
+    require_torch("recover", system)
     started = time.perf_counter()
     planned = planned_weights(system.module, plan)
     student = Student(system, planned, plan)

@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from tqs_fast.allocation.plan import Plan
 from tqs_fast.errors import ArgumentError, FileFormatError, TqsError
 from tqs_fast.kernels import ACTIVATIONS
+from tqs_fast.onnx import OnnxModule
 from tqs_fast.quantization.blocks import block_name, check_cover, parse_name
 from tqs_fast.quantization.quantizer import BITS, GROUP_SIZES
-from tqs_fast.onnx import OnnxModule
 from tqs_fast.quantization.weights import DTYPES, Weight, join, parameter_of, scan
-from tqs_fast.rewriting.packed import PackedTensor, QuantModule
 from tqs_fast.rewriting.outside import load_onnx, save_onnx
+from tqs_fast.rewriting.packed import PackedTensor, QuantModule
 from tqs_fast.rewriting.packed_block import PackedBlock
 from tqs_fast.rewriting.replace import replace_modules
 from tqs_fast.rewriting.rewrite import PLAN_ATTRIBUTE

@@ -41,7 +41,9 @@ def swap_packed(module: Swappable, packed: Mapping[str, PackedTensor], plan: Pla
 def save_onnx(module: OnnxModule, plan: Plan, path: str | os.PathLike[str]) -> None:
     """Write the quantized model; raises ArgumentError for a path that does not end in .onnx or cannot be written."""
     if not os.fspath(path).endswith(".onnx"):
-        raise ArgumentError(f"[save] a quantized ONNX model is an ONNX file, expected a path that ends in .onnx, got {path}")
+        raise ArgumentError(
+            f"[save] a quantized ONNX model is an ONNX file, expected a path that ends in .onnx, got {path}"
+        )
     tensors: dict[str, PackedTensor] = getattr(module, PACKED_ATTRIBUTE, {})
     packed = {module.lifted[name].name: [_stored(b) for _, _, b in tensor.spans()] for name, tensor in tensors.items()}
     write_quantized(module.path, packed, {METADATA: json.dumps(plan.to_json())}, path)
@@ -53,7 +55,7 @@ def load_onnx(module: OnnxModule, path: str | os.PathLike[str]) -> tuple[OnnxMod
     Raises:
         FileFormatError: not an ONNX file, without a plan, or with other inputs and outputs than `module`.
     """
-    small = OnnxModule(path)
+    small = OnnxModule(path, frozen=True)
     if METADATA not in small.metadata:
         raise FileFormatError(f"[load] {path} holds no plan of ours; write it with tqs_fast.save")
     for mine, theirs in ((small.inputs, module.inputs), (small.outputs, module.outputs)):

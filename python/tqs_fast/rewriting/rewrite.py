@@ -48,7 +48,8 @@ def quantize(
     (docs/compensation.md), and the plan of the copy says how in `provenance["compensation"]`. In evaluation mode the
     fused path of `nn.TransformerEncoder` zeroes padded positions; the copy, like the float encoder in training mode,
     computes them. An `OnnxModule` (or another program outside torch) becomes the same program with rounded weights;
-    `save` then writes a quantized ONNX file. References to a child that are not registered (in a plain list, say) still lead to its float copy.
+    `save` then writes a quantized ONNX file. References to a child that are not registered (in a plain list, say) still
+    lead to its float copy.
 
     Args:
         module: a float module.

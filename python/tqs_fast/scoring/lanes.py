@@ -67,7 +67,12 @@ class LaneRun:
         report(0, len(self._chunks))
         for number, chunk in enumerate(self._chunks):
             rows = len(chunk)
-            expected = {"samples": (rows, count), "curve": (rows, horizon), "energy": (sum(len(job.blocks) for job in chunk),), "fell_back": ()}
+            expected = {
+                "samples": (rows, count),
+                "curve": (rows, horizon),
+                "energy": (sum(len(job.blocks) for job in chunk),),
+                "fell_back": (),
+            }
             arrays = store.load(number, expected) if store else None
             if arrays is None:
                 arrays = self._run(chunk)

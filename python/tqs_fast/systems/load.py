@@ -40,7 +40,8 @@ def load_system(name: str, **options: Any) -> System:
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise ArgumentError(
-            f'[load_system] unknown system {name!r}; choose {", ".join(BUILT_IN)}, "package.module:factory" or "model.onnx"'
+            f"[load_system] unknown system {name!r}; choose {', '.join(BUILT_IN)}, "
+            '"package.module:factory" or "model.onnx"'
         )
     factory = getattr(_import(module_name), attribute, None)
     if factory is None:

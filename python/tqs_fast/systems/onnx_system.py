@@ -203,12 +203,14 @@ def _statistics(
     statistics = {}
     for name, (mean, deviation) in (given or {}).items():
         if name not in entries:
-            raise ArgumentError(f"[OnnxSystem] {where}: normalisation names states ({', '.join(entries)}), got {name!r}")
+            raise ArgumentError(
+                f"[OnnxSystem] {where}: normalisation names states ({', '.join(entries)}), got {name!r}"
+            )
         dtype = entries[name].dtype
         pair = (torch.as_tensor(np.asarray(mean)).to(dtype), torch.as_tensor(np.asarray(deviation)).to(dtype))
         try:
-            fits = all(torch.broadcast_shapes(part.shape, rows[name]) == rows[name] for part in pair)
-        except RuntimeError:
+            fits = all(np.broadcast_shapes(tuple(part.shape), rows[name]) == rows[name] for part in pair)
+        except ValueError:
             fits = False
         if not fits or not bool((pair[1] > 0).all()):
             raise ArgumentError(
