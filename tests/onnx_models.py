@@ -81,7 +81,11 @@ def recurrent_model(kind: str = "GRU", size: int = 16, hidden: int = 32) -> onnx
 
 
 def run_plain(
-    source: Path | onnx.ModelProto, feeds: Mapping[str, np.ndarray], state_map: Mapping[str, str], steps: int, observed: str
+    source: Path | onnx.ModelProto,
+    feeds: Mapping[str, np.ndarray],
+    state_map: Mapping[str, str],
+    steps: int,
+    observed: str,
 ) -> np.ndarray:
     """Outputs `[steps, ...]` by an ordinary session and a loop over arrays; `feeds` of driven inputs are `[steps, ...]`."""
     options = onnxruntime.SessionOptions()

@@ -111,8 +111,8 @@ def require_torch(function: str, system: System) -> None:
     """Raise ArgumentError where `function` needs derivatives and the module computes outside torch."""
     if isinstance(system.module, Swappable):
         raise ArgumentError(
-            f"[{function}] {system.name} runs outside torch, where there are no derivatives; score it with Residual() or "
-            "Noise(), or use the torch module that it was exported from"
+            f"[{function}] {system.name} runs outside torch, where there are no derivatives; score it with "
+            "Residual() or Noise(), or use the torch module that it was exported from"
         )
 
 
