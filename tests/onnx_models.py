@@ -66,7 +66,7 @@ def map_model(size: int = 24) -> onnx.ModelProto:
 
 
 def recurrent_model(kind: str = "GRU", size: int = 16, hidden: int = 32) -> onnx.ModelProto:
-    """A driven layer over one step: input [1, batch, size], h [1, batch, hidden] (and c) -> y [1, 1, batch, hidden], hn."""
+    """A driven layer over one step: input [1, batch, size], h [1, batch, hidden] (and c) -> observed, hn."""
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
     states = ["h", "c"] if kind == "LSTM" else ["h"]
     values = {"W": weight(1, gates * hidden, size), "R": weight(1, gates * hidden, hidden, seed=1)}
@@ -87,7 +87,7 @@ def run_plain(
     steps: int,
     observed: str,
 ) -> np.ndarray:
-    """Outputs `[steps, ...]` by an ordinary session and a loop over arrays; `feeds` of driven inputs are `[steps, ...]`."""
+    """Outputs `[steps, ...]` by an ordinary session and a loop over arrays; driven `feeds` are `[steps, ...]`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     content = str(source) if isinstance(source, Path) else source.SerializeToString()

@@ -13,8 +13,8 @@ pytest.importorskip("onnxruntime")
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnx_models import map_model, model, recurrent_model, run_plain, weight, written
 
+from onnx_models import map_model, model, recurrent_model, run_plain, weight, written
 from tqs_fast import OnnxModule
 from tqs_fast.quantization.weights import find_weights, parameter_of
 

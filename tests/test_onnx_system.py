@@ -11,10 +11,12 @@ import torch
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+import itertools
+
 from onnx import TensorProto, helper
-from onnx_models import map_model, model, recurrent_model, run_plain, weight, written
 
 import tqs_fast as tqs
+from onnx_models import map_model, model, recurrent_model, run_plain, weight, written
 from tqs_fast.errors import ArgumentError, EngineError
 from tqs_fast.onnx.session import Port
 from tqs_fast.onnx.state_map import resolve
@@ -74,7 +76,7 @@ def test_states_are_read_and_written_where_they_lie(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(type(session), "run", spy)
     generator = torch.Generator().manual_seed(0)
     rolled(system, system.initial_state(3, generator), system.inputs(3, 5, generator), 5)
-    for before, after in zip(bound[1:], bound[2:], strict=False):
+    for before, after in itertools.pairwise(bound):
         assert (before["hn"], before["cn"]) == (after["h"], after["c"])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tqs_fast.errors import FileFormatError
-from tqs_fast.onnx.extra import require
+from tqs_fast.onnx.extra import reason, require
 from tqs_fast.onnx.read import Array, tensor_array
 
 RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
@@ -70,7 +70,7 @@ class Constant:
             (result,) = reference.ReferenceEvaluator(alone).run(None, feeds)
         except Exception as error:  # any operator may fail in any way on damaged constants
             raise FileFormatError(
-                f"[onnx] {path}: the constant {self.name} cannot be computed by {node.op_type} ({error}); "
+                f"[onnx] {path}: the constant {self.name} cannot be computed by {node.op_type} ({reason(error)}); "
                 "export the model with constants folded"
             ) from error
         return np.asarray(result)

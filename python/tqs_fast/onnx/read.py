@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tqs_fast.errors import FileFormatError
-from tqs_fast.onnx.extra import require
+from tqs_fast.onnx.extra import reason, require
 
 OLDEST_OPSET = 12
 Array = npt.NDArray[Any]
@@ -30,7 +30,7 @@ def read_model(path: str | os.PathLike[str]) -> Any:
         raise FileFormatError(f"[onnx] cannot read {path} ({error.strerror}); check the path") from error
     except Exception as error:  # protobuf's DecodeError, a class of another package
         raise FileFormatError(
-            f"[onnx] {path} is not an ONNX file, or was truncated ({error}); export it again"
+            f"[onnx] {path} is not an ONNX file, or was truncated ({reason(error)}); export it again"
         ) from error
     if not model.graph.node:
         raise FileFormatError(f"[onnx] {path} holds no graph: expected an ONNX model with nodes; export it again")
@@ -61,8 +61,7 @@ def check_model(model: Any, path: Path) -> None:
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # ValidationError, or what serialising a broken message raises
-        first = str(error).strip().split("\n")[0]
-        raise FileFormatError(f"[onnx] {path} is not a valid model ({first}); export it again") from error
+        raise FileFormatError(f"[onnx] {path} is not a valid model ({reason(error)}); export it again") from error
 
 
 def tensor_array(tensor: Any, path: Path) -> Array:
@@ -82,7 +81,8 @@ def tensor_array(tensor: Any, path: Path) -> Array:
         array = np.asarray(onnx.numpy_helper.to_array(tensor))
     except Exception as error:  # ValueError, TypeError, KeyError, MemoryError: whatever a broken tensor leads to
         raise FileFormatError(
-            f"[onnx] {path}: the values of {tensor.name} do not fill its shape {list(dims)} ({error}); export it again"
+            f"[onnx] {path}: the values of {tensor.name} do not fill its shape {list(dims)} ({reason(error)}); "
+            "export it again"
         ) from error
     return array
 
@@ -108,7 +108,7 @@ def _mapped(tensor: Any, dims: tuple[int, ...], path: Path) -> Array:
             "beside the model"
         ) from error
     except (KeyError, ValueError, TypeError) as error:
-        raise FileFormatError(f"[onnx] {path}: {tensor.name} is damaged ({error}); export it again") from error
+        raise FileFormatError(f"[onnx] {path}: {tensor.name} is damaged ({reason(error)}); export it again") from error
     length = int(entries.get("length", needed))
     if offset < 0 or offset + needed > size or length != needed:
         raise FileFormatError(

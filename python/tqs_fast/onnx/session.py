@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tqs_fast.errors import ArgumentError, EngineError, FileFormatError
-from tqs_fast.onnx.extra import require
+from tqs_fast.onnx.extra import reason, require
 
 TYPES: dict[str, tuple[torch.dtype, Any]] = {
     "tensor(float)": (torch.float32, np.float32),
@@ -68,10 +68,15 @@ class Session:
         try:
             self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # a class of its own for every status code
-            raise FileFormatError(f"[onnx] ONNX Runtime refuses {path}: {_first_line(error)}") from error
+            raise FileFormatError(f"[onnx] ONNX Runtime refuses {path}: {reason(error)}") from error
         self._path = path
-        self.inputs = {port.name: _port(port, path) for port in self._session.get_inputs()}
-        self.outputs = {port.name: _port(port, path) for port in self._session.get_outputs()}
+        try:
+            self.inputs = {port.name: _port(port, path) for port in self._session.get_inputs()}
+            self.outputs = {port.name: _port(port, path) for port in self._session.get_outputs()}
+        except UnicodeDecodeError as error:
+            raise FileFormatError(
+                f"[onnx] {path} has names that are no text ({reason(error)}); export it again"
+            ) from error
         self._shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
 
     def run(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -105,7 +110,7 @@ class Session:
             self._session.run_with_iobinding(binding)
         except Exception as error:
             raise EngineError(
-                f"[onnx] {self._path.name}: ONNX Runtime failed: {_first_line(error)}; check sizes, initial states "
+                f"[onnx] {self._path.name}: ONNX Runtime failed: {reason(error)}; check sizes, initial states "
                 "and constants"
             ) from error
         if known is None:
@@ -144,7 +149,3 @@ def _port(port: Any, path: Path) -> Port:
 
 def _numpy_type(dtype: torch.dtype) -> Any:
     return next(kind for known, kind in TYPES.values() if known == dtype)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -17,7 +17,7 @@ from tqs_fast.errors import ArgumentError
 from tqs_fast.kernels import PackedWeight
 from tqs_fast.onnx.codes import Codes, codes_of, packed_bytes
 from tqs_fast.onnx.constants import subgraphs
-from tqs_fast.onnx.extra import require
+from tqs_fast.onnx.extra import reason, require
 from tqs_fast.onnx.lift import LiftedWeight, lift_weights, load_rest
 from tqs_fast.onnx.read import Array, check_model, opset_of, read_model
 from tqs_fast.onnx.slots import COLUMNS, GATES, order_of
@@ -155,10 +155,9 @@ def _upgraded(model: Any, source: Path) -> Any:
     try:
         return onnx.version_converter.convert_version(model, BLOCKED_OPSET)
     except Exception as error:  # C++ exceptions of the converter
-        first = str(error).strip().split("\n")[0]
         raise ArgumentError(
             f"[save] {source.name} is of opset {opset_of(model)} and cannot be converted to {BLOCKED_OPSET}, which "
-            f"4-bit convolutions and recurrent layers need ({first}); export it at that opset"
+            f"4-bit convolutions and recurrent layers need ({reason(error)}); export it at that opset"
         ) from error
 
 
