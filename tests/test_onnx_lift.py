@@ -163,6 +163,46 @@ def test_weights_in_branches(tmp_path: Path) -> None:
         assert sum(changed) == (2 if name == "outer" else 1)
 
 
+def test_fused_operators(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Attention", ["x", "qkv", "bias"], ["mixed"], domain="com.microsoft", num_heads=2),
+        helper.make_node("FusedMatMul", ["mixed", "turned"], ["y"], domain="com.microsoft", transB=1),
+    ]
+    values = {"qkv": weight(8, 24), "bias": weight(24), "turned": weight(5, 8)}
+    built = model(nodes, {"x": ["n", "length", 8]}, {"y": ["n", "length", 5]}, values)
+    assert shapes(OnnxModule(written(built, tmp_path))) == {
+        "qkv": ("Attention", (24, 8)),
+        "turned": ("FusedMatMul", (5, 8)),
+    }
+    for name in ("qkv", "turned"):
+        check_probe(built, tmp_path, name, {"x": weight(2, 3, 8, seed=5)})
+
+
+def test_weights_of_the_outer_graph_in_a_loop(tmp_path: Path) -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["inner", "W"], ["product"]),
+            helper.make_node("Tanh", ["product"], ["following"]),
+            helper.make_node("Identity", ["going"], ["still"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("inner", TensorProto.FLOAT, ["n", 4]),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("following", TensorProto.FLOAT, ["n", 4]),
+        ],
+    )
+    node = helper.make_node("Loop", ["times", "", "x"], ["y"], body=body)
+    values = {"W": weight(4, 4, scale=1.0), "times": np.array(3)}
+    built = model([node], {"x": ["n", 4]}, {"y": ["n", 4]}, values)
+    assert shapes(OnnxModule(written(built, tmp_path))) == {"W": ("MatMul", (4, 4))}
+    check_probe(built, tmp_path, "W", {"x": weight(2, 4, seed=5)})
+
+
 def test_external_data_are_mapped_not_read(tmp_path: Path) -> None:
     path = written(map_model(), tmp_path, save_as_external_data=True, location="model.data", size_threshold=0)
     module = OnnxModule(path)

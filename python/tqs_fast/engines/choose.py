@@ -11,9 +11,10 @@ from tqs_fast.engines.lane import Lane
 from tqs_fast.engines.native_engine import NativeEngine
 from tqs_fast.engines.reference import Reference
 from tqs_fast.engines.statistics import LaneErrors
-from tqs_fast.engines.swapped import Swappable, SwappedEngine, refuse
+from tqs_fast.engines.swapped import SwappedEngine, refuse
 from tqs_fast.engines.torch_engine import TorchEngine
 from tqs_fast.errors import ArgumentError, CaptureError
+from tqs_fast.quantization.held import Swappable
 from tqs_fast.systems import States, System
 
 ENGINES = ("auto", "native", "torch", "serial", "swapped")

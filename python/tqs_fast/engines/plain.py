@@ -10,8 +10,9 @@ import torch
 from tqs_fast.engines.prepared import prepared
 from tqs_fast.engines.reference import roll_outputs
 from tqs_fast.engines.rollout import ENGINES
-from tqs_fast.engines.swapped import Swappable, refuse
+from tqs_fast.engines.swapped import refuse
 from tqs_fast.errors import ArgumentError, CaptureError
+from tqs_fast.quantization.held import Swappable
 from tqs_fast.systems import States, System
 from tqs_fast.systems.tree import tree_leaves
 

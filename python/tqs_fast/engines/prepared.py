@@ -10,8 +10,9 @@ import torch
 from tqs_fast import kernels
 from tqs_fast.capture import Program, capture, stream, transposed, verify
 from tqs_fast.engines.native_program import Leaves, NativeProgram
-from tqs_fast.engines.swapped import Swappable, refuse
+from tqs_fast.engines.swapped import refuse
 from tqs_fast.errors import ArgumentError, CaptureError
+from tqs_fast.quantization.held import Swappable
 from tqs_fast.systems import System
 from tqs_fast.systems.tree import Tree, tree_leaves
 

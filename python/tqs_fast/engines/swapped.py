@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +12,7 @@ from tqs_fast.engines.lane import Lane, materialise
 from tqs_fast.engines.reference import Reference, family_weights, roll_outputs
 from tqs_fast.engines.statistics import ErrorStatistics, LaneErrors
 from tqs_fast.errors import ArgumentError, CaptureError
+from tqs_fast.quantization.held import Swappable
 from tqs_fast.systems import States, System, iterate
 
 Item = TypeVar("Item")
@@ -19,14 +20,6 @@ Result = TypeVar("Result")
 
 MOST_LANES = 16  # of a chunk: what a checkpoint loses at most
 DEFAULT_CHUNK = 2**28  # bytes of variants held at a time
-
-
-@runtime_checkable
-class Swappable(Protocol):
-    """A module that computes outside torch."""
-
-    def with_weights(self, replaced: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-        """A drop-in that shares everything but the named parameters; `self` is unchanged."""
 
 
 class SwappedEngine:

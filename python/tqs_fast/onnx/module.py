@@ -14,10 +14,10 @@ from tqs_fast.errors import ArgumentError
 from tqs_fast.onnx.lift import LiftedWeight, lift_weights, load_rest
 from tqs_fast.onnx.read import check_model, read_model
 from tqs_fast.onnx.session import Port, Session
-from tqs_fast.quantization.held import WeightHolder, qualified_names
+from tqs_fast.quantization.held import Swappable, qualified_names
 
 
-class OnnxModule(WeightHolder):
+class OnnxModule(Swappable):
     """An ONNX model with its weights lifted to inputs of one session.
 
     The parameters have the names of the tensors in the file and the shape `[outputs, ...]` that quantizers expect,
@@ -81,11 +81,7 @@ class OnnxModule(WeightHolder):
         return results[0] if len(results) == 1 else results
 
     def with_weights(self, replaced: Mapping[str, torch.Tensor]) -> OnnxModule:
-        """The same session with other weights: a drop-in that shares everything else.
-
-        Args:
-            replaced: parameter name -> tensor of the parameter's shape.
-        """
+        """The same session with other weights."""
         other = copy.copy(self)
         other._bound = dict(self._bound)
         for name, tensor in replaced.items():

@@ -28,7 +28,9 @@ SLOTS: dict[tuple[str, str], tuple[int, ...]] = {
     ("com.microsoft", "FusedGemm"): (1,),
     ("com.microsoft", "FusedConv"): (1,),
     ("com.microsoft", "Attention"): (1,),
-    ("com.microsoft", "DynamicQuantizeLSTM"): (),
+    ("com.microsoft", "NhwcConv"): (1,),
+    ("com.microsoft", "DecoderMaskedSelfAttention"): (1,),
+    ("com.microsoft", "EmbedLayerNormalization"): (2, 3, 4),
 }
 
 
@@ -65,7 +67,7 @@ def order_of(node: Any, position: int) -> str | None:
     if node.op_type in ("LSTM", "GRU", "RNN"):
         return GATES
     transposed = {attribute.name: attribute.i for attribute in node.attribute if attribute.name in ("transA", "transB")}
-    if node.op_type in ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention"):
+    if node.op_type in ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention", "DecoderMaskedSelfAttention"):
         # a constant left operand multiplies columns: its own rows are the outputs
         if position == 0:
             return COLUMNS if transposed.get("transA") else ROWS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -32,6 +33,18 @@ class WeightHolder(nn.Module):
                 holder = child
             holder.register_parameter(attribute, nn.Parameter(values, requires_grad=False))
             holder.weight_kinds[attribute] = kind
+
+
+class Swappable(WeightHolder, ABC):
+    """A module that computes outside torch, with weights that can be exchanged."""
+
+    @abstractmethod
+    def with_weights(self, replaced: Mapping[str, torch.Tensor]) -> nn.Module:
+        """A drop-in that shares everything but the named parameters; `self` is unchanged.
+
+        Args:
+            replaced: parameter name -> tensor of the parameter's shape.
+        """
 
 
 def qualified_names(names: Sequence[str]) -> list[str]:

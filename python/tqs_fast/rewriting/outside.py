@@ -11,11 +11,11 @@ import numpy as np
 from torch import nn
 
 from tqs_fast.allocation.plan import Plan
-from tqs_fast.engines.swapped import Swappable
 from tqs_fast.errors import ArgumentError, FileFormatError
 from tqs_fast.kernels import PackedWeight
 from tqs_fast.onnx import OnnxModule
 from tqs_fast.onnx.write import write_quantized
+from tqs_fast.quantization.held import Swappable
 from tqs_fast.rewriting.packed import PackedTensor
 
 PACKED_ATTRIBUTE = "tqs_packed"  # where a swapped module keeps its packed weights, by parameter name

@@ -11,9 +11,9 @@ from torch import nn
 
 from tqs_fast import compensation
 from tqs_fast.compensation import Compensation
-from tqs_fast.engines.swapped import Swappable
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.blocks import Block, check_cover, parse_name
+from tqs_fast.quantization.held import Swappable
 from tqs_fast.quantization.weights import Weight, find_weights, parameter_of
 from tqs_fast.rewriting.compensated import pack_compensated
 from tqs_fast.rewriting.hessians import collect_hessians

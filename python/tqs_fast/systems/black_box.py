@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 import torch
 
 from tqs_fast.errors import ArgumentError
-from tqs_fast.quantization.held import WeightHolder, qualified_names
+from tqs_fast.quantization.held import Swappable, qualified_names
 from tqs_fast.systems.system import InitialState, Inputs, Step, System
 from tqs_fast.systems.tree import Tree
 
 Perturb = Callable[[dict[str, torch.Tensor]], Step]
 
 
-class BlackBoxModule(WeightHolder):
+class BlackBoxModule(Swappable):
     """Stands for the program: its parameters are Gaussian stand-ins of root mean square 1, one per place.
 
     Args:
