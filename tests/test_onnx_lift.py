@@ -93,11 +93,12 @@ def test_convolution_gather_and_left_operand(tmp_path: Path) -> None:
         check_probe(built, tmp_path, name, feeds)
 
 
-def test_a_shared_weight_counts_once_also_where_it_is_used_transposed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("copied", ["row", "turned", "neither"])
+def test_a_shared_weight_counts_once_also_where_it_is_used_transposed(tmp_path: Path, copied: str) -> None:
     nodes = [
-        helper.make_node("Gather", ["table", "token"], ["row"]),
         helper.make_node("Identity", ["table"], ["copy"]),
-        helper.make_node("Transpose", ["copy"], ["turned"], perm=[1, 0]),
+        helper.make_node("Gather", ["copy" if copied == "row" else "table", "token"], ["row"]),
+        helper.make_node("Transpose", ["copy" if copied == "turned" else "table"], ["turned"], perm=[1, 0]),
         helper.make_node("MatMul", ["row", "turned"], ["y"]),
     ]
     built = model(nodes, {"token": ["n"]}, {"y": ["n", 7]}, {"table": weight(7, 5)}, types={"token": TensorProto.INT64})

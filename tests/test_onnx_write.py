@@ -158,6 +158,21 @@ def test_silero_as_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "small.onnx").stat().st_size < source.stat().st_size / 5
 
 
+def test_fused_operators_beside_a_convolution(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel"], ["convolved"], pads=[1, 1]),
+        helper.make_node("Attention", ["convolved", "qkv", "bias"], ["mixed"], domain="com.microsoft", num_heads=2),
+        helper.make_node("MatMul", ["mixed", "head"], ["y"]),
+    ]
+    values = {"kernel": weight(6, 5, 3), "qkv": weight(8, 24), "bias": weight(24), "head": weight(8, 3)}
+    module = tqs.OnnxModule(written(model(nodes, {"x": ["n", 5, 8]}, {"y": ["n", 6, 3]}, values), tmp_path))
+    small = tqs.quantize(module, plan_for(module, Quantizer(group_size=32), [4]))
+    tqs.save(small, tmp_path / "small.onnx")
+    ends(tmp_path / "small.onnx", module)
+    x = torch.from_numpy(weight(2, 5, 8, seed=4))
+    np.testing.assert_allclose(tqs.load(module, tmp_path / "small.onnx")(x).numpy(), small(x).numpy(), atol=1e-5)
+
+
 def test_a_plan_that_keeps_everything_writes_the_model_again(tmp_path: Path) -> None:
     module = tqs.OnnxModule(written(map_model(), tmp_path))
     small = tqs.quantize(module, plan_for(module, Quantizer(), [None]))
@@ -177,6 +192,8 @@ def test_the_plan_travels_with_the_file(tmp_path: Path) -> None:
     tqs.save(small, path)
     (entry,) = [e for e in onnx.load(path).metadata_props if e.key == "tqs_fast.plan"]
     assert Plan.from_json(json.loads(entry.value)).bits == plan.bits
+    back = tqs.load(module, path)
+    assert not list(back.parameters())  # the file runs as it is
     with pytest.raises(ArgumentError, match=r"expected a path that ends in .onnx"):
         tqs.save(small, tmp_path / "small.safetensors")
     with pytest.raises(FileFormatError, match="holds no plan of ours"):

@@ -44,38 +44,35 @@ def lift_weights(model: Any, path: Path) -> tuple[list[LiftedWeight], dict[str, 
     Raises:
         FileFormatError: damaged constants.
     """
-    found: dict[Constant, list[tuple[str, Any]]] = {}
+    # the nodes that use each weight as it is, and those that use it transposed, with the order of its rows there
+    found: dict[Constant, tuple[list[tuple[str, Any]], list[tuple[str, Any]]]] = {}
     skipped: dict[str, str] = {}
-    identical: dict[tuple[int, str], Constant] = {}
     uses = list(constant_uses(model.graph))
-    direct = {_key(use.constant) for use in uses if order_of(use.node, use.position) is not None}
+    direct = {_copied(use.constant) for use in uses if order_of(use.node, use.position) is not None}
     for use in uses:
         order = order_of(use.node, use.position)
         if order is None:
             continue
         constant, turned = _origin(use.constant, direct)
-        constant = identical.setdefault(_key(constant), constant)
         reason = _unfit(constant, model, path)
         if reason:
             # tables of integers and short vectors are everywhere in exported graphs; no one takes them for weights
             if reason != "small":
                 skipped[constant.name] = reason
             continue
-        if not turned:
-            found.setdefault(constant, []).insert(0, (order, use.node))
-        else:
-            found.setdefault(constant, []).append((order, use.node))
+        users = found.setdefault(constant, ([], []))
+        users[turned].append((order, use.node))
     taken = _names(model.graph)
     outputs = {value.name for value in model.graph.output}
     lifted = []
-    for constant, users in found.items():
+    for constant, (plain, transposed) in found.items():
         if constant.name in outputs:
             skipped[constant.name] = "is an output of the graph"
             continue
         values = np.require(constant.value(model, path), requirements=["C", "W"])
-        order, node = users[0]
+        order, node = plain[0]
         name = _detach(model, constant, taken)
-        names = tuple(user.name or user.output[0] for _, user in users)
+        names = tuple(user.name or user.output[0] for _, user in plain + transposed)
         lifted.append(LiftedWeight(name, node.op_type, Layout(order, values.shape), values, names))
         _declare(model, name, values)
     _drop_unused(model.graph)
@@ -99,20 +96,19 @@ def load_rest(model: Any, path: Path) -> None:
     visit(model.graph)
 
 
-def _key(constant: Constant) -> tuple[int, str]:
-    # a proto of another Python object for each look at it: the graph and the name tell constants apart
-    return id(constant.graph), constant.name
-
-
-def _origin(constant: Constant, direct: set[tuple[int, str]]) -> tuple[Constant, bool]:
-    """The constant that `constant` is a copy of, and whether it is that one transposed."""
-    node = constant.producer
-    while not constant.is_initializer and node.op_type == "Identity" and constant.inputs[0] is not None:
+def _copied(constant: Constant) -> Constant:
+    """The constant that `constant` is a copy of."""
+    while not constant.is_initializer and constant.producer.op_type == "Identity" and constant.inputs[0] is not None:
         constant = constant.inputs[0]
-        node = constant.producer
-    if not constant.is_initializer and node.op_type == "Transpose" and constant.inputs[0] is not None:
-        source, _ = _origin(constant.inputs[0], direct)
-        if _key(source) in direct:
+    return constant
+
+
+def _origin(constant: Constant, direct: set[Constant]) -> tuple[Constant, bool]:
+    """The constant to lift for a use of `constant`, and whether that use sees it transposed."""
+    constant = _copied(constant)
+    if not constant.is_initializer and constant.producer.op_type == "Transpose" and constant.inputs[0] is not None:
+        source = _copied(constant.inputs[0])
+        if source in direct:
             return source, True
     return constant, False
 

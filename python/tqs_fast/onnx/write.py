@@ -22,6 +22,7 @@ from tqs_fast.onnx.lift import LiftedWeight, lift_weights, load_rest
 from tqs_fast.onnx.read import Array, check_model, opset_of, read_model
 from tqs_fast.onnx.slots import COLUMNS, GATES, order_of
 
+BLOCKED_IR = 10  # the first with 4-bit tensors
 BLOCKED_OPSET = 21  # the first whose DequantizeLinear has groups and 4-bit codes
 LARGE = 2**31 - 2**20  # bytes of one protobuf message
 
@@ -50,6 +51,8 @@ def write_quantized(
     dequantized = [w for w in lifted if w.name in packed and not _products(model.graph, w)]
     if dequantized and opset_of(model) < BLOCKED_OPSET:
         model = _upgraded(model, source)
+    if dequantized:
+        model.ir_version = max(model.ir_version, BLOCKED_IR)
     for weight in lifted:
         _remove_input(model.graph, weight.name)
         if weight.name not in packed:
