@@ -50,7 +50,9 @@ class LaneRun:
         self.reference = roll_reference(task.system, task.states, task.horizon, outputs=self._engine.roll())
         of = task.weight_of
         jobs = [_Job(g, tuple(of[b] for b in g), v) for g in task.groups for v in range(method.variants)]
-        lanes_per_chunk = self._engine.lanes_per_chunk(self.reference, task.memory_limit)
+        # An engine counts on one changed weight per lane; a group holds more.
+        together = max(map(len, task.groups))
+        lanes_per_chunk = max(1, self._engine.lanes_per_chunk(self.reference, task.memory_limit) // together)
         self._chunks = _chunks(jobs, set(self._engine.serial), lanes_per_chunk)
         self.description: dict[str, Any] = {
             "engine": self._engine.name,
