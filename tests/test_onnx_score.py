@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -272,3 +273,52 @@ def test_the_command_line_takes_the_file(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
     assert result.output.startswith("damage ")
+
+
+class Transformer(torch.nn.Module):
+    """A small forecaster: window [N, 12, 2] -> [N, 2]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True, dropout=0.0)
+        self.inp, self.out = torch.nn.Linear(2, 16), torch.nn.Linear(16, 2)
+        self.encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        for parameter in self.parameters():  # the exporter merges equal weights, as copies of a layer are
+            torch.nn.init.normal_(parameter, std=0.3)
+
+    def forward(self, window: torch.Tensor) -> torch.Tensor:
+        return torch.sin(3 * self.out(self.encoder(self.inp(window))[:, -1]))
+
+
+def test_an_exported_transformer_scores_as_torch_does(tmp_path: Path) -> None:
+    """The exporter splits, transposes and renames weights; table, plan and file are those of the torch module."""
+    torch.manual_seed(0)
+    module = Transformer().eval()
+    path = tmp_path / "transformer.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        torch.onnx.export(
+            module,
+            (torch.randn(3, 12, 2),),
+            str(path),
+            input_names=["window"],
+            output_names=["forecast"],
+            dynamic_axes={"window": {0: "batch"}, "forecast": {0: "batch"}},
+            opset_version=17,
+            dynamo=False,
+        )
+    system, twin = tqs.load_system(str(path)), tqs.Forecaster(module, 12, channels=2)
+    windows = tqs.Contexts(torch.from_numpy(weight(6, 12, 2, seed=1)))
+    options = {"horizon": 4, "initial": windows}
+    found, expected = tqs.score(system, **options), tqs.score(twin, engine="torch", **options)
+    assert len(found.layers) == len(expected.layers) == 10
+    # the rounding error of a weight, to all digits, tells which is which
+    rows = [int(np.abs(expected.relative_error - error).sum(axis=1).argmin()) for error in found.relative_error]
+    assert sorted(rows) == list(range(10))
+    np.testing.assert_allclose(found.relative_error, expected.relative_error[rows], rtol=1e-6)
+    np.testing.assert_allclose(found.samples.mean(axis=2), expected.samples[rows].mean(axis=2), rtol=DAMAGES)
+    small = tqs.quantize(system.module, tqs.allocate(found, average_bits=5))
+    tqs.save(small, tmp_path / "small.onnx")
+    predicted = tqs.evaluate(system, small, **options)
+    measured = tqs.evaluate(system, tqs.load(system.module, tmp_path / "small.onnx"), **options)
+    np.testing.assert_allclose(measured.samples, predicted.samples, rtol=1e-3)
