@@ -236,6 +236,7 @@ CORPUS: Corpus = {
         "expected the data of A in the model's",
     ),
     "data of another length": (external(relocated("length", "4607")), FILE, "the model says 4607"),
+    "a length that is no number": (external(relocated("length", "many")), FILE, "is damaged"),
     "data at a wild offset": (external(relocated("offset", "123456789012")), FILE, "needs 4608 bytes at 123456789012"),
     "data at no number": (external(relocated("offset", "soon")), FILE, "A is damaged"),
     "text inputs": (raw(text_model().SerializeToString()), FILE, "x is a tensor\\(string\\), expected one of"),

@@ -69,8 +69,7 @@ def test_a_map_scores_as_the_same_map_in_torch(mapped: tqs.OnnxSystem, method: o
     np.testing.assert_allclose(found.samples.mean(axis=2), expected.samples.mean(axis=2), rtol=tolerance)
 
 
-@pytest.mark.parametrize("row_blocks", [1])
-def test_silero_scores_as_its_torch_rebuild(row_blocks: int) -> None:
+def test_silero_scores_as_its_torch_rebuild() -> None:
     """The same network twice: ONNX Runtime on the vendor's file, torch on the vendor's state dict."""
     pytest.importorskip("silero_vad")
     system = tqs.load_system(str(original_path().with_name("silero_vad_16k_sequence.onnx")))
@@ -87,7 +86,7 @@ def test_silero_scores_as_its_torch_rebuild(row_blocks: int) -> None:
         {"context": torch.zeros(count, 64), "hidden": torch.zeros(count, 128), "cell": torch.zeros(count, 128)}, chunks
     )
     twin = tqs.load_system("silero-vad")
-    options = {"horizon": steps, "row_blocks": row_blocks}
+    options = {"horizon": steps}
     found = tqs.score(system, initial=given, layers=["encoder.*", "output.*", "onnx::LSTM*"], **options)
     expected = tqs.score(twin, initial=torch_given, **options)
     names = {"onnx::LSTM_209": "rnn.weight_ih", "onnx::LSTM_210": "rnn.weight_hh", "output.weight": "out.weight"}

@@ -208,6 +208,29 @@ def test_the_plan_travels_with_the_file(tmp_path: Path) -> None:
         tqs.load(module, path)
 
 
+def test_large_models_keep_their_values_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tqs.OnnxModule(written(map_model(640), tmp_path))
+    small = tqs.quantize(module, plan_for(module, Quantizer(), [8]))
+    path, data = tmp_path / "small.onnx", tmp_path / "small.onnx.data"
+    tqs.save(small, path)
+    expected, whole = run_plain(path, {"x": weight(3, 640, seed=3)}, {"x_next": "x"}, 5, "x_next"), path.stat().st_size
+    monkeypatch.setattr("tqs_fast.onnx.write.LARGE", 1000)
+    sizes = set()
+    for _ in range(2):  # the second time over the first
+        tqs.save(small, path)
+        ends(path, module)
+        sizes.add((path.stat().st_size, data.stat().st_size))
+        found = run_plain(path, {"x": weight(3, 640, seed=3)}, {"x_next": "x"}, 5, "x_next")
+        np.testing.assert_array_equal(found, expected)
+    ((rest, values),) = sizes
+    assert rest < 10_000 < values < whole
+    monkeypatch.setattr("onnx.checker.check_model", lambda _: (_ for _ in ()).throw(ValueError("not today")))
+    with pytest.raises(FileFormatError, match="not today"):
+        tqs.save(tqs.quantize(module, plan_for(module, Quantizer(), [4])), path)
+    assert (path.stat().st_size, data.stat().st_size) == (rest, values)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "small.onnx", "small.onnx.data"]
+
+
 @pytest.mark.parametrize("quantizer", FORMATS, ids=str)
 def test_codes_keep_every_value(quantizer: Quantizer) -> None:
     rows = [torch.from_numpy(weight(3, 70, seed=s)) for s in range(3)]

@@ -57,6 +57,15 @@ def check_model(model: Any, path: Path) -> None:
     Raises:
         FileFormatError: it refuses the model.
     """
+    _check(model, path)
+
+
+def check_file(path: Path) -> None:
+    """The checker of the onnx package on a file and its external data. Raises FileFormatError."""
+    _check(os.fspath(path), path)
+
+
+def _check(model: Any, path: Path) -> None:
     onnx = require("onnx")
     try:
         onnx.checker.check_model(model)
@@ -101,6 +110,7 @@ def _mapped(tensor: Any, dims: tuple[int, ...], path: Path) -> Array:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         offset = int(entries.get("offset", 0))
         needed = math.prod(dims) * dtype.itemsize
+        length = int(entries.get("length", needed))
         size = file.stat().st_size
     except OSError as error:
         raise FileFormatError(
@@ -109,7 +119,6 @@ def _mapped(tensor: Any, dims: tuple[int, ...], path: Path) -> Array:
         ) from error
     except (KeyError, ValueError, TypeError) as error:
         raise FileFormatError(f"[onnx] {path}: {tensor.name} is damaged ({reason(error)}); export it again") from error
-    length = int(entries.get("length", needed))
     if offset < 0 or offset + needed > size or length != needed:
         raise FileFormatError(
             f"[onnx] {path}: {tensor.name} of shape {list(dims)} needs {needed} bytes at {offset} of {file.name}, "

@@ -7,6 +7,7 @@ nodes, of other tensors, of inputs and outputs stay; a dequantized weight keeps 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tqs_fast.onnx.codes import Codes, codes_of, packed_bytes
 from tqs_fast.onnx.constants import subgraphs
 from tqs_fast.onnx.extra import reason, require
 from tqs_fast.onnx.lift import LiftedWeight, lift_weights, load_rest
-from tqs_fast.onnx.read import Array, check_model, opset_of, read_model
+from tqs_fast.onnx.read import Array, check_file, opset_of, read_model
 from tqs_fast.onnx.slots import COLUMNS, GATES, order_of
 
 BLOCKED_IR = 10  # the first with 4-bit tensors
@@ -165,19 +166,20 @@ def _upgraded(model: Any, source: Path) -> Any:
 
 
 def _save(model: Any, path: Path) -> None:
+    """Write beside `path` first: what was there stays until the new files are complete and checked."""
     onnx = require("onnx")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    large = model.ByteSize() >= LARGE
+    data = f"{path.name}.data"
     try:
-        if model.ByteSize() < LARGE:
-            check_model(model, path)
-            onnx.save_model(model, os.fspath(temporary))
-        else:
-            onnx.save_model(model, os.fspath(temporary), save_as_external_data=True, location=f"{path.name}.data")
-        os.replace(temporary, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            written = Path(folder) / path.name
+            onnx.save_model(model, os.fspath(written), save_as_external_data=large, location=data if large else None)
+            check_file(written)
+            if large:
+                os.replace(Path(folder) / data, path.with_name(data))
+            os.replace(written, path)
     except OSError as error:
         raise ArgumentError(f"[save] cannot write {path}: {error.strerror}; choose a writable path") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _add(graph: Any, entries: Mapping[str, Array]) -> None:
