@@ -44,6 +44,7 @@ if(build_cuda)
         csrc/cuda/qgemm.cu
         csrc/cuda/device_properties.cpp
         csrc/cuda/plan.cpp
+        csrc/cuda/program/context.cpp
         csrc/cuda/table.cpp)
     set(TQS_CUDA_LIBRARIES CUDA::cudart_static)
     list(JOIN TQS_CUDA_ARCHITECTURES "," architecture_names)

@@ -102,12 +102,15 @@ def emulator() -> Emulator:
 
 
 def _build(folder: Path) -> Emulator:
-    sources = [*sorted(FOLDER.glob("*.cpp")), ROOT / "csrc/cuda/plan.cpp"]
+    cuda = ROOT / "csrc/cuda"
+    programs = [path for path in sorted((cuda / "program").iterdir()) if path.suffix in (".cpp", ".cu")]
+    sources = [*sorted(FOLDER.glob("*.cpp")), cuda / "plan.cpp", *programs]
 
     def compiled(source: Path) -> Path:
-        target = folder / f"{source.stem}.o"
+        target = folder / f"{source.parent.name}_{source.stem}.o"
         flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-        command = [COMPILER, *flags, f"-I{FOLDER}", f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(target)]
+        command = [COMPILER, *flags, f"-I{FOLDER}", f"-I{ROOT / 'csrc'}", "-x", "c++", "-c", str(source)]
+        command += ["-o", str(target)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return target

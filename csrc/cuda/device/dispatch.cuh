@@ -9,13 +9,10 @@
 #include "cuda/device/simple.cuh"
 #include "cuda/device/tiles.cuh"
 #include "cuda/geometry.h"
+#include "cuda/grid.h"
 #include "cuda/plan.h"
 
 namespace tqs::cuda {
-
-struct Grid {
-    unsigned x, y, z;
-};
 
 template <int value_>
 struct Constant {

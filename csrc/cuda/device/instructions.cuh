@@ -40,6 +40,9 @@ __device__ inline float shuffle_xor(float value, int mask) {
 __device__ inline int shuffle_xor(int value, int mask) {
     return __shfl_xor_sync(0xFFFFFFFFu, value, mask);
 }
+__device__ inline double shuffle_xor(double value, int mask) {
+    return __shfl_xor_sync(0xFFFFFFFFu, value, mask);
+}
 
 // Read-only global memory that many blocks read (x): kept in L1.
 __device__ inline Vector load_shared_data(const void* address) {
@@ -131,9 +134,15 @@ __device__ inline std::uint32_t as_bits(float value) {
 __device__ inline float fused(float a, float b, float c) {
     return __fmaf_rn(a, b, c);
 }
+__device__ inline double fused(double a, double b, double c) {
+    return __fma_rn(a, b, c);
+}
 // Never contracted with what follows.
 __device__ inline float product(float a, float b) {
     return __fmul_rn(a, b);
+}
+__device__ inline double product(double a, double b) {
+    return __dmul_rn(a, b);
 }
 __device__ inline float quotient(float a, float b) {
     return __fdiv_rn(a, b);

@@ -16,6 +16,8 @@
 #include <string>
 #include <vector>
 
+struct EmulatedStream;
+
 namespace emulator {
 
 struct Index {
@@ -31,6 +33,11 @@ struct Fiber;
 
 extern Index block_index, grid_size;
 extern bool reversed;
+
+// Work of a stream of the emulated runtime (runtime.cpp): done now, or recorded where the stream is being captured.
+void submit(EmulatedStream* stream, const std::function<void()>& work);
+// Of device memory, now.
+std::size_t allocated_bytes();
 
 // Calls `kernel` for every thread of every block. Throws std::runtime_error.
 void launch(Index grid, int threads, std::size_t shared_bytes, const std::function<void()>& kernel);

@@ -136,6 +136,12 @@ inline int shuffle_xor(int value, int mask) {
     return own.result;
 }
 
+inline double shuffle_xor(double value, int mask) {
+    emulated::Shuffle<double> own{value, mask, 0.0};
+    emulator::meet_warp("shuffle_xor", &own, emulated::shuffle<double>);
+    return own.result;
+}
+
 inline Vector load_shared_data(const void* address) {
     emulator::require_aligned(address, "load_shared_data");
     Vector value;
@@ -210,7 +216,13 @@ inline std::uint32_t as_bits(float value) {
 inline float fused(float a, float b, float c) {
     return std::fma(a, b, c);
 }
+inline double fused(double a, double b, double c) {
+    return std::fma(a, b, c);
+}
 inline float product(float a, float b) {
+    return a * b;
+}
+inline double product(double a, double b) {
     return a * b;
 }
 inline float quotient(float a, float b) {

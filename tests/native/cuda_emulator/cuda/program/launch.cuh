@@ -1,0 +1,24 @@
+// csrc/cuda/program/launch.cuh for the emulator: a launch is work for a stream (runtime.cpp), run now or recorded.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/check.h"
+#include "cuda/device/instructions.cuh"
+#include "cuda/grid.h"
+#include "cuda/program/context.h"
+#include "emulator.h"
+
+namespace tqs::cuda {
+
+template <class Argument>
+void launch(const char* name, void (*kernel)(Argument), Grid grid, int threads, std::size_t shared,
+            const Argument& argument) {
+    static_assert(sizeof(Argument) <= 4096 && std::is_trivially_copyable_v<Argument>);
+    require(grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.y < 65536 && grid.z < 65536, name,
+            "a grid of this size cannot be launched");
+    emulator::submit(context().stream(),
+                     [=] { emulator::launch({grid.x, grid.y, grid.z}, threads, shared, [&] { kernel(argument); }); });
+}
+
+}  // namespace tqs::cuda
