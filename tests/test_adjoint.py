@@ -104,7 +104,7 @@ def task_of(system: tqs.System, *, horizon=7, families=2, row_blocks=1, seed=3, 
         initial = [tqs.Attractor(count=n, spin_up=0) for n in count]
     return prepare(
         system, horizon=horizon, initial=initial, engine="auto", layers=None, row_blocks=row_blocks, seed=seed,
-        memory_limit=memory_limit,
+        memory_limit=memory_limit, tie=None,
     )  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def test_probes_are_unbiased_and_state_their_error():
     system = tqs.in_float64(cells_system(width=4))
     arguments = {"horizon": 6, "initial": tqs.Attractor(count=2, spin_up=3), "seed": 1}
     table = tqs.score(system, method=tqs.Adjoint(probes=600), **arguments)
-    task = prepare(system, engine="auto", layers=None, row_blocks=1, memory_limit=None, **arguments)
+    task = prepare(system, engine="auto", layers=None, row_blocks=1, memory_limit=None, tie=None, **arguments)
     reference = roll_reference(system, task.states, 6)
     np.testing.assert_allclose(table.stderr, table.probe_stderr)
     np.testing.assert_allclose(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,9 @@ def test_a_map_scores_as_the_same_map_in_torch(mapped: tqs.OnnxSystem, method: o
     np.testing.assert_allclose(found.samples.mean(axis=2), expected.samples.mean(axis=2), rtol=tolerance)
 
 
+@pytest.mark.skipif(find_spec("silero_vad") is None, reason="needs silero-vad")
 def test_silero_scores_as_its_torch_rebuild() -> None:
     """The same network twice: ONNX Runtime on the vendor's file, torch on the vendor's state dict."""
-    pytest.importorskip("silero_vad")
     system = tqs.load_system(str(original_path().with_name("silero_vad_16k_sequence.onnx")))
     assert system.state_map == {"hn": "h", "cn": "c"}
     count, steps = 3, 24

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -140,9 +141,9 @@ def test_weights_in_branches(tmp_path: Path) -> None:
         assert not torch.allclose(small.run(feeds)["y"], module.run(feeds)["y"], atol=1e-3)
 
 
+@pytest.mark.skipif(find_spec("silero_vad") is None, reason="needs silero-vad")
 def test_silero_as_a_file(tmp_path: Path) -> None:
     """A real model: damage of the file in plain ONNX Runtime equals that of the plan; it is a fifth of the size."""
-    pytest.importorskip("silero_vad")
     from tqs_fast.systems.silero_vad import original_path
 
     source = original_path().with_name("silero_vad_16k_sequence.onnx")
