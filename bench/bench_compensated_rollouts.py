@@ -91,7 +91,12 @@ def run(subject: Subject, options: argparse.Namespace) -> list[dict[str, Any]]:
                 )
                 seconds = time.perf_counter() - begin
                 error = tqs.evaluate(system, small, **question)
-                found[name] = {"damage": error.damage, "ratio": error.ratio(nearest), "seconds": seconds}
+                found[name] = {
+                    "damage": error.damage,
+                    "ratio": error.ratio(nearest),
+                    "seconds": seconds,
+                    "output_error_over_nearest": output_error(small),
+                }
             cells.append(
                 {"system": system.name, "plan": kind, "bits": bits, "seed": seed, "rtn": nearest.damage, "of": found}
             )
@@ -136,12 +141,22 @@ def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 {
                     "plan": kind, "bits": bits, "method": name, "cells": len(chosen), "unsaturated": len(clear),
                     "ratio": mean([ratio[0] for ratio in ratios]), "ratio_of_all": mean(everything),
+                    "output_error_over_nearest": mean(
+                        [cell["of"][name]["output_error_over_nearest"] for cell in chosen]
+                    ),
                     "significantly_better": sum(ratio[2] < 1 for ratio in ratios),
                     "significantly_worse": sum(ratio[1] > 1 for ratio in ratios),
                     "worst": max((ratio[0] for ratio in ratios), default=None),
                 }
             )  # fmt: skip
     return rows
+
+
+def output_error(small: Any) -> float:
+    """Squared error of the outputs of weights over that of the nearest codes, geometric mean over weights."""
+    return float(
+        np.exp(np.mean(np.log(list(small.tqs_plan.provenance["compensation"]["output_error_over_nearest"].values()))))
+    )
 
 
 def mean(ratios: list[float]) -> float | None:

@@ -38,13 +38,14 @@ void bind_compensate(py::module_& m) {
         py::arg("threads"), unlocked());
     m.def(
         "compensate",
-        [](const CompensatedWeight& weight, Address factor, Address order, bool regroup, bool mse, Address hessian,
-           int sweeps, int threads) {
+        [](const CompensatedWeight& weight, Address factor, Address order, bool regroup, bool mse, Address diagonal,
+           Address hessian, int sweeps, int threads) {
             compensate({weight, at_address<const double>(factor), at_address<const std::int64_t>(order), regroup,
-                        mse ? Search::mse : Search::minmax, at_address<const double>(hessian), sweeps, threads});
+                        mse ? Search::mse : Search::minmax, at_address<const double>(diagonal),
+                        at_address<const double>(hessian), sweeps, threads});
         },
         py::arg("weight"), py::kw_only(), py::arg("factor"), py::arg("order"), py::arg("regroup"), py::arg("mse"),
-        py::arg("hessian"), py::arg("sweeps"), py::arg("threads"), unlocked());
+        py::arg("diagonal"), py::arg("hessian"), py::arg("sweeps"), py::arg("threads"), unlocked());
     m.def(
         "compensate_greedily",
         [](const CompensatedWeight& weight, Address inverse, int threads) {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cfloat>
+#include <cmath>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "backend/backend.h"
@@ -11,6 +13,7 @@
 #include "core/parallel.h"
 #include "quant/codes.h"
 #include "quant/grid.h"
+#include "quant/spans.h"
 
 namespace tqs {
 namespace {
@@ -20,6 +23,20 @@ constexpr std::int64_t kBlock = 64;
 // Rows that meet U together: enough that the 12-row kernels are full and U is read seldom, few enough that their
 // errors, 8 K bytes a row, stay near.
 constexpr std::int64_t kStrip = 96;
+// Columns looked at together for codes to change.
+constexpr std::int64_t kLook = 16;
+
+// Whether the best value of any of `count` columns is further than half a step from its code.
+bool any_beyond(const double* __restrict gradient, const double* __restrict reach, const double* __restrict half,
+                std::int64_t count) {
+    std::int64_t hits = 0;
+    for (std::int64_t i = 0; i < count; ++i) hits += std::fabs(gradient[i]) * reach[i] >= half[i] ? 1 : 0;
+    return hits > 0;
+}
+
+void add(double factor, const double* __restrict x, double* __restrict y, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) y[i] += factor * x[i];
+}
 
 class Compensation {
   public:
@@ -35,9 +52,9 @@ class Compensation {
         for (std::int64_t begin = 0; begin < columns_; begin += block_) {
             const std::int64_t width = std::min(block_, columns_ - begin);
             panels_.push_back(allocate_aligned(products_.packed_elements(width, begin) * 8));
-            if (task.sweeps > 0) {
-                hessian_panels_.push_back(allocate_aligned(products_.packed_elements(width, columns_) * 8));
-            }
+        }
+        if (task.sweeps > 0) {
+            spans_.emplace(task.factor, task.diagonal, task.hessian, columns_, block_, task.threads);
         }
     }
 
@@ -50,7 +67,7 @@ class Compensation {
         const std::int64_t share = (rows + threads - 1) / threads;
         const std::int64_t strip = std::min(kStrip, (share + 11) / 12 * 12);
         parallel_for((rows + strip - 1) / strip, threads, [&](std::int64_t first, std::int64_t last) {
-            Strip scratch(strip, columns_, block_, groups_);
+            Strip scratch(strip, columns_, block_, groups_, task_.sweeps > 0);
             for (std::int64_t i = first; i < last; ++i) {
                 round(i * strip, std::min(rows, (i + 1) * strip), scratch);
             }
@@ -58,20 +75,27 @@ class Compensation {
     }
 
   private:
-    // What a thread holds of the rows at hand.
+    // What a thread holds of the rows at hand; columns in rounding order but for the codes.
     struct Strip {
-        Strip(std::int64_t rows, std::int64_t columns, std::int64_t block, std::int64_t groups)
+        Strip(std::int64_t rows, std::int64_t columns, std::int64_t block, std::int64_t groups, bool sweeps)
             : errors(static_cast<std::size_t>(rows * columns)),
               moved(static_cast<std::size_t>(rows * block)),
               factor(static_cast<std::size_t>(block * block)),
               codes(static_cast<std::size_t>(rows * columns)),
-              grids(static_cast<std::size_t>(rows * groups)) {}
+              grids(static_cast<std::size_t>(rows * groups)),
+              residuals(sweeps ? errors.size() : 0),
+              gradient(residuals.size()),
+              half(residuals.size()) {}
 
-        std::vector<double> errors;       // [rows, K] w - q, in rounding order
-        std::vector<double> moved;        // [rows, block] sum of e_k U_kj so far; of e_k H_kj in a sweep
-        std::vector<double> factor;       // [block, block] U; H in a sweep
+        std::vector<double> errors;       // [rows, K] w - q
+        std::vector<double> moved;        // [rows, block] sum of e_k U_kj so far
+        std::vector<double> factor;       // [block, block] U
         std::vector<std::uint8_t> codes;  // [rows, K] in storage order
         std::vector<Grid> grids;          // [rows, G]
+        // For sweeps (quant/spans.h), of the columns rounded so far:
+        std::vector<double> residuals;  // [rows, K] r
+        std::vector<double> gradient;   // [rows, K] g, within the span that was gone over last
+        std::vector<double> half;       // [rows, K] half a step, less a hair: `replace` decides on ties
     };
 
     // U[k, j].
@@ -83,27 +107,24 @@ class Compensation {
         const std::int64_t begin = index * block_, width = std::min(block_, columns_ - begin);
         const auto at = static_cast<std::size_t>(index);
         if (begin > 0) products_.pack(factor(0, begin), width, begin, -1, -columns_, panels_[at].get());
-        if (task_.sweeps > 0) {
-            products_.pack(task_.hessian + begin, width, columns_, 1, columns_, hessian_panels_[at].get());
-        }
     }
 
-    // moved = errors[0 ... depth) times a packed block.
-    void multiply(const AlignedBytes& panels, std::int64_t rows, std::int64_t width, std::int64_t depth,
-                  Strip& strip) const {
+    // y [rows, width] (+)= a [rows, depth] times a packed block.
+    void multiply(const double* a, const AlignedBytes& panels, std::int64_t rows, std::int64_t width,
+                  std::int64_t depth, double* y, std::int64_t stride, bool accumulate) const {
         products_.gemm({.outer = 1,
                         .inner = rows,
-                        .a = strip.errors.data(),
+                        .a = a,
                         .a_outer = 0,
                         .a_inner = columns_,
                         .panels = panels.get(),
                         .n = width,
                         .k = depth,
                         .bias = nullptr,
-                        .y = strip.moved.data(),
+                        .y = y,
                         .y_outer = 0,
-                        .y_inner = block_,
-                        .accumulate = false});
+                        .y_inner = stride,
+                        .accumulate = accumulate});
     }
 
     void round(std::int64_t first, std::int64_t end, Strip& strip) {
@@ -118,49 +139,83 @@ class Compensation {
                 }
             }
             if (begin > 0) {
-                multiply(panels_[static_cast<std::size_t>(begin / block_)], end - first, width, begin, strip);
+                multiply(strip.errors.data(), panels_[static_cast<std::size_t>(begin / block_)], end - first, width,
+                         begin, strip.moved.data(), block_, false);
             } else {
                 std::fill(strip.moved.begin(), strip.moved.end(), 0.0);
             }
             for (std::int64_t r = first; r < end; ++r) round_block(r, r - first, begin, width, strip);
+            if (task_.sweeps == 0) continue;
+            for (const Span& span : spans_->after(begin / block_)) sweep(span, first, end, strip);
         }
-        for (int sweep = 0; sweep < task_.sweeps; ++sweep) improve(first, end, strip);
         for (std::int64_t r = first; r < end; ++r) write(r, strip.codes.data() + (r - first) * columns_);
     }
 
-    // One sweep over the columns of rows [first, end).
-    void improve(std::int64_t first, std::int64_t end, Strip& strip) {
-        for (std::int64_t begin = 0; begin < columns_; begin += block_) {
-            const std::int64_t width = std::min(block_, columns_ - begin);
-            for (std::int64_t k = 0; k < width; ++k) {
-                std::copy_n(task_.hessian + (begin + k) * columns_ + begin, width, strip.factor.data() + k * block_);
-            }
-            multiply(hessian_panels_[static_cast<std::size_t>(begin / block_)], end - first, width, columns_, strip);
-            for (std::int64_t r = first; r < end; ++r) improve_block(r, r - first, begin, width, strip);
+    // Rows [first, end) once more over the columns of a span.
+    void sweep(const Span& span, std::int64_t first, std::int64_t end, Strip& strip) {
+        const bool block = span.begin == span.middle;
+        multiply(strip.residuals.data() + span.middle, span.panels, end - first,
+                 (block ? span.end : span.middle) - span.begin, span.end - span.middle,
+                 strip.gradient.data() + span.begin, columns_, !block);
+        for (std::int64_t r = first; r < end; ++r) {
+            const SpanRow row = row_of(span, r, r - first, strip);
+            bool changed = true;
+            for (int i = 0; i < task_.sweeps && changed; ++i) changed = sweep_row(span, row);
         }
     }
 
-    void improve_block(std::int64_t r, std::int64_t at, std::int64_t begin, std::int64_t width, Strip& strip) {
-        const float* weights = weight_.weights.row(r);
-        const std::int64_t* order = task_.order + begin;
-        double* gradient = strip.moved.data() + at * block_;
-        double* errors = strip.errors.data() + at * columns_ + begin;
-        std::uint8_t* codes = strip.codes.data() + at * columns_;
-        const Grid* grids = strip.grids.data() + at * groups_;
-        for (std::int64_t j = 0; j < width; ++j) {
-            const std::int64_t column = order[j];
-            const Grid& grid = grids[group_[static_cast<std::size_t>(column)]];
-            const double* __restrict hessian = strip.factor.data() + j * block_;
-            if (!(hessian[j] > 0)) continue;
-            const double weight = weights[column];
-            const double q = grid.nearest(weight - errors[j] + gradient[j] / hessian[j]);
-            const auto code = static_cast<std::uint8_t>(static_cast<int>(q - grid.low));
-            if (code == codes[column]) continue;
-            const double error = weight - grid.scale * q, change = error - errors[j];
-            codes[column] = code;
-            errors[j] = error;
-            for (std::int64_t i = j + 1; i < width; ++i) gradient[i] += change * hessian[i];
+    // One row of a span.
+    struct SpanRow {
+        const float* weights;  // in storage order, as codes and grids are
+        const std::int64_t* order;
+        const double* half;
+        double *errors, *residuals, *gradient;
+        std::uint8_t* codes;
+        const Grid* grids;
+    };
+
+    SpanRow row_of(const Span& span, std::int64_t r, std::int64_t at, Strip& strip) const {
+        const std::int64_t place = at * columns_ + span.begin;
+        return {.weights = weight_.weights.row(r),
+                .order = task_.order + span.begin,
+                .half = strip.half.data() + place,
+                .errors = strip.errors.data() + place,
+                .residuals = strip.residuals.data() + place,
+                .gradient = strip.gradient.data() + place,
+                .codes = strip.codes.data() + at * columns_,
+                .grids = strip.grids.data() + at * groups_};
+    }
+
+    // Whether a code has changed. Hardly any do, so that most of the time goes into looking for them.
+    bool sweep_row(const Span& span, const SpanRow& row) const {
+        const std::int64_t width = span.end - span.begin;
+        const double* reach = span.reach.data();
+        bool changed = false;
+        for (std::int64_t j = 0; j < width; j += kLook) {
+            const std::int64_t count = std::min(kLook, width - j);
+            if (!any_beyond(row.gradient + j, reach + j, row.half + j, count)) continue;
+            for (std::int64_t i = j; i < j + count; ++i) {
+                if (std::fabs(row.gradient[i]) * reach[i] >= row.half[i]) changed |= replace(span, row, i);
+            }
         }
+        return changed;
+    }
+
+    // The best code for column j of the span while the others stay.
+    bool replace(const Span& span, const SpanRow& row, std::int64_t j) const {
+        const std::int64_t column = row.order[j];
+        const Grid grid = row.grids[group_[static_cast<std::size_t>(column)]];
+        const double weight = row.weights[column], error = row.errors[j];
+        const double q = grid.nearest(weight - error + row.gradient[j] * span.reach[static_cast<std::size_t>(j)]);
+        const auto code = static_cast<std::uint8_t>(static_cast<int>(q - grid.low));
+        if (code == row.codes[column]) return false;
+        const double change = weight - grid.scale * q - error;
+        row.codes[column] = code;
+        row.errors[j] = error + change;
+        add(change, span.curvature + j * span.stride, row.gradient, span.stride);
+        // Of all columns nothing more will be asked.
+        if (span.stride < columns_) add(change, spans_->upper(span.begin + j), row.residuals + j, span.stride - j);
+        return true;
     }
 
     // The columns [begin, begin + width) of row r, place `at` of the strip.
@@ -171,6 +226,7 @@ class Compensation {
         double* errors = strip.errors.data() + at * columns_ + begin;
         std::uint8_t* codes = strip.codes.data() + at * columns_;
         Grid* grids = strip.grids.data() + at * groups_;
+        const bool sweeps = task_.sweeps > 0;
         for (std::int64_t j = 0; j < width; ++j) {
             const std::int64_t column = order[j], group = group_[static_cast<std::size_t>(column)];
             if (task_.regroup && (weight_.group_size ? column % weight_.group_size : column) == 0) {
@@ -183,6 +239,11 @@ class Compensation {
             const double error = weight - grid.scale * q;
             errors[j] = error;
             codes[column] = static_cast<std::uint8_t>(static_cast<int>(q - grid.low));
+            if (sweeps) {
+                const auto own = static_cast<std::size_t>(at * columns_ + begin + j);
+                strip.residuals[own] = moved[j] + error;
+                strip.half[own] = 0.499 * grid.scale;
+            }
             const double* __restrict factor = strip.factor.data() + j * block_;
             for (std::int64_t i = j + 1; i < width; ++i) moved[i] += error * factor[i];
         }
@@ -229,8 +290,8 @@ class Compensation {
     std::int64_t columns_, groups_, block_;
     std::vector<std::int32_t> group_;
     const ProductKernels& products_;
-    std::vector<AlignedBytes> panels_;          // of every block: U[0 ... begin, block]
-    std::vector<AlignedBytes> hessian_panels_;  // H[all, block], for sweeps
+    std::vector<AlignedBytes> panels_;  // of every block: U[0 ... begin, block]
+    std::optional<Spans> spans_;        // where there are sweeps
 };
 
 }  // namespace
@@ -242,7 +303,7 @@ void compensate(const CompensateTask& task) {
                                 weight.group_size, weight.bits});
     require(data && task.factor && task.order, "compensate", "weights, factor and order must not be null");
     // A group of per-channel scales is the row: chosen at its first column they are chosen from the weights as given.
-    require(task.sweeps == 0 || task.hessian, "compensate", "sweeps need the Hessian");
+    require(task.sweeps == 0 || (task.hessian && task.diagonal), "compensate", "sweeps need the Hessian and D");
     require(!task.regroup || weight.group_size > 0, "compensate", "expected groups of columns to choose scales for");
     for (std::int64_t j = 0; j < columns; ++j) {
         require(task.order[j] >= 0 && task.order[j] < columns && (!task.regroup || task.order[j] == j), "compensate",

@@ -5,11 +5,8 @@
 // minimises, column by column, (w - q) H (w - q)^T over each row (quant/eliminate.h). All rows share U: a block of
 // columns meets everything before it in one product, and only within the block do columns wait for each other.
 //
-// A sweep goes over the columns once more, each given all others, before and after it:
-//
-//   q_j = nearest(q_j + g_j / H_jj),  g = e H
-//
-// is the best code there is for q_j while the others stay. The error never rises, and it is again blocks and products.
+// Sweeps go over columns again, each given all others of its span: of every block when it is rounded, of two blocks, of
+// four, and of all (quant/spans.h). What changes in a block is made up for by all that follow.
 #pragma once
 
 #include <cstdint>
@@ -35,9 +32,11 @@ struct CompensateTask {
     // Columns in storage order only: scales and zero points of a group are chosen anew when its first column is
     // reached, for the weights as they are by then; those in `packed` are overwritten.
     bool regroup;
-    Search search;          // where they are
-    const double* hessian;  // [K, K]: H, rows and columns in rounding order; null without sweeps
-    int sweeps;
+    Search search;  // where they are
+    // For sweeps, otherwise null:
+    const double* diagonal;  // [K] D of eliminate, in rounding order
+    const double* hessian;   // [K, K] H, rows and columns in rounding order
+    int sweeps;              // at most so many over each span; a row in which nothing changes ends earlier
     int threads;
 };
 

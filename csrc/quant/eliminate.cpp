@@ -1,6 +1,7 @@
 #include "quant/eliminate.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,8 @@ namespace {
 constexpr std::int64_t kBlock = 64;
 // Rows of one piece of an update.
 constexpr std::int64_t kStrip = 48;
+// Rows ahead whose part of an exchanged column is fetched: rows are K apart, which the processor does not foresee.
+constexpr std::int64_t kAhead = 8;
 
 class Elimination {
   public:
@@ -36,10 +39,12 @@ class Elimination {
     }
 
     void run() {
+        forget_cheapest(0);
+        for (std::int64_t i = 0; task_.cost && i < size_; ++i) consider(i);
         for (std::int64_t begin = 0; begin < size_; begin += kBlock) {
             const std::int64_t end = std::min(begin + kBlock, size_);
             for (std::int64_t j = begin; j < end; ++j) {
-                const std::int64_t chosen = task_.cost ? cheapest(j) : j;
+                const std::int64_t chosen = task_.cost ? cheapest_ : j;
                 if (chosen != j) exchange(j, chosen, begin);
                 eliminate_column(j, chosen, begin);
             }
@@ -52,12 +57,17 @@ class Elimination {
     // L D of row i and the columns of the block.
     double* scaled(std::int64_t i) { return scaled_.data() + i * kBlock; }
 
-    std::int64_t cheapest(std::int64_t from) const {
-        std::int64_t best = from;
-        for (std::int64_t i = from + 1; i < size_; ++i) {
-            if (cost_[i] * left_[i] < cost_[best] * left_[best]) best = i;
+    void forget_cheapest(std::int64_t from) {
+        cheapest_ = from;
+        least_ = std::numeric_limits<double>::infinity();
+    }
+
+    void consider(std::int64_t i) {
+        const double price = cost_[static_cast<std::size_t>(i)] * left_[static_cast<std::size_t>(i)];
+        if (price < least_) {
+            least_ = price;
+            cheapest_ = i;
         }
-        return best;
     }
 
     // Column b takes the place of column a, but for the part below b: eliminate_column moves that on its way.
@@ -78,9 +88,14 @@ class Elimination {
         task_.diagonal[j] = dependent ? 0.0 : pivot;
         const double* across = scaled(j);
         const std::int64_t done = j - begin;
+        const bool searches = task_.cost != nullptr;
+        forget_cheapest(j + 1);
         for (std::int64_t i = j + 1; i < size_; ++i) {
             double* values = row(i) + begin;
-            if (i > chosen) std::swap(row(i)[j], row(i)[chosen]);
+            if (i > chosen) {
+                if (i + kAhead < size_) __builtin_prefetch(row(i + kAhead) + chosen, 1);
+                std::swap(row(i)[j], row(i)[chosen]);
+            }
             double even = 0, odd = 0;  // two sums: the compiler keeps them in one register
             std::int64_t t = 0;
             for (; t + 2 <= done; t += 2) {
@@ -92,6 +107,7 @@ class Elimination {
             scaled(i)[done] = rest;
             values[done] = rest * inverse;
             left_[i] -= rest * values[done];
+            if (searches) consider(i);
         }
     }
 
@@ -134,6 +150,8 @@ class Elimination {
     std::vector<double> cost_;   // [K] or empty
     std::vector<double> scaled_;
     AlignedBytes panels_;
+    std::int64_t cheapest_ = 0;  // of the columns left, the one of least cost * D, found while D changes
+    double least_ = 0;
 };
 
 }  // namespace

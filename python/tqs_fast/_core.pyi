@@ -133,6 +133,7 @@ def compensate(
     order: int,
     regroup: bool,
     mse: bool,
+    diagonal: int,
     hessian: int,
     sweeps: int,
     threads: int,

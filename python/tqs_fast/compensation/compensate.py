@@ -78,6 +78,7 @@ def compensate(
             order=shared.order.ctypes.data,
             regroup=regroup,
             mse=quantizer.search == "mse",
+            diagonal=shared.diagonal.ctypes.data,
             hessian=0 if ordered is None else ordered.ctypes.data,
             sweeps=settings.sweeps,
             threads=count,

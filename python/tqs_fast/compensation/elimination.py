@@ -75,7 +75,8 @@ def eliminate(
     size = len(hessian)
     # Of equal columns the first in storage order is to be rounded first.
     sequence = np.ascontiguousarray((np.arange(size) if order is None else order)[::-1], np.int64)
-    matrix = np.ascontiguousarray(hessian[np.ix_(sequence, sequence)], np.float64)
+    permuted = hessian[::-1, ::-1] if order is None else hessian[np.ix_(sequence, sequence)]
+    matrix = np.ascontiguousarray(permuted, np.float64)
     given = None if cost is None else np.ascontiguousarray(cost[sequence], np.float64)
     diagonal = np.empty(size)
     core.eliminate(

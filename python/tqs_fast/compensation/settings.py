@@ -21,7 +21,8 @@ class Compensation:
             "sensitivity": all rows in one order, chosen while eliminating: the columns whose rounding costs most when
             all others may still compensate come first (after the abstract of arXiv:2509.05576; docs/compensation.md).
         act_order: of "gptq" alone: columns of largest mean squared input first. False: as they are stored.
-        sweeps: of "gptq" and "sensitivity": how often the columns are gone over once more, each given all others.
+        sweeps: of "gptq" and "sensitivity": how often codes are gone over again, each given the others, in spans of
+            columns that double (docs/compensation.md).
         damping: added to the diagonal of H, as a share of its mean.
         weighting: "output": H sums the inputs of a layer, x xᵀ. "trajectory": each input is weighted by what an error
             of the layer's output at that place and time does to the rest of the trajectory, to first order.

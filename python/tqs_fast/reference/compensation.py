@@ -1,4 +1,4 @@
-"""Oracle of csrc/quant/eliminate.h and compensate.h: every formula as it is written there, in float64, plainly."""
+"""Oracle of csrc/quant/eliminate.h, compensate.h and spans.h: the formulas as they are there, in float64, plainly."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ def eliminate(hessian: Array, order: Array | None, cost: Array | None) -> tuple[
     return found, np.stack(columns[::-1], axis=1)[found], np.array(pivots[::-1])
 
 
+BLOCK = 64  # columns rounded before any of them is looked at again
+
+
 def compensate(
     weight: Array,
     scales: Array,
@@ -50,19 +53,28 @@ def compensate(
     upper: Array,
     *,
     search: str | None = None,
-    hessian: Array | None = None,
+    diagonal: Array | None = None,
     sweeps: int = 0,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16], npt.NDArray[np.uint8] | None]:
     """Packed codes, scales and zeros of float32 weights [N, K], columns rounded in `order` with U from `eliminate`.
 
     With `search`, the scales of a group are chosen anew when its first column is reached (columns in storage order).
-    After that `sweeps` times each column is rounded again, given all others; `hessian` [K, K] has columns as stored.
+    With `sweeps` the columns of every span are rounded again, each given the others, with D from `eliminate`.
     """
     values = np.asarray(weight, np.float64)
     rows, columns = values.shape
     width = columns if group_size == 0 else group_size
+    block = max(BLOCK, width) if search is not None else BLOCK
     scales, zeros = scales.copy(), None if zeros is None else zeros.copy()
     errors, codes = np.zeros((rows, columns)), np.zeros((rows, columns), np.uint8)
+
+    def choose(place: int, target: Floats) -> None:
+        column = order[place]
+        group = column // width
+        code, value = _nearest(target, scales[:, group], None if zeros is None else zeros[:, group], bits)
+        codes[:, column] = code
+        errors[:, place] = values[:, column] - value
+
     for place, column in enumerate(order):
         group = column // width
         if search is not None and column % width == 0:
@@ -72,21 +84,31 @@ def compensate(
             scales[:, group] = scale
             if zeros is not None:
                 zeros[:, group] = zero
-        moved = values[:, column] + errors[:, :place] @ upper[:place, place]
-        code, value = _nearest(moved, scales[:, group], None if zeros is None else zeros[:, group], bits)
-        codes[:, column] = code
-        errors[:, place] = values[:, column] - value
-    for place in [*range(columns)] * sweeps:
-        assert hessian is not None
-        column = order[place]
-        curvature = hessian[order, column]
-        if curvature[place] > 0.0:
-            target = values[:, column] - errors[:, place] + errors @ curvature / curvature[place]
-            group = column // width
-            code, value = _nearest(target, scales[:, group], None if zeros is None else zeros[:, group], bits)
-            codes[:, column] = code
-            errors[:, place] = values[:, column] - value
+        choose(place, values[:, column] + errors[:, :place] @ upper[:place, place])
+        for begin, end in spans(place + 1, columns, block) if sweeps else []:
+            assert diagonal is not None
+            curvature = upper[:end, begin:end] * diagonal[begin:end] @ upper[begin:end, begin:end].T
+            for again in [*range(begin, end)] * sweeps:
+                own = curvature[again, again - begin]
+                gradient = errors[:, :end] @ curvature[:, again - begin]
+                if own > 0.0:
+                    choose(again, values[:, order[again]] - errors[:, again] + gradient / own)
     return pack_codes(codes, bits), scales, zeros
+
+
+def spans(done: int, columns: int, block: int) -> list[tuple[int, int]]:
+    """What is gone over again when `done` of `columns` are rounded: (begin, end), smallest first."""
+    if done % block and done != columns:
+        return []
+    blocks = -(-done // block)
+    lowest = blocks & -blocks  # as many blocks as the largest full span that ends here has
+    widths = [1 << i for i in range(lowest.bit_length())]
+    if done == columns:
+        left = blocks - lowest
+        while left:  # the rest joins from right to left, in powers of two
+            widths.append(widths[-1] + (left & -left))
+            left &= left - 1
+    return [((blocks - width) * block, done) for width in widths]
 
 
 def compensate_greedily(
