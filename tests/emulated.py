@@ -104,7 +104,7 @@ def emulator() -> Emulator:
 def _build(folder: Path) -> Emulator:
     cuda = ROOT / "csrc/cuda"
     programs = [path for path in sorted((cuda / "program").iterdir()) if path.suffix in (".cpp", ".cu")]
-    sources = [*sorted(FOLDER.glob("*.cpp")), cuda / "plan.cpp", *programs]
+    sources = [*sorted(FOLDER.glob("*.cpp")), cuda / "plan.cpp", *programs, ROOT / "csrc/program/chain.cpp"]
 
     def compiled(source: Path) -> Path:
         target = folder / f"{source.parent.name}_{source.stem}.o"

@@ -43,6 +43,10 @@ __device__ inline int shuffle_xor(int value, int mask) {
 __device__ inline double shuffle_xor(double value, int mask) {
     return __shfl_xor_sync(0xFFFFFFFFu, value, mask);
 }
+// The value of lane `lane`; all lanes of the warp call.
+__device__ inline int shuffle_from(int value, int lane) {
+    return __shfl_sync(0xFFFFFFFFu, value, lane);
+}
 
 // Read-only global memory that many blocks read (x): kept in L1.
 __device__ inline Vector load_shared_data(const void* address) {

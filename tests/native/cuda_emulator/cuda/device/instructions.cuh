@@ -46,6 +46,17 @@ void shuffle(void* const* brought, int count) {
     }
 }
 
+struct ShuffleFrom {
+    int value, lane, result;
+};
+
+inline void shuffle_from(void* const* brought, int) {
+    for (int lane = 0; lane < 32; ++lane) {
+        auto* own = static_cast<ShuffleFrom*>(brought[lane]);
+        own->result = static_cast<ShuffleFrom*>(brought[own->lane])->value;
+    }
+}
+
 // The fragments of one lane.
 template <class T>
 struct Product {
@@ -139,6 +150,11 @@ inline int shuffle_xor(int value, int mask) {
 inline double shuffle_xor(double value, int mask) {
     emulated::Shuffle<double> own{value, mask, 0.0};
     emulator::meet_warp("shuffle_xor", &own, emulated::shuffle<double>);
+    return own.result;
+}
+inline int shuffle_from(int value, int lane) {
+    emulated::ShuffleFrom own{value, lane, 0};
+    emulator::meet_warp("shuffle_from", &own, emulated::shuffle_from);
     return own.result;
 }
 

@@ -1,0 +1,80 @@
+// The lanes of an operand, and its elements, which may be of the other precision than the kernel's.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/program_kernels.h"
+#include "cuda/device/instructions.cuh"
+
+namespace tqs::cuda {
+
+// An operand without its axes.
+struct Lanes {
+    char* data;          // of lane 0
+    char* const* table;  // null, or where each lane's data are
+    std::int64_t step;   // bytes between lanes
+    Precision precision;
+    bool shared;  // as is_shared: in a tangent rollout, without tangents
+
+    // Null: a tangent that is zero.
+    __device__ char* lane(std::int64_t number, bool tangent) const {
+        if (table) return table[number];
+        if (tangent && number > 0 && step == 0) return nullptr;
+        return data + number * step;
+    }
+};
+
+// `operand` as `on_device` returns it.
+static inline Lanes lanes_of(const Operand& operand) {
+    return {static_cast<char*>(operand.data), reinterpret_cast<char* const*>(operand.lanes),
+            operand.lane_stride * precision_bytes(operand.precision), operand.precision, is_shared(operand)};
+}
+
+template <class T>
+static constexpr Precision kPrecisionOf = sizeof(T) == 4 ? Precision::float32 : Precision::float64;
+
+template <class T>
+__device__ inline T load(const char* data, Precision precision, std::int64_t offset) {
+    if (precision == Precision::float32) return static_cast<T>(reinterpret_cast<const float*>(data)[offset]);
+    return static_cast<T>(reinterpret_cast<const double*>(data)[offset]);
+}
+template <class T>
+__device__ inline void store(char* data, Precision precision, std::int64_t offset, T value) {
+    if (precision == Precision::float32) {
+        reinterpret_cast<float*>(data)[offset] = static_cast<float>(value);
+    } else {
+        reinterpret_cast<double*>(data)[offset] = static_cast<double>(value);
+    }
+}
+
+// As many elements as are loaded and stored at once.
+template <class T>
+struct alignas(16) Pack {
+    static constexpr int kEach = static_cast<int>(16 / sizeof(T));
+    T values[kEach];
+};
+
+// Lanes in the y direction of a grid: block y takes lanes y, y + gridDim.y, ...
+inline constexpr std::int64_t kMostGridLanes = 32768;
+static inline unsigned grid_lanes(std::int64_t lanes) {
+    return static_cast<unsigned>(lanes < kMostGridLanes ? lanes : kMostGridLanes);
+}
+
+// How a nonlinear kernel shares out the tangents: a block computes the primal of its elements and then the tangents of
+// `each` lanes, blocks in the y direction the following ones. As few as fill the device (2048 blocks: eight on each of
+// a large GPU's multiprocessors, twice), since every one computes the primal again; no bit depends on it.
+struct TangentShare {
+    std::int64_t each;
+    unsigned blocks;
+
+    static TangentShare of(std::int64_t lanes, std::int64_t blocks) {
+        constexpr std::int64_t kFilled = 2048, kFewest = 4;
+        const std::int64_t tangents = lanes > 1 ? lanes - 1 : 1;
+        const std::int64_t wanted = blocks >= kFilled ? 1 : (kFilled + blocks - 1) / blocks;
+        std::int64_t each = (tangents + wanted - 1) / wanted;
+        if (each < kFewest) each = kFewest;
+        return {each, static_cast<unsigned>((tangents + each - 1) / each)};
+    }
+};
+
+}  // namespace tqs::cuda

@@ -1,0 +1,139 @@
+// Elementwise chains on the GPU (device/elementwise.cuh).
+#include "cuda/device/elementwise.cuh"
+
+#include "cuda/program/kernels.h"
+#include "cuda/program/launch.cuh"
+
+namespace tqs::cuda {
+namespace {
+
+constexpr const char* kName = "elementwise";
+
+// Shared memory for registers: half of what a block may have on every GPU from sm_80 up (sm_86 has the least), so that
+// two fit on a multiprocessor everywhere; all of it for chains that do not run otherwise.
+constexpr std::int64_t kSharedEach = 48 << 10, kSharedMost = 96 << 10;
+// Blocks that keep registers in scratch memory at a time: one on each multiprocessor of a large GPU.
+constexpr std::int64_t kScratchBlocks = 128;
+
+// Threads of a block, or 0 where not even a warp's registers fit into shared memory.
+int threads_of(const ElementwiseTask& task) {
+    constexpr std::int64_t pack = 16;
+    for (int threads = kElementwiseThreads; threads >= 32; threads /= 2) {
+        if (task.registers * pack * threads <= kSharedEach) return threads;
+    }
+    return task.registers * pack * 32 <= kSharedMost ? 32 : 0;
+}
+
+template <class T>
+std::int64_t elementwise_scratch(const ElementwiseTask& task) {
+    if (threads_of(task) > 0) return 0;
+    return kScratchBlocks * task.registers * kElementwiseThreads * std::int64_t{sizeof(Pack<T>)};
+}
+
+bool aligned(const Operand& operand, std::int64_t lanes) {
+    const auto whole = [](const void* data) {
+        return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
+    };
+    if (!operand.lanes) return whole(operand.data);
+    for (std::int64_t lane = 0; lane < lanes; ++lane) {
+        if (!whole(operand.lanes[lane])) return false;
+    }
+    return true;
+}
+
+struct Launched {
+    ElementwiseArgument argument;
+    Grid grid;
+};
+
+template <class T>
+Launched prepare(const ElementwiseTask& task) {
+    constexpr int each = Pack<T>::kEach;
+    const std::int64_t lanes = task.extent.lanes;
+    const int count = task.inputs + task.outputs;
+    const Operand* operands[kElementwiseOperands];
+    bool tables = false;
+    std::int64_t elements = task.extent.samples * lanes;
+    for (int k = 0; k < count; ++k) {
+        operands[k] = k < task.inputs ? &task.in[k] : &task.out[k - task.inputs];
+        tables = tables || operands[k]->lanes;
+    }
+    const Operand& out = task.out[0];
+    for (int axis = 0; axis < out.rank; ++axis) elements *= out.sizes[axis];
+
+    ElementwiseArgument a{};
+    a.tangent = task.extent.tangent && lanes > 1;
+    a.each_lane = !a.tangent && (tables || elements > std::numeric_limits<std::int32_t>::max());
+    Nest<kElementwiseOperands> nest;
+    if (!a.tangent && !a.each_lane) {
+        nest.add(lanes, count, [&](int k) { return operands[k]->lane_stride; });
+    }
+    nest.add(task.extent.samples, count, [&](int k) { return operands[k]->sample_stride; });
+    for (int axis = 0; axis < out.rank; ++axis) {
+        nest.add(out.sizes[axis], count, [&](int k) { return axis_stride(*operands[k], axis); });
+    }
+    a.loops = nest.loops(kName, count);
+    a.regular = a.loops.rank == 1 || nest.inner() % each == 0;
+    for (int k = 0; k < count; ++k) {
+        const bool single = a.loops.rank == 1 && nest.inner_stride(k) == 1;
+        const bool steps = operands[k]->lanes || operands[k]->lane_stride % each == 0;
+        if (operands[k]->precision == kPrecisionOf<T> && (single || nest.vectors(k, each)) && steps &&
+            aligned(*operands[k], lanes)) {
+            a.vectors |= 1u << k;
+        }
+        a.operands[k] = lanes_of(on_device(*operands[k], lanes));
+    }
+    a.inputs = task.inputs;
+    a.outputs = task.outputs;
+    a.registers = task.registers;
+    a.instructions = task.instructions;
+    a.lanes = lanes;
+    a.code = context().constant(task.code, task.instructions);
+    for (int o = 0; o < task.outputs; ++o) {
+        a.output_registers[o] = task.output_registers[o];
+        for (int i = 0; a.tangent && i < task.inputs; ++i) a.jacobian[o][i] = task.jacobian[o * task.inputs + i];
+    }
+    const int threads = threads_of(task);
+    a.threads = threads > 0 ? threads : kElementwiseThreads;
+    const std::int64_t per_block = std::int64_t{a.threads} * each;
+    std::int64_t blocks = (a.loops.count + per_block - 1) / per_block;
+    if (threads == 0) {
+        blocks = blocks < kScratchBlocks ? blocks : kScratchBlocks;
+        a.registers_memory = task.scratch;
+    }
+    unsigned rows = a.each_lane ? grid_lanes(lanes) : 1;
+    if (a.tangent) {
+        const TangentShare share = TangentShare::of(lanes, blocks);
+        a.tangents_each = share.each;
+        rows = share.blocks;
+    }
+    if (threads == 0 && blocks * rows > kScratchBlocks) {  // registers of no two blocks may be the same
+        rows = 1;
+        a.tangents_each = lanes;
+    }
+    return {a, {static_cast<unsigned>(blocks), rows, 1}};
+}
+
+template <class T>
+void elementwise_kernel(const ElementwiseTask& task) {
+    const Launched it = prepare<T>(task);
+    const bool one = task.outputs == 1, in_shared = !it.argument.registers_memory;
+    const auto run = [&](auto kernel, std::size_t shared) {
+        launch(kName, kernel, it.grid, it.argument.threads, shared, it.argument);
+    };
+    const auto bytes = static_cast<std::size_t>(task.registers) * it.argument.threads * sizeof(Pack<T>);
+    if (in_shared) {
+        run(one ? elementwise<T, 1, true> : elementwise<T, kMaxElementwiseOutputs, true>, bytes);
+    } else {
+        run(elementwise<T, kMaxElementwiseOutputs, false>, 0);
+    }
+}
+
+}  // namespace
+
+constinit const ElementwiseKernels elementwise_kernels[kPrecisions] = {
+    {elementwise_scratch<float>, elementwise_kernel<float>},
+    {elementwise_scratch<double>, elementwise_kernel<double>},
+};
+
+}  // namespace tqs::cuda
