@@ -44,8 +44,17 @@ if(build_cuda)
         csrc/cuda/qgemm.cu
         csrc/cuda/device_properties.cpp
         csrc/cuda/plan.cpp
+        csrc/cuda/program/attention.cu
         csrc/cuda/program/context.cpp
+        csrc/cuda/program/depthwise.cu
+        csrc/cuda/program/elementwise.cu
+        csrc/cuda/program/movement.cu
+        csrc/cuda/program/rows.cu
         csrc/cuda/table.cpp)
+    # Multiply-adds are written out where they are meant: no element differs for the kernel or the loop it was inlined in.
+    foreach(family attention depthwise elementwise movement rows)
+        set_source_files_properties(csrc/cuda/program/${family}.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
+    endforeach()
     set(TQS_CUDA_LIBRARIES CUDA::cudart_static)
     list(JOIN TQS_CUDA_ARCHITECTURES "," architecture_names)
     set_source_files_properties(csrc/cuda/table.cpp PROPERTIES COMPILE_DEFINITIONS

@@ -22,15 +22,15 @@ inline constexpr int kElementwiseThreads = 128;
 inline constexpr int kElementwiseOperands = kMaxElementwiseInputs + kMaxElementwiseOutputs;
 
 struct ElementwiseArgument {
-    Loops<kElementwiseOperands> loops;    // of inputs, then outputs
+    Loops<kElementwiseOperands> loops;  // of inputs, then outputs
     Lanes operands[kElementwiseOperands];
-    std::uint32_t vectors;                // bit k: Packs of operand k are loaded and stored at once
-    bool regular;                         // Packs do not cross the ends of the innermost loop
+    std::uint32_t vectors;  // bit k: Packs of operand k are loaded and stored at once
+    bool regular;           // Packs do not cross the ends of the innermost loop
     bool tangent, each_lane;
     int inputs, outputs, registers, instructions, threads;
     std::int64_t lanes, tangents_each;
     const Instruction* code;
-    void* registers_memory;               // null: shared memory
+    void* registers_memory;  // null: shared memory
     std::int16_t output_registers[kMaxElementwiseOutputs];
     std::int16_t jacobian[kMaxElementwiseOutputs][kMaxElementwiseInputs];
 };

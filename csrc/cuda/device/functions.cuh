@@ -1,8 +1,8 @@
 // Elementary functions of elementwise chains and rows.
 //
-// exp, log and their kin are CUDA's. Largest error in units in the last place of the result, as the CUDA C++ Programming
-// Guide tabulates them ("Mathematical functions", accurate division and square root, no fast math), and what follows for
-// those made of them here:
+// exp, log and their kin are CUDA's. Largest error in units in the last place of the result, as the CUDA C++
+// Programming Guide tabulates them ("Mathematical functions", accurate division and square root, no fast math), and
+// what follows for those made of them here:
 //
 //     function                            float32         float64
 //     exp log log1p expm1                 1               1

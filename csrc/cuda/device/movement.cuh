@@ -34,8 +34,9 @@ __global__ void __launch_bounds__(kMovementThreads) copy(const CopyArgument a) {
         if (a.whole_packs) {
             const std::uint32_t first = thread * kEach;
             if (first >= a.loops.count) return;
-            const auto from = x ? *reinterpret_cast<const Pack<T>*>(reinterpret_cast<const T*>(x) + a.loops.offset(1, first))
-                                : Pack<T>{};
+            const auto from =
+                x ? *reinterpret_cast<const Pack<T>*>(reinterpret_cast<const T*>(x) + a.loops.offset(1, first))
+                  : Pack<T>{};
             *reinterpret_cast<Pack<T>*>(reinterpret_cast<T*>(out) + a.loops.offset(0, first)) = from;
         } else {
             if (thread >= a.loops.count) return;

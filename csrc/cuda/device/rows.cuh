@@ -54,7 +54,8 @@ __device__ inline void for_lanes(const RowArgument& a, const Primal& primal, con
     for (std::int64_t lane = begin; lane < end && lane < a.lanes; ++lane) tangent(lane);
 }
 
-// What a row keeps in shared memory, behind what its team needs: element i belongs to one member, which alone touches it.
+// What a row keeps in shared memory, behind what its team needs: element i belongs to one member, which alone touches
+// it.
 template <class T, Shape shape>
 __device__ inline T* kept_row(const RowArgument& a) {
     const int team = shape == Shape::warp ? static_cast<int>(threadIdx.x) / 32 : 0;

@@ -89,13 +89,10 @@ __global__ void __launch_bounds__(kScanThreads) scan(const ScanArgument a) {
         if constexpr (product) {
             scan_column<along>(
                 a.steps, Running{1.0, 0.0}, Times{},
-                [&](std::uint32_t step) {
-                    return Running{value(x, step), value(dx, step)};
-                },
+                [&](std::uint32_t step) { return Running{value(x, step), value(dx, step)}; },
                 [&](std::uint32_t step, const Running& r) { put(step, moved ? r.tangent : r.product); });
         } else {
-            scan_column<along>(
-                a.steps, 0.0, Plus{}, [&](std::uint32_t step) { return value(x, step); }, put);
+            scan_column<along>(a.steps, 0.0, Plus{}, [&](std::uint32_t step) { return value(x, step); }, put);
         }
     }
 }
@@ -117,10 +114,7 @@ __global__ void __launch_bounds__(kScanThreads) running_extreme(const ScanArgume
         const char* x = a.x.lane(lane, false);
         scan_column<along>(
             a.steps, Choice<T>{T(0), -1}, Later<T>{a.largest ? T(1) : T(-1)},
-            [&](std::uint32_t step) {
-                return Choice<T>{value(x, step), static_cast<std::int32_t>(step)};
-            },
-            results);
+            [&](std::uint32_t step) { return Choice<T>{value(x, step), static_cast<std::int32_t>(step)}; }, results);
     };
     if (!a.tangent) {
         for (std::int64_t lane = blockIdx.y; lane < a.lanes; lane += gridDim.y) {

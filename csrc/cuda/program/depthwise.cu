@@ -1,6 +1,5 @@
 // Depthwise convolution on the GPU (device/depthwise.cuh); products.cu has it in its table.
 #include "cuda/device/depthwise.cuh"
-
 #include "cuda/program/kernels.h"
 #include "cuda/program/launch.cuh"
 

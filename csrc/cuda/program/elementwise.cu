@@ -1,6 +1,5 @@
 // Elementwise chains on the GPU (device/elementwise.cuh).
 #include "cuda/device/elementwise.cuh"
-
 #include "cuda/program/kernels.h"
 #include "cuda/program/launch.cuh"
 

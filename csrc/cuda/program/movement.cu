@@ -1,9 +1,8 @@
 // Copies, remaps and gathers on the GPU (device/movement.cuh).
-#include "cuda/device/movement.cuh"
-
 #include <algorithm>
 #include <vector>
 
+#include "cuda/device/movement.cuh"
 #include "cuda/program/kernels.h"
 #include "cuda/program/launch.cuh"
 

@@ -194,9 +194,8 @@ void launch_scan(const char* name, const ScanArgument& argument, std::int64_t ro
 
 void scan_kernel(const ScanTask& task) {
     const ScanArgument argument = scan_argument("scan", task.extent, task.x, task.out, task.out, task.axis);
-    launch_scan("scan", argument, argument.lanes, [&](auto along) {
-        return task.product ? scan<along.value, true> : scan<along.value, false>;
-    });
+    launch_scan("scan", argument, argument.lanes,
+                [&](auto along) { return task.product ? scan<along.value, true> : scan<along.value, false>; });
 }
 
 // Choices are compared in the precision of x.

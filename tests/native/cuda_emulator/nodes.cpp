@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/device/loops.cuh"
 #include "cuda/program/context.h"
 #include "cuda/program/kernels.h"
 #include "emulator.h"
@@ -137,13 +138,17 @@ void run_depthwise(const EmulatedNode& n, const Extent& extent) {
 }
 
 void run_attention(const EmulatedNode& n, const Extent& extent) {
-    AttentionTask task{extent,      n.in[0],        n.in[1],   n.in[2], n.in[3], n.out[0],
-                       n.floats[0], n.ints[0] != 0, n.ints[1], nullptr};
+    AttentionTask task{extent,   n.in[0],     n.in[1],        n.in[2],   n.in[3],
+                       n.out[0], n.floats[0], n.ints[0] != 0, n.ints[1], nullptr};
     const AttentionKernels& kernels = attention_kernels[n.precision];
     run(task, kernels.attention_scratch, kernels.attention);
 }
 
 }  // namespace
+
+extern "C" std::uint32_t emulated_quotient(std::uint32_t n, std::int64_t divisor) {
+    return Divider::of(divisor).quotient(n);
+}
 
 extern "C" const char* emulated_node(const EmulatedNode* node) {
     try {

@@ -78,6 +78,12 @@ cudaError_t cudaGetDeviceCount(int* count) {
     return cudaSuccess;
 }
 
+// Of an H200.
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+    *value = 232448;
+    return cudaSuccess;
+}
+
 cudaError_t cudaMemGetInfo(std::size_t* available, std::size_t* total) {
     *total = kTotal;
     *available = kTotal - emulator::allocated_bytes();

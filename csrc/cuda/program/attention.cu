@@ -1,0 +1,126 @@
+// Attention on the GPU (device/attention.cuh): how many queries, columns and tangents a block takes.
+#include <algorithm>
+
+#include "cuda/device/attention.cuh"
+#include "cuda/program/kernels.h"
+#include "cuda/program/launch.cuh"
+
+namespace tqs::cuda {
+namespace {
+
+constexpr const char* kName = "attention";
+// Queries from which on a block of 64 is worth it; below, one of 16.
+constexpr std::int64_t kManyQueries = 17;
+
+std::int64_t attention_scratch(const AttentionTask&) {
+    return 0;
+}
+
+// Shared memory of a block on the current device.
+std::int64_t shared_limit() {
+    int device = 0, bytes = 0;
+    check_cuda(cudaGetDevice(&device), kName, "cudaGetDevice");
+    check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), kName,
+               "cudaDeviceGetAttribute");
+    return bytes;
+}
+
+AttentionArgument argument_of(const AttentionTask& task) {
+    const int leading = task.out.rank - 2;
+    const std::int64_t lanes = task.extent.lanes;
+    const bool masked = task.mask.data || task.mask.lanes;
+    Operand none = task.out;  // in place of an absent mask: one address, no lanes, no steps
+    none.lane_stride = none.sample_stride = 0;
+    std::fill_n(none.strides, none.rank, 0);
+    const Operand* const operands[] = {&task.q, &task.k, &task.v, masked ? &task.mask : &none, &task.out};
+    Nest<kAttentionOperands> heads;
+    heads.add(task.extent.samples, kAttentionOperands, [&](int k) { return operands[k]->sample_stride; });
+    for (int axis = 0; axis < leading; ++axis) {
+        heads.add(task.out.sizes[axis], kAttentionOperands, [&](int k) { return operands[k]->strides[axis]; });
+    }
+    AttentionArgument a{};
+    a.heads = heads.loops(kName, kAttentionOperands);
+    for (int k = 0; k < kAttentionOperands; ++k) {
+        a.operands[k] = lanes_of(on_device(*operands[k], lanes));
+        a.steps[k] = {operands[k]->strides[leading], operands[k]->strides[leading + 1]};
+    }
+    a.queries = static_cast<std::uint32_t>(task.out.sizes[leading]);
+    a.keys = static_cast<std::uint32_t>(task.k.sizes[leading]);
+    a.depth = static_cast<std::uint32_t>(task.q.sizes[leading + 1]);
+    a.width = static_cast<std::uint32_t>(task.out.sizes[leading + 1]);
+    a.scale = task.scale;
+    a.causal = task.causal;
+    a.causal_offset = task.causal_offset;
+    a.masked = masked;
+    a.tangent = task.extent.tangent;
+    a.q_moves = a.tangent && !is_shared(task.q);
+    a.k_moves = a.tangent && !is_shared(task.k);
+    a.v_moves = a.tangent && !is_shared(task.v);
+    a.mask_moves = a.tangent && masked && !is_shared(task.mask);
+    a.first_lane = 1;
+    a.lanes = lanes;
+    a.writes_primal = true;
+    return a;
+}
+
+template <class Shape>
+void launch_shape(const AttentionArgument& a, std::int64_t rows) {
+    const auto parts = [](std::uint32_t count, int each) {
+        return (count + static_cast<std::uint32_t>(each) - 1) / static_cast<std::uint32_t>(each);
+    };
+    const std::int64_t blocks =
+        std::int64_t{a.heads.count} * parts(a.queries, Shape::kQueries) * parts(a.width, Shape::kWidth);
+    require(blocks <= std::numeric_limits<std::int32_t>::max(), kName,
+            "expected fewer than 2^31 blocks of queries, got ", blocks, "; use fewer samples");
+    launch(kName, attention<Shape>, Grid{static_cast<unsigned>(blocks), static_cast<unsigned>(rows), 1},
+           kAttentionThreads, Shape::kShared, a);
+}
+
+// The tangents left, in groups of as many as fit: one launch per size of a group that occurs.
+template <class T, int rows, int widths, int tangents>
+void launch_groups(AttentionArgument& a, std::int64_t shared) {
+    using Shape = AttentionShape<T, rows, tangents, widths>;
+    if constexpr (tangents == 0) {
+        launch_shape<Shape>(a, grid_lanes(a.lanes));
+    } else {
+        const bool fits = static_cast<std::int64_t>(Shape::kShared) <= shared;
+        const std::int64_t groups = fits ? (a.lanes - a.first_lane) / tangents : 0;
+        for (std::int64_t done = 0; done < groups; done += kMostGridLanes) {
+            const std::int64_t now = groups - done < kMostGridLanes ? groups - done : kMostGridLanes;
+            launch_shape<Shape>(a, now);
+            a.first_lane += now * tangents;
+            a.writes_primal = false;
+        }
+        if constexpr (tangents > 1) launch_groups<T, rows, widths, tangents / 2>(a, shared);
+    }
+}
+
+template <class T>
+void attention_kernel(const AttentionTask& task) {
+    AttentionArgument a = argument_of(task);
+    const std::int64_t shared = shared_limit();
+    // float64 with a tangent takes 101 KiB, which sm_86 and sm_89 do not have.
+    const bool fits = static_cast<std::int64_t>(AttentionShape<T, 4, 1, 1>::kShared) <= shared;
+    const bool many = a.queries >= kManyQueries && fits, wide = many && a.width > 64;
+    const bool tangents = a.tangent && a.lanes > 1;
+    constexpr int most = sizeof(T) == 4 ? 4 : 1;  // whose sums the registers hold
+    if (!tangents) {
+        if constexpr (sizeof(T) == 4) {
+            if (wide) return launch_groups<T, 4, 2, 0>(a, shared);
+        }
+        return many ? launch_groups<T, 4, 1, 0>(a, shared) : launch_groups<T, 1, 1, 0>(a, shared);
+    }
+    if constexpr (sizeof(T) == 4) {
+        if (wide) return launch_groups<T, 4, 2, 2>(a, shared);
+    }
+    return many ? launch_groups<T, 4, 1, most>(a, shared) : launch_groups<T, 1, 1, 4>(a, shared);
+}
+
+}  // namespace
+
+constinit const AttentionKernels attention_kernels[kPrecisions] = {
+    {attention_scratch, attention_kernel<float>},
+    {attention_scratch, attention_kernel<double>},
+};
+
+}  // namespace tqs::cuda
