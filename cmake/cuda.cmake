@@ -55,6 +55,19 @@ if(build_cuda)
     foreach(family attention depthwise elementwise movement rows)
         set_source_files_properties(csrc/cuda/program/${family}.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
     endforeach()
+    if("90a" IN_LIST TQS_CUDA_ARCHITECTURES)
+        # A target of its own: the architectures of a source file cannot be chosen.
+        add_library(tqs_warpgroups OBJECT
+            csrc/cuda/warpgroups_bfloat16.cu
+            csrc/cuda/warpgroups_float16.cu
+            csrc/cuda/warpgroups_int8.cu)
+        set_target_properties(tqs_warpgroups PROPERTIES CUDA_ARCHITECTURES 90a)
+        target_include_directories(tqs_warpgroups PRIVATE csrc)
+        target_compile_options(tqs_warpgroups PRIVATE ${TQS_WARNINGS})
+        list(APPEND TQS_CUDA_SOURCES $<TARGET_OBJECTS:tqs_warpgroups>)
+    else()
+        list(APPEND TQS_CUDA_SOURCES csrc/cuda/no_warpgroups.cpp)
+    endif()
     set(TQS_CUDA_LIBRARIES CUDA::cudart_static)
     list(JOIN TQS_CUDA_ARCHITECTURES "," architecture_names)
     set_source_files_properties(csrc/cuda/table.cpp PROPERTIES COMPILE_DEFINITIONS

@@ -22,7 +22,7 @@ FOLDER = ROOT / "tests/native/cuda_emulator"
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or ""
 
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
-KERNELS = ("simple", "gemv", "tiles")
+KERNELS = ("simple", "gemv", "tiles", "warpgroups")
 
 
 class Weight(ctypes.Structure):
@@ -47,21 +47,20 @@ class Task(ctypes.Structure):
 
 
 class Device(ctypes.Structure):
-    """An H200, unless told otherwise; `columns` and `splits` other than 0 must be those of the plan."""
+    """An H200, unless told otherwise; `kernel` (a number), `columns` and `splits` other than 0 must be the plan's."""
 
     _fields_ = (
         *[(name, ctypes.c_int) for name in ("multiprocessors", "shared_per_block", "shared_per_multiprocessor")],
         ("bytes_per_cycle", ctypes.c_double),
-        ("columns", ctypes.c_int),
-        ("splits", ctypes.c_int),
+        *[(name, ctypes.c_int) for name in ("warpgroups", "kernel", "columns", "splits")],
     )
 
-    def __init__(self, columns: int = 0, splits: int = 0, **values: Any) -> None:
+    def __init__(self, columns: int = 0, splits: int = 0, kernel: str = "simple", **values: Any) -> None:
         default = {
             "multiprocessors": 132, "shared_per_block": 232448, "shared_per_multiprocessor": 233472,
-            "bytes_per_cycle": 20.7,
+            "bytes_per_cycle": 20.7, "warpgroups": 1,
         }  # fmt: skip
-        super().__init__(**{**default, **values}, columns=columns, splits=splits)
+        super().__init__(**{**default, **values}, kernel=KERNELS.index(kernel), columns=columns, splits=splits)
 
 
 class Plan(ctypes.Structure):
@@ -158,6 +157,7 @@ class Emulator:
         library.emulated_multiply.restype = ctypes.c_char_p
         library.emulated_plan.restype = Plan
         library.emulated_fault.restype = ctypes.c_char_p
+        library.emulated_atoms.restype = ctypes.c_char_p
         library.emulated_float_to_float16.restype = ctypes.c_uint16
 
     def guarded(self, values: np.ndarray[Any, Any]) -> Guarded:
@@ -237,6 +237,14 @@ class Emulator:
         number = ("bfloat16", "float16", "int8").index(kind)
         self.library.emulated_mma(number, *(ctypes.c_void_p(part.ctypes.data) for part in (a, b, c)))
         return c
+
+    def atoms(self, kind: str, a: Any, atoms: Any, c: Any, *, careless: bool = False) -> tuple[Any, str]:
+        """c + two products of a warpgroup, a and c by thread, and what was said."""
+        a, atoms, c = (np.array(part, order="C") for part in (a, atoms, c))
+        number = ("bfloat16", "float16", "int8").index(kind)
+        pointers = [ctypes.c_void_p(part.ctypes.data) for part in (a, atoms, c)]
+        said = self.library.emulated_atoms(number, len(c[0]) * 2, *pointers, int(careless))
+        return c, said.decode()
 
     def float_to_float16(self, value: float) -> int:
         return int(self.library.emulated_float_to_float16(ctypes.c_float(value)))

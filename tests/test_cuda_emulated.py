@@ -16,19 +16,22 @@ from tqs_fast import kernels
 pytestmark = pytest.mark.skipif(not emulated.COMPILER, reason="needs a C++ compiler")
 
 GROUPED4, CHANNEL8 = Format(4, 128, True), Format(8, 0, False)
-# [M, N, K], columns (8: gemv), splits (0: as the model chooses). One and two units of K and a piece of one, groups and
-# tiles cut short, every number of rows of x per block, K shared evenly or not, more units than a pipeline is deep.
-GEMV = (
-    ((1, 16, 128), 8, 0),
-    ((3, 17, 200), 8, 0),
-    ((8, 40, 2312), 8, 1),
-    ((5, 33, 1304), 8, 3),
-)
-TILES = (
-    ((7, 16, 128), 16, 1),
-    ((17, 130, 72), 16, 1),
-    ((40, 20, 648), 32, 2),
-    ((66, 47, 776), 64, 3),
+# [M, N, K], kernel, rows of x per block, splits (0: as the model chooses). One and two units of K and a piece of one,
+# groups and tiles cut short, every number of rows of x per block, K shared evenly or not, more units than a pipeline is
+# deep.
+CASES = (
+    ((1, 16, 128), "gemv", 8, 0),
+    ((3, 17, 200), "gemv", 8, 0),
+    ((8, 40, 2312), "gemv", 8, 1),
+    ((5, 33, 1304), "gemv", 8, 3),
+    ((7, 16, 128), "tiles", 16, 1),
+    ((17, 130, 72), "tiles", 16, 1),
+    ((40, 20, 648), "tiles", 32, 2),
+    ((66, 47, 776), "tiles", 64, 3),
+    ((19, 130, 72), "warpgroups", 64, 1),
+    ((70, 20, 648), "warpgroups", 64, 2),
+    ((131, 47, 1032), "warpgroups", 128, 1),
+    ((33, 200, 392), "warpgroups", 128, 3),
 )
 
 
@@ -63,11 +66,11 @@ def rounded_product(x, packed, bias, dtype):
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_products_of_16_bit_rows(emulator, form, dtype):
-    for seed, ((m, n, k), columns, splits) in enumerate(GEMV + TILES):
+    for seed, ((m, n, k), kernel, columns, splits) in enumerate(CASES):
         x, packed, bias = drawn(seed, m, n, k, form, dtype)
-        device = Device(columns=columns, splits=splits)
+        device = Device(columns, splits, kernel)
         y, plan = emulator.multiply(x, emulator.prepack(packed), bias, dtype=dtype, device=device, stride=k + 8)
-        assert emulated.KERNELS[plan.kernel] == ("gemv" if columns == 8 else "tiles")
+        assert emulated.KERNELS[plan.kernel] == kernel
         assert splits in (0, plan.splits)
         check(y, x, packed, bias, dtype)
     assert emulator.bank_conflicts() == 0
@@ -76,14 +79,15 @@ def test_products_of_16_bit_rows(emulator, form, dtype):
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 def test_products_of_int8_rows_have_the_bits_of_the_cpu(emulator, form):
     dtypes = itertools.cycle(("float32", "bfloat16", "float16"))
-    for seed, ((m, n, k), columns, splits) in enumerate(GEMV + TILES):
+    for seed, ((m, n, k), kernel, columns, splits) in enumerate(CASES):
         dtype = next(dtypes)
         x, packed, bias = drawn(seed, m, n, k - 3, form, dtype)
         x[0] = to_bits(np.zeros(k - 3), dtype)
         if m > 1:
             x[1, 5] = to_bits(np.array(np.inf if seed % 2 else np.nan), dtype)
-        device = Device(columns=columns, splits=splits if form.group_size == 0 else 0)
+        device = Device(columns, splits if form.group_size == 0 else 0, kernel)
         y, plan = emulator.multiply(x, emulator.prepack(packed), bias, dtype=dtype, int8=True, device=device)
+        assert emulated.KERNELS[plan.kernel] == kernel
         assert plan.splits == 1 or form.group_size == 0
         expected = rounded_product(x, packed, bias, dtype)
         nan = np.isnan(from_bits(expected, dtype))
@@ -104,16 +108,19 @@ def test_every_number_of_rows(emulator, int8):
             check(y, x, packed, bias, "bfloat16")
 
 
-@pytest.mark.parametrize(("shape", "columns"), [((5, 40, 2200), 8), ((40, 40, 1000), 32)])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "columns"),
+    [((5, 40, 2200), "gemv", 8), ((40, 40, 1000), "tiles", 32), ((70, 140, 1000), "warpgroups", 64)],
+)
 @pytest.mark.parametrize("int8", [False, True])
-def test_the_order_of_threads_does_not_show(emulator, shape, columns, int8):
+def test_the_order_of_threads_does_not_show(emulator, shape, kernel, columns, int8):
     for form in (GROUPED4, CHANNEL8):
         x, packed, bias = drawn(3, *shape, form, "float16")
         weight = emulator.prepack(packed)
         splits = 0 if int8 and form.group_size else 3
         first, second = (
             emulator.multiply(
-                x, weight, bias, dtype="float16", int8=int8, device=Device(columns, splits), reverse=reverse
+                x, weight, bias, dtype="float16", int8=int8, device=Device(columns, splits, kernel), reverse=reverse
             )[0]
             for reverse in (False, True)
         )
@@ -147,7 +154,9 @@ SHAPES = ((4096, 4096), (1024, 8192), (12288, 4096), (48, 32768), (300, 136))
 @pytest.mark.parametrize("int8", [False, True])
 def test_plans(emulator, form, int8):
     """What every plan keeps to; on small GPUs (99 KiB of shared memory per block), too."""
-    small = {"multiprocessors": 84, "shared_per_block": 101376, "shared_per_multiprocessor": 102400}
+    small = {
+        "multiprocessors": 84, "shared_per_block": 101376, "shared_per_multiprocessor": 102400, "warpgroups": 0,
+    }  # fmt: skip
     for n, k in SHAPES:
         groups = 1 if form.group_size == 0 else -(-k // form.group_size)
         packed = kernels.PackedWeight(
@@ -157,14 +166,16 @@ def test_plans(emulator, form, int8):
         weight = emulator.view(packed)
         for m, device in itertools.product((1, 8, 9, 16, 33, 200, 5000), (Device(), Device(**small))):
             plan = emulator.plan_of(weight, m, "bfloat16", int8, device)
-            assert emulated.KERNELS[plan.kernel] in (("gemv", "tiles") if m <= 8 else ("tiles",))
+            assert (emulated.KERNELS[plan.kernel] == "gemv") <= (m <= 8)
+            assert (emulated.KERNELS[plan.kernel] == "warpgroups") <= bool(device.warpgroups)
             assert plan.row_blocks * plan.columns >= m
             assert (plan.row_blocks - 1) * plan.columns < m
             assert plan.cycles > 0
             assert plan.splits == 1 or not (int8 and form.group_size)
             assert plan.splits <= -(-k // 128)
         if (n, k) == (4096, 4096):
-            assert emulated.KERNELS[emulator.plan_of(weight, 1, "bfloat16", int8, Device()).kernel] == "gemv"
+            chosen = [emulator.plan_of(weight, m, "bfloat16", int8, Device()).kernel for m in (1, 512)]
+            assert [emulated.KERNELS[kernel] for kernel in chosen] == ["gemv", "warpgroups"]
     assert emulator.plan_of(weight, 1, "float32", False, Device()).kernel == 0
 
 

@@ -57,6 +57,54 @@ def test_fragments_of_the_tensor_instructions(emulator, kind):
     np.testing.assert_array_equal(got, fragments(c + a @ b.T, "c"))
 
 
+# The same of a warpgroup (ALayout_64x16, ALayout_64x32, CLayout_64xN of CUTLASS's mma_traits_sm90_gmma.hpp): strides of
+# lane % 4, of lane / 4, of the warp, and of the values of a thread.
+WARPGROUP_STRIDES = {
+    "a16": (128, 1, 16, (64, 8, 512), (2, 2, 2)),
+    "a8": (256, 1, 16, (64, 8, 1024), (4, 2, 2)),
+    "c": (128, 1, 16, (64, 8, 512), (2, 2, None)),
+}
+
+
+def warpgroup_fragments(matrix, name):
+    by_lane, by_group, by_warp, strides, sizes = WARPGROUP_STRIDES[name]
+    sizes = [size or matrix.shape[1] // 8 for size in sizes]
+    counts = [index[::-1] for index in itertools.product(*[range(size) for size in sizes[::-1]])]
+    values = np.array([sum(i * stride for i, stride in zip(index, strides, strict=True)) for index in counts])
+    thread = np.arange(128)
+    places = thread % 4 * by_lane + thread % 32 // 4 * by_group + thread // 32 * by_warp
+    return matrix.T.reshape(-1)[places[:, None] + values]
+
+
+@pytest.mark.parametrize("columns", [64, 128])
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "int8"])
+def test_products_of_a_warpgroup(emulator, kind, columns):
+    generator = np.random.default_rng(3)
+    depth, name = (32, "a8") if kind == "int8" else (16, "a16")
+    if kind == "int8":
+        a, b = generator.integers(0, 256, (2, 64, depth)), generator.integers(-128, 128, (columns, 128))
+        words = [warpgroup_fragments(part, name).astype(np.uint8) for part in a]
+        rows = b.astype(np.int8).view(np.uint8)
+        c = generator.integers(-1000, 1000, (64, columns)).astype(np.int32)
+    else:
+        a, b = generator.integers(-9, 10, (2, 64, depth)), generator.integers(-9, 10, (columns, 64))
+        words = [emulated.to_bits(warpgroup_fragments(part, name), kind) for part in a]
+        rows = emulated.to_bits(b, kind).view(np.uint8)
+        c = generator.integers(-9, 10, (64, columns)).astype(np.float32)
+    # The swizzle as CUTLASS writes it, Swizzle<3, 4, 3> of byte addresses: bits 7 to 9 onto bits 4 to 6.
+    plain = np.arange(columns * 128)
+    atoms = np.empty(columns * 128, np.uint8)
+    atoms[plain ^ (plain >> 7 & 7) << 4] = rows.reshape(-1)
+    own = np.stack([part.view(np.uint32).reshape(128, 4) for part in words], axis=1)
+    got, said = emulator.atoms(kind, own, atoms, warpgroup_fragments(c, "c"))
+    assert said == ""
+    expected = c + a[0] @ b[:, :depth].T + a[1] @ b[:, depth : 2 * depth].T
+    np.testing.assert_array_equal(got, warpgroup_fragments(expected, "c"))
+    careless, said = emulator.atoms(kind, own, atoms, warpgroup_fragments(c, "c"), careless=True)
+    assert "never waited for" in said
+    assert not np.array_equal(careless, got)
+
+
 def test_float16_is_rounded_as_numpy_rounds_it(emulator):
     generator = np.random.default_rng(2)
     values = generator.standard_normal(2000) * 2.0 ** generator.uniform(-30, 20, 2000)
@@ -77,6 +125,10 @@ def test_float16_is_rounded_as_numpy_rounds_it(emulator):
         ("outside", "access outside of every array"),
         ("outside shared", "access outside of every array"),
         ("not aligned", "not aligned"),
+        ("bulk copy not waited for", "read before it was copied"),
+        ("too few announced", "cop"),  # more than announced, or one that nobody waits for
+        ("too many announced", "waits at wait_phase for threads that never come"),
+        ("nobody arrives", "waits at wait_phase for threads that never come"),
     ],
 )
 def test_faults_are_found(emulator, fault, message):
@@ -92,7 +144,8 @@ def test_a_missing_barrier_is_found_in_one_order_or_the_other(emulator):
 
 
 def test_correct_code_passes_and_conflicts_are_counted(emulator):
-    assert emulator.fault("none", False) == emulator.fault("none", True) == ""
+    for fault in ("none", "right bulk copy"):
+        assert emulator.fault(fault, False) == emulator.fault(fault, True) == ""
     emulator.bank_conflicts()
     assert emulator.fault("bank conflict", False) == ""
     assert emulator.bank_conflicts() == 4 * 7  # 8 lanes of each quarter in the same banks

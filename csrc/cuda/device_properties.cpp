@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "cuda/check.h"
+#include "cuda/kernels.h"
 
 namespace tqs::cuda {
 namespace {
@@ -23,7 +24,8 @@ Device ask(int device) {
     return {.multiprocessors = multiprocessors,
             .shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
             .shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-            .bytes_per_cycle = bytes_per_clock * clocks / multiprocessors};
+            .bytes_per_cycle = bytes_per_clock * clocks / multiprocessors,
+            .warpgroups = has_warpgroups() && attribute(cudaDevAttrComputeCapabilityMajor, device) == 9};
 }
 
 }  // namespace

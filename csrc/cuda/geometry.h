@@ -43,19 +43,45 @@ static constexpr int tiles_stages(int columns) {
 }
 
 // Byte offsets within a stage. group as in gemv.cuh.
-struct TilesStage {
-    int x, scales, zeros, sums, bytes;
+struct Stage {
+    int codes, x, scales, zeros, sums, bytes;
 };
-static constexpr TilesStage tiles_stage(bool int8, int bits, int group, int columns) {
+static constexpr Stage tiles_stage(bool int8, int bits, int group, int columns) {
     const int tiles = tiles_per_block(int8, group), groups = group == 0 ? 1 : kUnitInputs / group;
     const int x = tiles * kTileRows * kUnitInputs * bits / 8;
     const int scales = x + columns * kUnitInputs * (int8 ? 1 : 2);
     const int zeros = scales + tiles * groups * kTileRows * 2;
     const int sums = zeros + tiles * groups * kTileRows;
-    return {x, scales, zeros, sums, (sums + (int8 ? groups * columns * 4 : 0) + 127) / 128 * 128};
+    return {0, x, scales, zeros, sums, (sums + (int8 ? groups * columns * 4 : 0) + 127) / 128 * 128};
 }
 static constexpr int tiles_shared_bytes(bool int8, int bits, int group, int columns) {
     return tiles_stages(columns) * tiles_stage(int8, bits, group, columns).bytes;
+}
+
+// Two warpgroups multiply, one more warp fills stages.
+inline constexpr int kMultiplyingWarps = 8;
+inline constexpr int kWarpgroupsThreads = 32 * (kMultiplyingWarps + 1);
+inline constexpr int kWarpgroupsTiles = kMultiplyingWarps;  // of outputs per block, one per warp
+
+// x leads: its atoms are aligned to 1024 bytes.
+static constexpr Stage warpgroups_stage(bool int8, int bits, int group, int columns) {
+    const int groups = group == 0 ? 1 : kUnitInputs / group;
+    const int codes = columns * kUnitInputs * (int8 ? 1 : 2);
+    const int scales = codes + kWarpgroupsTiles * kTileRows * kUnitInputs * bits / 8;
+    const int zeros = scales + kWarpgroupsTiles * groups * kTileRows * 2;
+    const int sums = zeros + kWarpgroupsTiles * groups * kTileRows;
+    return {codes, 0, scales, zeros, sums, (sums + (int8 ? groups * columns * 4 : 0) + 1023) / 1024 * 1024};
+}
+// As many as the shared memory of sm_90 holds (227 KiB; one block per multiprocessor), up to kMost: more do not help.
+static constexpr int warpgroups_stages(bool int8, int bits, int group, int columns) {
+    constexpr int kMost = 6, kShared = 224 << 10;
+    const int fitting = kShared / warpgroups_stage(int8, bits, group, columns).bytes;
+    return fitting < kMost ? fitting : kMost;
+}
+// Stages start at a multiple of 1024; barriers come last.
+static constexpr int warpgroups_shared_bytes(bool int8, int bits, int group, int columns) {
+    const int stages = warpgroups_stages(int8, bits, group, columns);
+    return 1024 + stages * warpgroups_stage(int8, bits, group, columns).bytes + 128;
 }
 
 }  // namespace tqs::cuda

@@ -20,11 +20,17 @@ void multiply_prepacked(const QgemmTask& task, const Plan& plan, DType dtype, bo
 
 // The form of cuda/layout.h of a weight, and of rows of activations.
 void prepack_weight(const PackedView& weight, unsigned char* out, cudaStream_t stream);
-void quantize_activations(const QgemmTask& task, DType dtype, unsigned char* out, cudaStream_t stream);
+void quantize_activations(const QgemmTask& task, DType dtype, bool arranged, unsigned char* out, cudaStream_t stream);
 
 // One file each: they take the compiler longest.
 void multiply_bfloat16(const Product& p, const Plan& plan, cudaStream_t stream);
 void multiply_float16(const Product& p, const Plan& plan, cudaStream_t stream);
 void multiply_int8(const Product& p, const Plan& plan, cudaStream_t stream);
+
+// For 9.0a alone; a build without it has no_warpgroups.cpp in their place.
+bool has_warpgroups();
+void warpgroups_bfloat16(const Product& p, const Plan& plan, cudaStream_t stream);
+void warpgroups_float16(const Product& p, const Plan& plan, cudaStream_t stream);
+void warpgroups_int8(const Product& p, const Plan& plan, cudaStream_t stream);
 
 }  // namespace tqs::cuda

@@ -29,6 +29,16 @@
 //           16 t + 8 h + 4 s + (0 2 1 3)[j] of its 64; zero beyond K
 //   scales  float [M]
 //   sums    int32 [S, Mp], the sum of the codes of each span (quant/format.h), Mp = M padded to kRowPadding
+//
+// *Arranged* activations are what the products of warpgroups read (device/warpgroup_instructions.cuh): cut along K into
+// slabs of 128 bytes (64 inputs of 16 bits, a unit of int8), and those into atoms of 8 rows. Row m of a slab is row m
+// mod 8 of atom m / 8, vector v of its 16-byte vectors at v xor (m mod 8). Within a row of 64 inputs of 16 bits
+//
+//     input 32 h + 8 t + 4 s + 2 p + e   is element   32 h + 16 s + 8 p + 2 t + e        (e, p in {0, 1})
+//
+// and of int8 codes input 64 b + 32 h + 8 t + 4 s + j is byte 64 b + 32 h + 16 s + 4 t + (0 2 1 3)[j], so that the left
+// operands above fit. [slab][Mp / 8][1024 bytes]; rows from M on hold anything, inputs from K on zeros. Scales and sums
+// of int8 rows follow as above.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +51,7 @@ inline constexpr int kTileRows = 16;
 inline constexpr int kBlockInputs = 64;
 inline constexpr int kUnitInputs = 128;
 inline constexpr int kUnitBlocks = kUnitInputs / kBlockInputs;
-inline constexpr int kRowPadding = 64;
+inline constexpr int kRowPadding = 128;
 inline constexpr std::int64_t kAlignment = 256;
 
 static constexpr std::int64_t divide_up(std::int64_t value, std::int64_t by) {
@@ -77,12 +87,19 @@ struct ActivationLayout {
     std::int64_t scales, sums, bytes;
 };
 
-static constexpr ActivationLayout activation_layout(const PackedView& weight, std::int64_t rows) {
+static constexpr ActivationLayout activation_layout(const PackedView& weight, std::int64_t rows, bool arranged) {
     const std::int64_t columns = pad(weight.columns, kUnitInputs), padded = pad(rows, kRowPadding);
-    const std::int64_t scales = pad(rows * columns, kAlignment);
+    const std::int64_t scales = pad((arranged ? padded : rows) * columns, kAlignment);
     const std::int64_t sums = scales + pad(rows * 4, kAlignment);
     const std::int64_t spans = weight.group_size == 0 ? span_count(weight) : columns / weight.group_size;
     return {columns, padded, scales, sums, sums + spans * padded * 4};
+}
+
+inline constexpr int kSlabBytes = 128;
+
+// Bytes of arranged 16-bit activations.
+static constexpr std::int64_t arranged_bytes(const PackedView& weight, std::int64_t rows) {
+    return pad(weight.columns, kUnitInputs) * 2 * pad(rows, kRowPadding);
 }
 
 }  // namespace tqs::cuda

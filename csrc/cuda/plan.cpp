@@ -13,17 +13,19 @@ namespace {
 //
 //   memory   its bytes over its share of the bandwidth: blocks that are resident together share it. Weights come from
 //            device memory once; again for further row blocks, and x always, from L2, at twice the rate;
-//   tensor   kProductCycles per instruction, again shared;
+//   tensor   kProductCycles per instruction of a warp, kAtomCycles per column of one of a warpgroup, again shared;
 //   latency  kLatency over the units it has on their way;
 //
 // and kStart before its first unit. Blocks run in waves of as many as are resident. Splitting K adds kCombine and two
 // passes of the partial sums through L2. No figure is fitted: latency and rates are those that vendors and published
 // microbenchmarks state for sm_80 to sm_90, rounded; no GPU has confirmed the choices yet.
 constexpr double kProductCycles = 2;  // m16n8k16 at 1024 multiply-adds a cycle (sm_80); m16n8k32 has twice the rate
+constexpr double kAtomCycles = 0.5;   // m64nNk16 at 2048 multiply-adds a cycle; m64nNk32 has twice the rate
 constexpr double kLatency = 800;
 constexpr double kStart = 1500;
 constexpr double kCombine = 2000;
-constexpr double kCacheRate = 2;  // of L2, in device memory bandwidths
+constexpr double kArrange = 3000;  // a launch
+constexpr double kCacheRate = 2;   // of L2, in device memory bandwidths
 
 constexpr int kMostSplits = 16;
 constexpr std::int64_t kUnitsPerSplit = 4;  // below, a split is mostly start-up
@@ -44,6 +46,11 @@ struct Shape {
 
 Shape shape_of(const Problem& problem, const Device& device, Kernel kernel, int columns, int shared) {
     if (kernel == Kernel::gemv) return {1, kGemvRows, 2, kGemvAhead * kGemvWarps};
+    if (kernel == Kernel::warpgroups) {
+        const int stages =
+            warpgroups_stages(problem.int8, stored_bits(problem.weight.bits), group_argument(problem), columns);
+        return {kWarpgroupsTiles, columns, 1, stages - 1};
+    }
     // 128 threads of at most 100 (16 columns), 165 and 205 registers as nvcc 13.0 counts them, of 65536.
     const int by_registers = columns > 32 ? 2 : columns > 16 ? 3 : 4;
     const int by_memory = std::max(1, device.shared_per_multiprocessor / shared);
@@ -66,8 +73,11 @@ double model(const Problem& problem, const Device& device, const Plan& plan, con
     // Resident blocks of gemv walk through K together, and find x in L1 when one of them has read it.
     const double from_cache = weights - from_memory + (plan.kernel == Kernel::gemv ? x / together : x);
     const double memory = (from_memory + from_cache / kCacheRate) * together / device.bytes_per_cycle;
-    const double products = shape.tiles_per_block * (shape.columns / 8.0) * (problem.int8 ? 4 : 8);
-    const double tensor = products * kProductCycles * together;
+    const double steps = problem.int8 ? 4 : 8;
+    const double tensor =
+        together * steps *
+        (plan.kernel == Kernel::warpgroups ? shape.tiles_per_block / 4.0 * shape.columns * kAtomCycles
+                                           : shape.tiles_per_block * (shape.columns / 8.0) * kProductCycles);
     const double latency = kLatency / shape.units_ahead;
     const double per_unit = std::max({memory, tensor, latency});
 
@@ -77,18 +87,25 @@ double model(const Problem& problem, const Device& device, const Plan& plan, con
         const double bytes = static_cast<double>(plan.workspace - plan.partials) * 2;
         cycles += kCombine + bytes / (kCacheRate * device.bytes_per_cycle * device.multiprocessors);
     }
+    if (plan.kernel == Kernel::warpgroups && !problem.int8) {
+        const auto bytes = static_cast<double>(2 * arranged_bytes(problem.weight, problem.rows));
+        cycles += kArrange + bytes / (kCacheRate * device.bytes_per_cycle * device.multiprocessors);
+    }
     return cycles;
 }
 
 // Lays out the workspace; every split's sums of every block are kept.
 void place(const Problem& problem, Plan& plan, const Shape& shape) {
     plan.activations = pad(kCounters * 4, kAlignment);
-    const std::int64_t rows = problem.int8 ? activation_layout(problem.weight, problem.rows).bytes : 0;
+    const bool arranged = plan.kernel == Kernel::warpgroups;
+    const std::int64_t rows = problem.int8 ? activation_layout(problem.weight, problem.rows, arranged).bytes
+                              : arranged   ? arranged_bytes(problem.weight, problem.rows)
+                                           : 0;
     plan.partials = plan.activations + pad(rows, kAlignment);
     const std::int64_t sums = std::int64_t{shape.tiles_per_block} * kTileRows * shape.columns;
     const std::int64_t blocks = std::int64_t{plan.output_blocks} * plan.row_blocks;
     plan.workspace = plan.partials + (plan.splits > 1 ? blocks * plan.splits * sums * 4 : 0);
-    if (plan.splits == 1 && !problem.int8) plan.workspace = 0;
+    if (plan.splits == 1 && rows == 0) plan.workspace = 0;
 }
 
 }  // namespace
@@ -113,11 +130,17 @@ bool supports_tiles(const Problem& problem) {
     return supports_prepacked(problem) && problem.rows <= kMostGridRows * 16;
 }
 
+bool supports_warpgroups(const Problem& problem, const Device& device) {
+    // Their instructions have 64 columns: of 16 rows or fewer most would be padding.
+    return device.warpgroups && supports_prepacked(problem) && problem.rows > 16 && problem.rows <= kMostGridRows * 64;
+}
+
 Plan choose_plan(const Problem& problem, const Device& device, const Wanted& wanted) {
     Plan best;
     const std::int64_t units = weight_layout(problem.weight).units;
     const auto consider = [&](Kernel kernel, int columns, int shared) {
         if (shared > device.shared_per_block || (wanted.columns != 0 && wanted.columns != columns)) return;
+        if (wanted.kernel != Kernel::simple && wanted.kernel != kernel) return;
         const Shape shape = shape_of(problem, device, kernel, columns, shared);
         Plan plan{.kernel = kernel, .bits = stored_bits(problem.weight.bits), .group = group_argument(problem)};
         plan.columns = columns;
@@ -138,6 +161,11 @@ Plan choose_plan(const Problem& problem, const Device& device, const Wanted& wan
     if (supports_tiles(problem)) {
         for (const int columns : {16, 32, 64}) {
             consider(Kernel::tiles, columns, tiles_shared_bytes(problem.int8, bits, group, columns));
+        }
+    }
+    if (supports_warpgroups(problem, device)) {
+        for (const int columns : {64, 128}) {
+            consider(Kernel::warpgroups, columns, warpgroups_shared_bytes(problem.int8, bits, group, columns));
         }
     }
     return best;

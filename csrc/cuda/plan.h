@@ -9,7 +9,7 @@
 
 namespace tqs::cuda {
 
-enum class Kernel : int { simple = 0, gemv = 1, tiles = 2 };
+enum class Kernel : int { simple = 0, gemv = 1, tiles = 2, warpgroups = 3 };
 
 // What a plan depends on.
 struct Problem {
@@ -27,17 +27,18 @@ struct Device {
     int multiprocessors;
     int shared_per_block, shared_per_multiprocessor;  // bytes
     double bytes_per_cycle;                           // of device memory, per multiprocessor
+    bool warpgroups;                                  // their instructions are there, and our kernels for them
 };
 
 struct Plan {
     Kernel kernel = Kernel::simple;
     int bits = 0, group = 0;  // template arguments: 4 or 8; 32, 64, 128, or 0 (device/gemv.cuh)
-    int columns = 0;          // tiles: rows of x per block
+    int columns = 0;          // rows of x per block
     int splits = 1;           // parts of K
     int output_blocks = 0, row_blocks = 0;
     double cycles = 0;  // what the model says
-    // Bytes of the workspace and where its parts lie: counters (zero before and after every product), int8 activations,
-    // partial sums.
+    // Bytes of the workspace and where its parts lie: counters (zero before and after every product), activations
+    // (int8, or arranged), partial sums.
     std::int64_t activations = 0, partials = 0, workspace = 0;
 };
 
@@ -51,9 +52,12 @@ bool supports_prepacked(const Problem& problem);
 // once per 16 outputs, which many outputs and 8 rows make more than the weight; tiles reads it once per 128.
 bool supports_gemv(const Problem& problem);
 bool supports_tiles(const Problem& problem);
+// ... the same on the tensor cores of sm_90.
+bool supports_warpgroups(const Problem& problem, const Device& device);
 
 // What a plan must have, for tests and measurements; 0: as the model chooses.
 struct Wanted {
+    Kernel kernel = Kernel::simple;  // simple: any
     int columns = 0, splits = 0;
 };
 

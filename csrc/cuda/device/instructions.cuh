@@ -33,6 +33,10 @@ __device__ inline void block_barrier() {
     __syncthreads();
 }
 
+__device__ inline void warp_barrier() {
+    __syncwarp();
+}
+
 // The value of the lane whose number differs in the bits of `mask`; all lanes of the warp call.
 __device__ inline float shuffle_xor(float value, int mask) {
     return __shfl_xor_sync(0xFFFFFFFFu, value, mask);

@@ -18,11 +18,22 @@ struct QuantizeRowsTask {
     const void* x;  // [rows, columns]
     std::int64_t x_stride;
     std::int64_t columns, padded_columns, padded_rows;
-    int group_size;      // 0: one span is the whole row (columns <= kSpan)
-    std::int8_t* codes;  // [rows, padded_columns]
+    int group_size;  // 0: one span is the whole row (columns <= kSpan)
+    bool arranged;   // for warpgroups
+    unsigned char* codes;
     float* scales;       // [rows]
     std::int32_t* sums;  // [spans, padded_rows]
 };
+
+// Where the codes of inputs k ... k + 3 of a row go, k a multiple of 4.
+__device__ inline std::int64_t place_of_codes(const QuantizeRowsTask& task, std::int64_t row, std::int64_t k) {
+    const std::int64_t h = k / 32 % 2, t = k / 8 % 4, s = k / 4 % 2;
+    if (!task.arranged) {
+        return row * task.padded_columns + k / kBlockInputs * kBlockInputs + 16 * t + 8 * h + 4 * s;
+    }
+    const std::int64_t vector = 2 * (k % kSlabBytes / 32) + s;
+    return (k / kSlabBytes * task.padded_rows + row) * kSlabBytes + 16 * (vector ^ row % 8) + 4 * t;
+}
 
 // One block per row. Every element is read twice, the second time mostly from L1 or L2.
 template <class Element>
@@ -52,7 +63,6 @@ __global__ void __launch_bounds__(kQuantizeThreads) quantize_rows(const Quantize
 
     // A warp takes a unit of 128 inputs at a time, a lane 4 neighbours of it, which stay neighbours.
     auto* counts = reinterpret_cast<int*>(shared);
-    auto* out = reinterpret_cast<std::uint32_t*>(task.codes + row * task.padded_columns);
     int whole = 0;
     for (std::int64_t unit = warp; unit * kUnitInputs < task.padded_columns; unit += kWarps) {
         const std::int64_t k = unit * kUnitInputs + 4 * lane;
@@ -65,9 +75,7 @@ __global__ void __launch_bounds__(kQuantizeThreads) quantize_rows(const Quantize
             const int byte = j / 2 + 2 * (j % 2);  // 0 2 1 3
             word |= (static_cast<std::uint32_t>(code) & 0xFFu) << (8 * byte);
         }
-        const std::int64_t inside = k % kBlockInputs;  // 32 h + 8 t + 4 s
-        const std::int64_t place = 16 * (inside / 8 % 4) + 8 * (inside / 32) + 4 * (inside / 4 % 2);
-        out[(k - inside + place) / 4] = word;
+        *reinterpret_cast<std::uint32_t*>(task.codes + place_of_codes(task, row, k)) = word;
         whole += sum;
         if (task.group_size != 0) {
             for (int step = 1; step < task.group_size / 4; step *= 2) sum += shuffle_xor(sum, step);

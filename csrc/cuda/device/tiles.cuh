@@ -23,6 +23,7 @@
 #include <type_traits>
 
 #include "cuda/device/operand.cuh"
+#include "cuda/device/results.cuh"
 #include "cuda/device/split.cuh"
 #include "cuda/geometry.h"
 
@@ -31,7 +32,7 @@ namespace tqs::cuda {
 // Issues the copies of one unit into the stage at `to`.
 template <class Operand, int group, int columns>
 __device__ inline void fill_stage(const Product& p, int unit, unsigned char* to) {
-    constexpr TilesStage kStage = tiles_stage(Operand::kInt8, Operand::bits, group, columns);
+    constexpr Stage kStage = tiles_stage(Operand::kInt8, Operand::bits, group, columns);
     constexpr int kTiles = tiles_per_block(Operand::kInt8, group), kGroups = group == 0 ? 1 : kUnitInputs / group;
     constexpr int kTileVectors = kTileRows * Operand::bits;  // 16 bytes each, of codes
     constexpr int kRowVectors = kUnitInputs * Operand::kInputBytes / 16;
@@ -83,7 +84,7 @@ __device__ inline void fill_stage(const Product& p, int unit, unsigned char* to)
 template <class Operand, int group, int columns, class Total, int kEach>
 __device__ inline void multiply_stage(const Product& p, const unsigned char* from,
                                       Total (&total)[kEach][columns / 8][4]) {
-    constexpr TilesStage kStage = tiles_stage(Operand::kInt8, Operand::bits, group, columns);
+    constexpr Stage kStage = tiles_stage(Operand::kInt8, Operand::bits, group, columns);
     constexpr int kGroups = group == 0 ? 1 : kUnitInputs / group, kOperands = Operand::kOperands / kGroups;
     constexpr int kRowVectors = kUnitInputs * Operand::kInputBytes / 16;
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -212,34 +213,11 @@ __global__ void __launch_bounds__(kTilesThreads) tiles(const Product p) {
         for (int i = 0; i < kCount; ++i) totals[i / (columns / 2)][i / 4 % (columns / 8)][i % 4] = flat[i];
     }
 
-    const int warp = static_cast<int>(threadIdx.x) / 32, r = static_cast<int>(threadIdx.x) % 32 / 4;
-    const int first_row = static_cast<int>(blockIdx.y) * columns + 2 * static_cast<int>(threadIdx.x % 4);
+    const int warp = static_cast<int>(threadIdx.x) / 32;
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
-        const int tile = (static_cast<int>(blockIdx.x) * kTilesWarps + warp) * kEach + e;
-#pragma unroll
-        for (int high = 0; high < 2; ++high) {
-            const int output = tile * kTileRows + r + 8 * high;
-            if (output >= p.outputs) continue;
-            const float bias = p.bias ? p.bias[output] : 0.0f;
-            const int pair = tile * 8 + r;
-            const int zero = kWhole && p.zeros ? zero_of(p.zeros[pair], high) : p.zero;
-            const float scale = kWhole ? scale_of(p.scales[pair], high) : 0.0f;
-#pragma unroll
-            for (int i = 0; i < columns / 4; ++i) {
-                const int row = first_row + 8 * (i / 2) + i % 2;
-                if (row >= p.rows) continue;
-                const Total total = totals[e][i / 2][2 * high + i % 2];
-                if constexpr (!Operand::kInt8) {
-                    write(p, row, output, p.bias ? total + bias : total);
-                } else if constexpr (kWhole) {
-                    const float sum = fused(scale, from_int(total - zero * p.row_sums[row]), 0.0f);
-                    write(p, row, output, fused(sum, p.row_scales[row], bias));
-                } else {
-                    write(p, row, output, fused(total, p.row_scales[row], bias));
-                }
-            }
-        }
+        write_results<Operand, kWhole>(p, (static_cast<int>(blockIdx.x) * kTilesWarps + warp) * kEach + e,
+                                       static_cast<int>(blockIdx.y) * columns, totals[e]);
     }
 }
 

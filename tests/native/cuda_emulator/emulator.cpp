@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <utility>
@@ -15,7 +16,7 @@
 namespace emulator {
 namespace {
 
-constexpr int kWarp = 32;
+constexpr int kWarp = 32, kWarpgroup = 128;
 constexpr std::size_t kStack = 256 << 10;
 
 std::size_t page_size() {
@@ -53,13 +54,34 @@ bool reversed = false;
 
 namespace {
 
+// Groups of work not yet done, the last one open.
+struct Deferred {
+    std::deque<std::vector<std::function<void()>>> groups{1};
+};
+
+struct Bulk {
+    unsigned char* target;
+    const unsigned char* source;
+    std::int64_t bytes;
+};
+
+struct PhaseBarrier {
+    int arrivals = 0, missing = 0, phase = 0;
+    std::int64_t expected = 0, issued = 0;  // bytes
+    std::vector<Bulk> copies;
+    std::vector<Fiber*> waiting;
+};
+
 struct State {
     const std::function<void()>* kernel = nullptr;
     std::vector<std::unique_ptr<Fiber>> fibers;
     std::deque<Fiber*> ready;
-    std::vector<Group> warps;
+    std::vector<Group> warps, warpgroups;
     Group block;
+    std::vector<Deferred> deferred;  // by warpgroup
+    std::map<void*, PhaseBarrier> barriers;
     unsigned char* shared = nullptr;
+    std::size_t shared_bytes = 0;
     Fiber* running = nullptr;
     ucontext_t main;
     std::string error;
@@ -184,6 +206,9 @@ void run_block(int threads) {
     state.ready.clear();
     state.error.clear();
     state.warps.assign(static_cast<std::size_t>(warps), Group{});
+    state.warpgroups.assign(static_cast<std::size_t>((threads + kWarpgroup - 1) / kWarpgroup), Group{});
+    state.deferred.assign(state.warpgroups.size(), Deferred{});
+    state.barriers.clear();
     state.block = Group{};
     for (int number = 0; number < threads; ++number) {
         if (static_cast<int>(state.fibers.size()) <= number) {
@@ -203,6 +228,7 @@ void run_block(int threads) {
         fiber.context.uc_link = nullptr;
         makecontext(&fiber.context, run_fiber, 0);
         state.warps[static_cast<std::size_t>(number / kWarp)].members.push_back(&fiber);
+        state.warpgroups[static_cast<std::size_t>(number / kWarpgroup)].members.push_back(&fiber);
         state.block.members.push_back(&fiber);
         if (reversed) {
             state.ready.push_front(&fiber);
@@ -211,6 +237,7 @@ void run_block(int threads) {
         }
     }
     for (Group& warp : state.warps) warp.brought.resize(kWarp);
+    for (Group& warpgroup : state.warpgroups) warpgroup.brought.resize(kWarpgroup);
     state.block.brought.resize(static_cast<std::size_t>(threads));
 
     state.running = state.ready.front();
@@ -223,7 +250,36 @@ void run_block(int threads) {
                  " for threads that never come");
         }
     }
+    for (const Deferred& deferred : state.deferred) {
+        if (deferred.groups.size() > 1 || !deferred.groups.front().empty()) fail("products that were never waited for");
+    }
+    for (const auto& [address, barrier] : state.barriers) {
+        if (!barrier.copies.empty()) fail("a bulk copy that was never waited for");
+    }
     count_bank_conflicts();
+}
+
+PhaseBarrier& barrier_at(void* address) {
+    const auto found = state.barriers.find(address);
+    if (found == state.barriers.end()) fail("a barrier that was not made");
+    return found->second;
+}
+
+// Ends the phase if it can end: copies write now.
+bool end_phase(PhaseBarrier& barrier) {
+    if (barrier.missing > 0 || barrier.issued < barrier.expected) return false;
+    if (barrier.issued > barrier.expected) fail("more bytes copied than announced");
+    for (const Bulk& copy : barrier.copies) std::memcpy(copy.target, copy.source, static_cast<std::size_t>(copy.bytes));
+    barrier.copies.clear();
+    barrier.expected = barrier.issued = 0;
+    barrier.missing = barrier.arrivals;
+    barrier.phase = 1 - barrier.phase;
+    for (Fiber* fiber : barrier.waiting) {
+        fiber->waits = nullptr;
+        state.ready.push_back(fiber);
+    }
+    barrier.waiting.clear();
+    return true;
 }
 
 }  // namespace
@@ -235,6 +291,7 @@ void launch(Index grid, int threads, std::size_t shared_bytes, const std::functi
     grid_size = grid;
     unsigned char* shared = shared_bytes ? static_cast<unsigned char*>(allocate(shared_bytes)) : nullptr;
     state.shared = shared;
+    state.shared_bytes = shared_bytes;
     std::string error;
     {
         const FaultScope faults;
@@ -262,6 +319,10 @@ Index thread_index() {
 
 unsigned char* shared_memory() {
     return state.shared;
+}
+
+std::size_t shared_memory_bytes() {
+    return state.shared_bytes;
 }
 
 void require_aligned(const void* address, const char* what) {
@@ -306,6 +367,67 @@ void meet_warp(const char* tag, void* brought, Act act) {
 
 void meet_block(const char* tag) {
     meet(state.block, state.running->number, tag, nullptr, nullptr);
+}
+
+void meet_warpgroup(const char* tag, void* brought, Act act) {
+    const int number = state.running->number;
+    meet(state.warpgroups[static_cast<std::size_t>(number / kWarpgroup)], number % kWarpgroup, tag, brought, act);
+}
+
+void defer(std::function<void()> work) {
+    state.deferred[static_cast<std::size_t>(state.running->number / kWarpgroup)].groups.back().push_back(
+        std::move(work));
+}
+
+void commit_deferred() {
+    state.deferred[static_cast<std::size_t>(state.running->number / kWarpgroup)].groups.emplace_back();
+}
+
+void wait_deferred(int pending) {
+    auto& groups = state.deferred[static_cast<std::size_t>(state.running->number / kWarpgroup)].groups;
+    while (static_cast<int>(groups.size()) - 1 > pending) {
+        for (const auto& work : groups.front()) work();
+        groups.pop_front();
+    }
+}
+
+void make_barrier(void* barrier, int arrivals) {
+    if (reinterpret_cast<std::uintptr_t>(barrier) % 8 != 0) fail("make_barrier: address not aligned to 8");
+    PhaseBarrier made;
+    made.arrivals = made.missing = arrivals;
+    state.barriers[barrier] = made;
+}
+
+void arrive(void* address, std::int64_t expected_bytes) {
+    PhaseBarrier& barrier = barrier_at(address);
+    if (barrier.missing == 0 && !end_phase(barrier)) fail("more threads arrive than the barrier was made for");
+    barrier.expected += expected_bytes;
+    --barrier.missing;
+    if (!barrier.waiting.empty()) end_phase(barrier);
+}
+
+void wait_phase(void* address, int parity) {
+    PhaseBarrier& barrier = barrier_at(address);
+    if (barrier.phase == parity) end_phase(barrier);
+    while (barrier.phase == parity) {
+        state.running->waits = "wait_phase";
+        barrier.waiting.push_back(state.running);
+        leave_to_next();
+    }
+}
+
+void copy_bulk(unsigned char* target, const unsigned char* source, std::int64_t bytes, void* address) {
+    require_aligned(target, "copy_bulk");
+    require_aligned(source, "copy_bulk");
+    if (bytes % 16 != 0) fail("copy_bulk: a multiple of 16 bytes");
+    if (target < state.shared || target + bytes > state.shared + state.shared_bytes) {
+        fail("copy_bulk: outside of shared memory");
+    }
+    std::memset(target, 0xFF, static_cast<std::size_t>(bytes));
+    PhaseBarrier& barrier = barrier_at(address);
+    barrier.copies.push_back({target, source, bytes});
+    barrier.issued += bytes;
+    if (!barrier.waiting.empty()) end_phase(barrier);
 }
 
 std::int64_t take_bank_conflicts() {

@@ -5,6 +5,10 @@
 // - Shared memory and arrays from `allocate` end at a page that may not be touched.
 // - Shared memory holds 0xFF at the start. An asynchronous copy fills its target with 0xFF when it is issued and writes
 //   it only when it is waited for, the earliest and the latest moment that hardware may choose.
+// - Products of warpgroups run only when they are waited for, and read registers and shared memory then.
+// - Barriers in shared memory end a phase, and bulk copies write, only when a thread waits for it; the target holds
+// 0xFF
+//   until then.
 // - Vectors are aligned, and 16-byte loads from shared memory are counted where lanes meet in a bank.
 //
 // Threads run in ascending or in descending order (`reversed`): code that forgets a barrier rarely survives both.
@@ -45,6 +49,7 @@ void launch(Index grid, int threads, std::size_t shared_bytes, const std::functi
 // Of the thread that runs.
 Index thread_index();
 unsigned char* shared_memory();
+std::size_t shared_memory_bytes();
 void issue_copy(const Copy& copy);
 void commit_copies();
 void wait_copies(int pending);
@@ -57,6 +62,19 @@ void require_aligned(const void* address, const char* what);
 using Act = void (*)(void* const* brought, int count);
 void meet_warp(const char* tag, void* brought, Act act);
 void meet_block(const char* tag);
+// Of the four warps from a multiple of four on.
+void meet_warpgroup(const char* tag, void* brought, Act act);
+
+// Work of this thread's warpgroup that is done when it is waited for, in groups; called by one thread.
+void defer(std::function<void()> work);
+void commit_deferred();
+void wait_deferred(int pending);
+
+// Barriers in shared memory, and bulk copies that they count.
+void make_barrier(void* barrier, int arrivals);
+void arrive(void* barrier, std::int64_t expected_bytes);
+void wait_phase(void* barrier, int parity);
+void copy_bulk(unsigned char* target, const unsigned char* source, std::int64_t bytes, void* barrier);
 
 // Extra shared-memory passes of all launches since the last call: for every quarter of a warp, how often more than one
 // of its 16-byte loads fell into the same four banks.

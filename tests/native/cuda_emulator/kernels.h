@@ -16,5 +16,8 @@ struct EmulatedLaunch {
 void multiply_bfloat16(const Product& p, const Plan& plan);
 void multiply_float16(const Product& p, const Plan& plan);
 void multiply_int8(const Product& p, const Plan& plan);
+void warpgroups_bfloat16(const Product& p, const Plan& plan);
+void warpgroups_float16(const Product& p, const Plan& plan);
+void warpgroups_int8(const Product& p, const Plan& plan);
 
 }  // namespace tqs::cuda

@@ -2,6 +2,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/device/dispatch_simple.cuh"
 #include "kernels.h"
 
 using namespace tqs;
@@ -39,8 +40,8 @@ struct Simple {
 };
 template <class Element>
 struct Quantize {
-    static void run(const QgemmTask& task, unsigned char* out) {
-        run_quantize_rows<Element>(task, out, EmulatedLaunch{});
+    static void run(const QgemmTask& task, bool arranged, unsigned char* out) {
+        run_quantize_rows<Element>(task, arranged, out, EmulatedLaunch{});
     }
 };
 
@@ -69,7 +70,7 @@ struct EmulatedTask {
 struct EmulatedDevice {
     int multiprocessors, shared_per_block, shared_per_multiprocessor;
     double bytes_per_cycle;
-    int columns, splits;
+    int warpgroups, kernel, columns, splits;
 };
 
 struct EmulatedPlan {
@@ -114,11 +115,15 @@ const char* emulated_prepack(const EmulatedWeight* w, unsigned char* out) {
     });
 }
 
+static Plan plan_of(const QgemmTask& task, const EmulatedTask* t, const EmulatedDevice* d) {
+    return choose_plan(
+        problem_of(task, static_cast<DType>(t->dtype), t->int8 != 0),
+        {d->multiprocessors, d->shared_per_block, d->shared_per_multiprocessor, d->bytes_per_cycle, d->warpgroups != 0},
+        {static_cast<Kernel>(d->kernel), d->columns, d->splits});
+}
+
 EmulatedPlan emulated_plan(const EmulatedWeight* w, const EmulatedTask* t, const EmulatedDevice* d) {
-    const Plan plan =
-        choose_plan(problem_of(task_of(w, t), static_cast<DType>(t->dtype), t->int8 != 0),
-                    {d->multiprocessors, d->shared_per_block, d->shared_per_multiprocessor, d->bytes_per_cycle},
-                    {d->columns, d->splits});
+    const Plan plan = plan_of(task_of(w, t), t, d);
     return {static_cast<int>(plan.kernel),
             plan.columns,
             plan.splits,
@@ -135,23 +140,22 @@ const char* emulated_multiply(const EmulatedWeight* w, const unsigned char* prep
         QgemmTask task = task_of(w, t);
         task.panels = prepacked;
         const auto dtype = static_cast<DType>(t->dtype);
-        const Plan plan =
-            choose_plan(problem_of(task, dtype, t->int8 != 0),
-                        {d->multiprocessors, d->shared_per_block, d->shared_per_multiprocessor, d->bytes_per_cycle},
-                        {d->columns, d->splits});
+        const Plan plan = plan_of(task, t, d);
         if (plan.kernel == Kernel::simple) {
             if (t->int8) throw std::runtime_error("no kernel takes this");
             with_element<Simple>(dtype, task);
             return;
         }
         const Product p = product_arguments(task, plan, dtype, t->int8 != 0, workspace);
+        const bool arranged = plan.kernel == Kernel::warpgroups, bfloat16 = dtype == DType::bfloat16;
         if (t->int8) {
-            with_element<Quantize>(dtype, task, workspace + plan.activations);
-            multiply_int8(p, plan);
-        } else if (dtype == DType::bfloat16) {
-            multiply_bfloat16(p, plan);
+            with_element<Quantize>(dtype, task, arranged, workspace + plan.activations);
+            (arranged ? warpgroups_int8 : multiply_int8)(p, plan);
+        } else if (arranged) {
+            run_arrange_rows(task, workspace + plan.activations, EmulatedLaunch{});
+            (bfloat16 ? warpgroups_bfloat16 : warpgroups_float16)(p, plan);
         } else {
-            multiply_float16(p, plan);
+            (bfloat16 ? multiply_bfloat16 : multiply_float16)(p, plan);
         }
     });
 }

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/device/warpgroup_instructions.cuh"
 #include "kernels.h"
 
 using namespace tqs::cuda;
@@ -44,9 +45,71 @@ void copy_in(const unsigned char* source, bool wait) {
     if (std::memcmp(bytes, source, 16) != 0) throw std::runtime_error("read before it was copied");
 }
 
+// A warp brings 512 bytes for another one.
+void bring(const unsigned char* source, int announced, bool wait) {
+    auto* barrier = reinterpret_cast<Barrier*>(shared_memory() + 512);
+    if (thread() == 0) make_barrier(barrier, 1);
+    block_barrier();
+    if (thread() == 0 && announced >= 0) arrive_expecting(barrier, announced);
+    if (thread() < 8) copy_bulk(shared_memory() + 64 * thread(), source, 64, barrier);
+    if (thread() < 32) return;
+    if (wait) wait_phase(barrier, 0);
+    if (shared_memory()[8 * (thread() - 32)] != 1) throw std::runtime_error("read before it was copied");
+}
+
+// Two products by a warpgroup, the second from 32 bytes further on. `careless` waits for too little.
+template <int fragments, class Sum, class Multiply>
+void multiply_twice(const std::uint32_t* a, Sum* c, bool careless, const Multiply& multiply) {
+    Sum sums[fragments][4];
+    std::uint32_t own[2][4];
+    std::memcpy(sums, c + thread() * fragments * 4, sizeof sums);
+    std::memcpy(own, a + 8 * thread(), sizeof own);
+    const unsigned char* atoms =
+        shared_memory() + (kAtomBytes - shared_address(shared_memory()) % kAtomBytes) % kAtomBytes;
+    fence_products();
+    for (int i = 0; i < 2; ++i) {
+        multiply(sums, own[i], describe_atoms(atoms) + static_cast<std::uint64_t>(2 * i), true);
+        commit_products();
+    }
+    if (careless) {
+        wait_products<1>();
+    } else {
+        wait_products<0>();
+    }
+    settle(sums);
+    std::memcpy(c + thread() * fragments * 4, sums, sizeof sums);
+}
+
 }  // namespace
 
 extern "C" {
+
+// a [128, 2, 4] words by thread, atoms as they lie in shared memory, c [128, columns / 2] by thread; kind as below,
+// columns 64 or 128. c is updated. Returns what was said.
+const char* emulated_atoms(int kind, int columns, const std::uint32_t* a, const unsigned char* atoms, void* c,
+                           int careless) {
+    return outcome(128, static_cast<std::size_t>(columns) * 128 + 1024, [&] {
+        if (thread() == 0) {
+            const std::uint32_t begin = (kAtomBytes - shared_address(shared_memory()) % kAtomBytes) % kAtomBytes;
+            std::memcpy(shared_memory() + begin, atoms, static_cast<std::size_t>(columns) * 128);
+        }
+        block_barrier();
+        const auto run = [&](auto fragments) {
+            constexpr int kFragments = decltype(fragments)::value;
+            if (kind == 2) {
+                multiply_twice<kFragments>(a, static_cast<int*>(c), careless != 0, products_int8<kFragments>);
+            } else {
+                multiply_twice<kFragments>(a, static_cast<float*>(c), careless != 0,
+                                           kind == 0 ? products_bfloat16<kFragments> : products_float16<kFragments>);
+            }
+        };
+        if (columns == 64) {
+            run(Constant<8>{});
+        } else {
+            run(Constant<16>{});
+        }
+    });
+}
 
 // a [32, 4], b [32, 2], c [32, 4] words by lane; kind 0 bfloat16, 1 float16, 2 int8. c is updated.
 void emulated_mma(int kind, const std::uint32_t* a, const std::uint32_t* b, void* c) {
@@ -117,6 +180,16 @@ const char* emulated_fault(const char* name, int reversed) {
         said = outcome(32, 128, [] { shared_memory()[128 + thread()] = 1; });
     } else if (fault == "not aligned") {
         said = outcome(32, 0, [&] { load_streamed(memory + 8); });
+    } else if (fault == "right bulk copy") {
+        said = outcome(64, 1024, [&] { bring(memory, 512, true); });
+    } else if (fault == "bulk copy not waited for") {
+        said = outcome(64, 1024, [&] { bring(memory, 512, false); });
+    } else if (fault == "too few announced") {
+        said = outcome(64, 1024, [&] { bring(memory, 256, true); });
+    } else if (fault == "too many announced") {
+        said = outcome(64, 1024, [&] { bring(memory, 1024, true); });
+    } else if (fault == "nobody arrives") {
+        said = outcome(64, 1024, [&] { bring(memory, -1, true); });
     } else if (fault == "bank conflict") {
         said = outcome(32, 4096, [] { load_from_shared(shared_memory() + 128 * thread()); });
     }

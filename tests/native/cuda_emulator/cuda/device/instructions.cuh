@@ -28,6 +28,9 @@ inline unsigned char* shared_memory() {
 inline void block_barrier() {
     emulator::meet_block("block_barrier");
 }
+inline void warp_barrier() {
+    emulator::meet_warp("warp_barrier", nullptr, nullptr);
+}
 
 namespace emulated {
 

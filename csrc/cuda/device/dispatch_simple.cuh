@@ -1,0 +1,86 @@
+// As dispatch.cuh, for what prepares weights and rows of x, and for the simple product.
+#pragma once
+
+#include "cuda/device/arrange_rows.cuh"
+#include "cuda/device/dispatch.cuh"
+#include "cuda/device/prepack.cuh"
+#include "cuda/device/quantize_rows.cuh"
+#include "cuda/device/simple.cuh"
+
+namespace tqs::cuda {
+
+template <class Launch>
+void run_prepack(const PackedView& weight, unsigned char* out, const Launch& launch) {
+    const PrepackTask task{weight, weight_layout(weight), row_bytes(weight), group_count(weight), out};
+    const std::int64_t words = task.layout.tiles * task.layout.units * 64 * stored_bits(weight.bits);
+    const std::int64_t pairs = task.layout.tiles * task.layout.groups * 8;
+    const Grid grid{static_cast<unsigned>(divide_up(words > pairs ? words : pairs, kPrepackThreads)), 1, 1};
+    const auto run = [&](auto bits) {
+        launch(prepack<decltype(bits)::value>, grid, kPrepackThreads, 0, task);
+    };
+    if (weight.bits == 2) {
+        run(Constant<2>{});
+    } else if (weight.bits == 3) {
+        run(Constant<3>{});
+    } else if (weight.bits == 4) {
+        run(Constant<4>{});
+    } else {
+        run(Constant<8>{});
+    }
+}
+
+// x of `task`, 16 bits, arranged into `out`, which holds arranged_bytes(...).
+template <class Launch>
+void run_arrange_rows(const QgemmTask& task, unsigned char* out, const Launch& launch) {
+    const std::int64_t pieces = pad(task.weight.columns, kUnitInputs) / 32;
+    const ArrangeRowsTask rows{.x = static_cast<const unsigned char*>(task.x),
+                               .x_bytes = task.x_stride * 2,
+                               .columns = task.weight.columns,
+                               .pieces = pieces,
+                               .rows = task.rows,
+                               .padded_rows = pad(task.rows, kRowPadding),
+                               .out = out};
+    launch(arrange_rows, Grid{static_cast<unsigned>(divide_up(task.rows * pieces, kArrangeThreads)), 1, 1},
+           kArrangeThreads, 0, rows);
+}
+
+// x of `task` rounded to int8 into `out`, which holds activation_layout(...).bytes.
+template <class Element, class Launch>
+void run_quantize_rows(const QgemmTask& task, bool arranged, unsigned char* out, const Launch& launch) {
+    const ActivationLayout layout = activation_layout(task.weight, task.rows, arranged);
+    const QuantizeRowsTask rows{.x = task.x,
+                                .x_stride = task.x_stride,
+                                .columns = task.weight.columns,
+                                .padded_columns = layout.padded_columns,
+                                .padded_rows = layout.padded_rows,
+                                .group_size = static_cast<int>(task.weight.group_size),
+                                .arranged = arranged,
+                                .codes = out,
+                                .scales = reinterpret_cast<float*>(out + layout.scales),
+                                .sums = reinterpret_cast<std::int32_t*>(out + layout.sums)};
+    launch(quantize_rows<Element>, Grid{static_cast<unsigned>(task.rows), 1, 1}, kQuantizeThreads, kQuantizeShared,
+           rows);
+}
+
+template <class Element, class Launch>
+void run_simple(const QgemmTask& task, const Launch& launch) {
+    constexpr std::int64_t kMostGridRows = 65535;
+    const SimpleTask simple_task{task, group_width(task.weight), group_count(task.weight), row_bytes(task.weight)};
+    const std::int64_t blocks = divide_up(task.rows, kSimpleRows);
+    const Grid grid{static_cast<unsigned>(divide_up(task.weight.rows, kSimpleWarps)),
+                    static_cast<unsigned>(blocks < kMostGridRows ? blocks : kMostGridRows), 1};
+    const auto run = [&](auto bits) {
+        launch(simple<Element, decltype(bits)::value>, grid, kSimpleThreads, 0, simple_task);
+    };
+    if (task.weight.bits == 2) {
+        run(Constant<2>{});
+    } else if (task.weight.bits == 3) {
+        run(Constant<3>{});
+    } else if (task.weight.bits == 4) {
+        run(Constant<4>{});
+    } else {
+        run(Constant<8>{});
+    }
+}
+
+}  // namespace tqs::cuda

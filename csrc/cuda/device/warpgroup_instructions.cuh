@@ -1,0 +1,150 @@
+// What only sm_90a has, one thin wrapper each, as in instructions.cuh (which this completes; the emulator has a twin of
+// this file, too). Files that include it are compiled for 9.0a alone (cmake/cuda.cmake).
+//
+// A *warpgroup* is four warps, the first a multiple of four; its collectives are called by all 128 threads. A product
+// c += a b has a [64, k] in registers, warp w of the group holding rows 16 w ... as a fragment of m16n8k16 or m16n8k32
+// (instructions.cuh), b [k, N] in shared memory, and c [64, N] as N / 8 fragments of those instructions.
+//
+// b lies in *atoms* of 8 columns of the product x 128 bytes along k, 1024-byte aligned, one after the other along N:
+// byte i of column n is at 128 (n mod 8) + (i xor 16 (n mod 8)) of its atom ("128-byte swizzle", K-major). A product
+// reads 32 bytes of every column, from byte 0, 32, 64 or 96 on.
+//
+// Descriptor of b (PTX ISA, "Matrix descriptor"; CUTLASS's GmmaDescriptor has the same fields): bits 0-13 shared
+// address / 16, 16-29 leading byte offset / 16 (1, not used with this swizzle), 32-45 bytes from atom to atom / 16,
+// 62-63 the swizzle, 1 for 128 bytes.
+//
+// A product runs behind the threads' back. Until wait_products says so its registers may be neither read (c) nor
+// written (a, c), and b must stay.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/device/instructions.cuh"
+
+namespace tqs::cuda {
+
+inline constexpr int kAtomColumns = 8;
+inline constexpr int kAtomBytes = 1024;
+
+// Where `pointer` into shared memory lies there, in bytes.
+__device__ inline std::uint32_t shared_address(const void* pointer) {
+    return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// ------------------------------------------------------------------------------------------------ barriers in memory
+// A phase is over when as many threads have arrived as the barrier was made for and all announced bytes have come.
+
+struct alignas(8) Barrier {
+    std::uint64_t state;
+};
+
+// By one thread; then `publish_barriers` by it, and a barrier of the block.
+__device__ inline void make_barrier(Barrier* barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+__device__ inline void publish_barriers() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ inline void arrive(Barrier* barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+// Arrives, and announces `bytes` of bulk copies.
+__device__ inline void arrive_expecting(Barrier* barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
+}
+// Until a phase of this parity is over; the first phase has parity 0, and the one before it counts as over.
+__device__ inline void wait_phase(Barrier* barrier, int parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred over;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1;\n"
+        "@over bra done;\n"
+        "bra again;\n"
+        "done:\n"
+        "}" ::"r"(shared_address(barrier)),
+        "r"(parity)
+        : "memory");
+}
+// `bytes` from global to shared memory, all multiples of 16, announced to `barrier`.
+__device__ inline void copy_bulk(unsigned char* shared, const void* global, int bytes, Barrier* barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(shared)),
+                 "l"(global), "r"(bytes), "r"(shared_address(barrier))
+                 : "memory");
+}
+
+// ------------------------------------------------------------------------------------------------ products
+
+__device__ inline std::uint64_t describe_atoms(const unsigned char* atoms) {
+    constexpr std::uint64_t kFixed =
+        std::uint64_t{1} << 62 | std::uint64_t{kAtomBytes / 16} << 32 | std::uint64_t{1} << 16;
+    return kFixed | (shared_address(atoms) & 0x3FFFFu) >> 4;
+}
+
+// Before products whose registers other instructions have written.
+__device__ inline void fence_products() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ inline void commit_products() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Until at most `pending` of the committed groups are unfinished.
+template <int pending>
+__device__ inline void wait_products() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+}
+// After the wait for all: what follows and reads c is not moved before it.
+template <class Sum, int fragments>
+__device__ inline void settle(Sum (&c)[fragments][4]) {
+#pragma unroll
+    for (int i = 0; i < 4 * fragments; ++i) {
+        if constexpr (std::is_same_v<Sum, float>) {
+            asm volatile("" : "+f"(c[i / 4][i % 4])::"memory");
+        } else {
+            asm volatile("" : "+r"(c[i / 4][i % 4])::"memory");
+        }
+    }
+}
+
+// clang-format off
+#define TQS_FOUR(kind, c, i) kind(c[i][0]), kind(c[i][1]), kind(c[i][2]), kind(c[i][3])
+#define TQS_32(kind, c, i) TQS_FOUR(kind, c, i), TQS_FOUR(kind, c, i + 1), TQS_FOUR(kind, c, i + 2), \
+    TQS_FOUR(kind, c, i + 3), TQS_FOUR(kind, c, i + 4), TQS_FOUR(kind, c, i + 5), TQS_FOUR(kind, c, i + 6), \
+    TQS_FOUR(kind, c, i + 7)
+#define TQS_NAMES_32 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
+    "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36"
+#define TQS_NAMES_64 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
+    "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, " \
+    "%41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, " \
+    "%62, %63}, {%64, %65, %66, %67}, %68"
+#define TQS_PRODUCT(name, text, names, flag, last, Sum, fragments, ...)                                        \
+    __device__ inline void name(Sum (&c)[fragments][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {    \
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " flag ", 0;\n"                                           \
+                     "wgmma.mma_async.sync.aligned." text " " names ", add" last ";\n}"                              \
+                     : __VA_ARGS__                                                                                   \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));              \
+    }
+// c = a b, or c += a b where `add`. The last numbers: signs of a and b, b not transposed.
+TQS_PRODUCT(products_bfloat16, "m64n64k16.f32.bf16.bf16", TQS_NAMES_32, "%37", ", 1, 1, 0", float, 8,
+            TQS_32("+f", c, 0))
+TQS_PRODUCT(products_bfloat16, "m64n128k16.f32.bf16.bf16", TQS_NAMES_64, "%69", ", 1, 1, 0", float, 16,
+            TQS_32("+f", c, 0), TQS_32("+f", c, 8))
+TQS_PRODUCT(products_float16, "m64n64k16.f32.f16.f16", TQS_NAMES_32, "%37", ", 1, 1, 0", float, 8,
+            TQS_32("+f", c, 0))
+TQS_PRODUCT(products_float16, "m64n128k16.f32.f16.f16", TQS_NAMES_64, "%69", ", 1, 1, 0", float, 16,
+            TQS_32("+f", c, 0), TQS_32("+f", c, 8))
+// a unsigned, b signed bytes.
+TQS_PRODUCT(products_int8, "m64n64k32.s32.u8.s8", TQS_NAMES_32, "%37", "", int, 8, TQS_32("+r", c, 0))
+TQS_PRODUCT(products_int8, "m64n128k32.s32.u8.s8", TQS_NAMES_64, "%69", "", int, 16, TQS_32("+r", c, 0),
+            TQS_32("+r", c, 8))
+#undef TQS_PRODUCT
+#undef TQS_NAMES_64
+#undef TQS_NAMES_32
+#undef TQS_32
+#undef TQS_FOUR
+// clang-format on
+
+}  // namespace tqs::cuda

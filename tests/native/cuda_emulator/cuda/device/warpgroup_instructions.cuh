@@ -1,0 +1,176 @@
+// csrc/cuda/device/warpgroup_instructions.cuh for the emulator: the same functions with the same meaning, in plain C++.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+#include "cuda/device/instructions.cuh"
+#include "emulator.h"
+
+namespace tqs::cuda {
+
+inline constexpr int kAtomColumns = 8;
+inline constexpr int kAtomBytes = 1024;
+
+// Shared memory does not begin at a multiple of 1024: code that wants one must see to it.
+inline constexpr std::uint32_t kSharedBegin = 512;
+
+inline std::uint32_t shared_address(const void* pointer) {
+    return kSharedBegin + static_cast<std::uint32_t>(static_cast<const unsigned char*>(pointer) - shared_memory());
+}
+
+struct alignas(8) Barrier {
+    std::uint64_t state;
+};
+
+inline void make_barrier(Barrier* barrier, int arrivals) {
+    emulator::make_barrier(barrier, arrivals);
+}
+inline void publish_barriers() {}
+inline void arrive(Barrier* barrier) {
+    emulator::arrive(barrier, 0);
+}
+inline void arrive_expecting(Barrier* barrier, int bytes) {
+    emulator::arrive(barrier, bytes);
+}
+inline void wait_phase(Barrier* barrier, int parity) {
+    emulator::wait_phase(barrier, parity);
+}
+inline void copy_bulk(unsigned char* shared, const void* global, int bytes, Barrier* barrier) {
+    emulator::copy_bulk(shared, static_cast<const unsigned char*>(global), bytes, barrier);
+}
+
+namespace emulated {
+
+// Of one thread of a warpgroup.
+template <class Sum>
+struct AtomProduct {
+    Sum* c;
+    const std::uint32_t* a;
+    std::uint64_t b;
+    bool add;
+};
+
+// Byte `byte` (of the 32 that a product reads) of column n of the described atoms: the swizzle is one of addresses.
+inline const unsigned char* atom_byte(std::uint64_t descriptor, int n, int byte) {
+    const auto field = [&](int low, int bits) {
+        return descriptor >> low & ((std::uint64_t{1} << bits) - 1);
+    };
+    if (field(62, 2) != 1 || field(49, 3) != 0 || (descriptor & 0xC0004000C000u) != 0) {
+        throw std::runtime_error("a matrix descriptor without the 128-byte swizzle");
+    }
+    const std::uint64_t plain = field(0, 14) * 16 + static_cast<std::uint64_t>(n / kAtomColumns) * field(32, 14) * 16 +
+                                static_cast<std::uint64_t>(n % kAtomColumns * 128 + byte);
+    const std::uint64_t address = plain ^ (plain >> 7 & 7) << 4;
+    if (address < kSharedBegin || address >= kSharedBegin + emulator::shared_memory_bytes()) {
+        throw std::runtime_error("a product reads outside of shared memory");
+    }
+    return shared_memory() + (address - kSharedBegin);
+}
+
+// c [64, N] (+)= a [64, depth] b [depth, N]. `left` is element i of a register of a, `right` of a column's bytes.
+template <class Sum, class Wide, int depth, class Left, class Right, class Round>
+void multiply_atoms(const std::vector<AtomProduct<Sum>>& lanes, int columns, const Left& left, const Right& right,
+                    const Round& round) {
+    constexpr int kHalf = depth / 2, kEach = depth / 8;  // elements per register
+    std::vector<Wide> a(64 * depth), b(static_cast<std::size_t>(columns) * depth);
+    for (int thread = 0; thread < 128; ++thread) {
+        const int row = thread / 32 * 16 + thread % 32 / 4, t = thread % 4;
+        for (int i = 0; i < 4; ++i) {
+            for (int e = 0; e < kEach; ++e) {
+                const int k = kEach * t + i / 2 * kHalf + e;
+                a[static_cast<std::size_t>((row + 8 * (i % 2)) * depth + k)] =
+                    left(lanes[static_cast<std::size_t>(thread)].a[i], e);
+            }
+        }
+    }
+    for (int n = 0; n < columns; ++n) {
+        for (int k = 0; k < depth; ++k) {
+            const int size = 32 / depth;
+            b[static_cast<std::size_t>(n * depth + k)] = right(atom_byte(lanes[0].b, n, k * size));
+        }
+    }
+    for (int thread = 0; thread < 128; ++thread) {
+        const AtomProduct<Sum>& own = lanes[static_cast<std::size_t>(thread)];
+        if (own.b != lanes[0].b || own.add != lanes[0].add)
+            throw std::runtime_error("a product that differs by thread");
+        const int first = thread / 32 * 16 + thread % 32 / 4, t = thread % 4;
+        for (int i = 0; i < columns / 2; ++i) {
+            const int row = first + 8 * (i / 2 % 2), column = i / 4 * 8 + 2 * t + i % 2;
+            Wide sum = own.add ? static_cast<Wide>(own.c[i]) : Wide{0};
+            for (int k = 0; k < depth; ++k) {
+                sum += a[static_cast<std::size_t>(row * depth + k)] * b[static_cast<std::size_t>(column * depth + k)];
+            }
+            own.c[i] = round(sum);
+        }
+    }
+}
+
+template <class Sum>
+std::vector<AtomProduct<Sum>> copied(void* const* brought, int count) {
+    std::vector<AtomProduct<Sum>> lanes;
+    for (int lane = 0; lane < count; ++lane) lanes.push_back(*static_cast<const AtomProduct<Sum>*>(brought[lane]));
+    return lanes;
+}
+
+template <double (*value)(std::uint32_t), int columns>
+void defer_16(void* const* brought, int count) {
+    emulator::defer([lanes = copied<float>(brought, count)] {
+        multiply_atoms<float, double, 16>(
+            lanes, columns, [](std::uint32_t word, int e) { return value(word >> 16 * e & 0xFFFF); },
+            [](const unsigned char* bytes) {
+                std::uint16_t bits;
+                std::memcpy(&bits, bytes, sizeof bits);
+                return value(bits);
+            },
+            truncated);
+    });
+}
+template <int columns>
+void defer_8(void* const* brought, int count) {
+    emulator::defer([lanes = copied<int>(brought, count)] {
+        multiply_atoms<int, std::int64_t, 32>(
+            lanes, columns, [](std::uint32_t word, int e) { return static_cast<std::int64_t>(word >> 8 * e & 0xFF); },
+            [](const unsigned char* byte) { return static_cast<std::int64_t>(static_cast<std::int8_t>(*byte)); },
+            [](std::int64_t sum) { return static_cast<int>(sum); });
+    });
+}
+
+}  // namespace emulated
+
+inline std::uint64_t describe_atoms(const unsigned char* atoms) {
+    const std::uint32_t address = shared_address(atoms);
+    if (address % kAtomBytes != 0) throw std::runtime_error("atoms are aligned to 1024 bytes");
+    return std::uint64_t{1} << 62 | std::uint64_t{kAtomBytes / 16} << 32 | 1u << 16 | address >> 4;
+}
+inline void fence_products() {
+    emulator::meet_warpgroup("fence_products", nullptr, nullptr);
+}
+inline void commit_products() {
+    emulator::meet_warpgroup("commit_products", nullptr, [](void* const*, int) { emulator::commit_deferred(); });
+}
+template <int pending>
+inline void wait_products() {
+    emulator::meet_warpgroup("wait_products", nullptr, [](void* const*, int) { emulator::wait_deferred(pending); });
+}
+template <class Sum, int fragments>
+inline void settle(Sum (&)[fragments][4]) {}
+
+template <int fragments>
+inline void products_bfloat16(float (&c)[fragments][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
+    emulated::AtomProduct<float> own{&c[0][0], a, b, add};
+    emulator::meet_warpgroup("products_bfloat16", &own, emulated::defer_16<emulated::bfloat16_value, 8 * fragments>);
+}
+template <int fragments>
+inline void products_float16(float (&c)[fragments][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
+    emulated::AtomProduct<float> own{&c[0][0], a, b, add};
+    emulator::meet_warpgroup("products_float16", &own, emulated::defer_16<emulated::float16_value, 8 * fragments>);
+}
+template <int fragments>
+inline void products_int8(int (&c)[fragments][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
+    emulated::AtomProduct<int> own{&c[0][0], a, b, add};
+    emulator::meet_warpgroup("products_int8", &own, emulated::defer_8<8 * fragments>);
+}
+
+}  // namespace tqs::cuda
