@@ -101,7 +101,7 @@ def test_every_number_of_rows(form, activation):
             same_bits(y.float().cpu().numpy(), torch.from_numpy(expected).bfloat16().float().numpy())
 
 
-@pytest.mark.parametrize("m", [1, 8, 33])
+@pytest.mark.parametrize("m", [1, 8, 33, 300])
 def test_the_same_bits_from_run_to_run(m):
     x, packed, bias = drawn(0, m, 96, 8192, Format(4, 32, False), torch.float16)  # few outputs: K is split
     first = multiply(x, packed, bias)
