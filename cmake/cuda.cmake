@@ -62,6 +62,7 @@ if(build_cuda)
             csrc/cuda/warpgroups_float16.cu
             csrc/cuda/warpgroups_int8.cu)
         set_target_properties(tqs_warpgroups PROPERTIES CUDA_ARCHITECTURES 90a)
+        target_compile_features(tqs_warpgroups PRIVATE cxx_std_20)
         target_include_directories(tqs_warpgroups PRIVATE csrc)
         target_compile_options(tqs_warpgroups PRIVATE ${TQS_WARNINGS})
         list(APPEND TQS_CUDA_SOURCES $<TARGET_OBJECTS:tqs_warpgroups>)
