@@ -11,8 +11,9 @@ from tqs_fast.engines.lane import Lane
 from tqs_fast.engines.native_engine import NativeEngine
 from tqs_fast.engines.reference import Reference
 from tqs_fast.engines.statistics import LaneErrors
-from tqs_fast.engines.swapped import SwappedEngine, refuse
+from tqs_fast.engines.swapped import SwappedEngine
 from tqs_fast.engines.torch_engine import TorchEngine
+from tqs_fast.engines.torch_form import in_torch
 from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.quantization.held import Swappable
 from tqs_fast.systems import States, System
@@ -55,23 +56,23 @@ def choose_engine(
     """The engine called `name`, and why it was chosen.
 
     "auto" is the native engine wherever it can capture the step and its first step agrees with torch, else the torch
-    engine; for a module that computes outside torch it is "swapped".
+    engine; for a module that computes outside torch it is the native engine where its torch form can be captured, else
+    "swapped".
 
     Raises:
         ArgumentError: no engine has that name, or a weight is not used by a step.
             Or the engine does not run this kind of module.
-        CaptureError: `name` is "native" and the step cannot be captured.
+        CaptureError: `name` is "native" and the step cannot be captured; or a module outside torch has no torch form.
     """
     if name not in ENGINES:
         raise ArgumentError(f"[score] engine must be one of {ENGINES}, got {name!r}")
-    if isinstance(system.module, Swappable):
-        if name not in ("auto", "swapped"):
-            refuse(name, system)
-        reason = "asked for" if name == "swapped" else "the module computes outside torch"
-        return SwappedEngine(system, states, parameters, horizon=horizon), reason
+    outside = isinstance(system.module, Swappable)
+    if name == "swapped" and outside:
+        return SwappedEngine(system, states, parameters, horizon=horizon), "asked for"
     if name == "swapped":
         raise ArgumentError(f'[score] {system.name} is a torch module, expected one outside torch; use engine="auto"')
     if name in ("torch", "serial"):
+        system = in_torch(system)
         return TorchEngine(system, states, parameters, horizon=horizon, folded=name == "torch"), "asked for"
     try:
         native = NativeEngine(system, states, parameters, horizon=horizon)
@@ -79,4 +80,7 @@ def choose_engine(
     except CaptureError as error:
         if name == "native":
             raise
-        return TorchEngine(system, states, parameters, horizon=horizon), f"the native engine cannot run it: {error}"
+        reason = f"the native engine cannot run it: {error}"
+    if outside:
+        return SwappedEngine(system, states, parameters, horizon=horizon), reason
+    return TorchEngine(system, states, parameters, horizon=horizon), reason

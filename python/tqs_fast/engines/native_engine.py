@@ -14,6 +14,7 @@ from tqs_fast.engines.prepared import prepared
 from tqs_fast.engines.reference import Reference, family_weights
 from tqs_fast.engines.statistics import LaneErrors
 from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization.held import Swappable
 from tqs_fast.systems import States, System
 from tqs_fast.systems.tree import tree_leaves
 
@@ -52,7 +53,8 @@ class NativeEngine:
         names = {id(parameter): name for name, parameter in system.module.named_parameters()}
         self._names = [names[id(parameter)] for parameter in parameters]
         unused = [name for name in self._names if not self._weights.uses(name)]
-        if unused:
+        # files may hold several networks, of which an If takes one: the weights of the others do no damage
+        if unused and not isinstance(system.module, Swappable):
             raise ArgumentError(
                 f"[score] {unused[0]} is not used by a step of {system.name}; leave it out with layers=[...]"
             )

@@ -37,6 +37,8 @@ class NativeWeights:
     def is_parameter(self, constant: Constant, name: str) -> bool:
         """Whether a constant is the parameter itself, element by element."""
         parameter = self._parameters[name]
+        if not parameter.is_contiguous():  # constants are: the same memory is then read in another order
+            return False
         return constant.tensor.data_ptr() == parameter.data_ptr() and constant.tensor.numel() == parameter.numel()
 
     def changed(self, constant: Constant, values: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -10,7 +10,6 @@ import torch
 from tqs_fast.engines.prepared import prepared
 from tqs_fast.engines.reference import roll_outputs
 from tqs_fast.engines.rollout import ENGINES
-from tqs_fast.engines.swapped import refuse
 from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.quantization.held import Swappable
 from tqs_fast.systems import States, System
@@ -39,7 +38,8 @@ def roll_modules(
     reason = "asked for"
     if isinstance(system.module, Swappable):
         if engine == "native":
-            refuse(engine, system)
+            outputs = [_roll_native(_holding(system, module), states, horizon) for module in modules]
+            return outputs, {"name": "native", "reason": reason}
         outputs = [roll_outputs(system, states, horizon, module=module) for module in modules]
         return outputs, {"name": "swapped", "reason": "the module computes outside torch"}
     if engine != "torch":

@@ -10,9 +10,8 @@ import torch
 from tqs_fast import kernels
 from tqs_fast.capture import Program, capture, stream, transposed, verify
 from tqs_fast.engines.native_program import Leaves, NativeProgram
-from tqs_fast.engines.swapped import refuse
+from tqs_fast.engines.torch_form import in_torch
 from tqs_fast.errors import ArgumentError, CaptureError
-from tqs_fast.quantization.held import Swappable
 from tqs_fast.systems import System
 from tqs_fast.systems.tree import Tree, tree_leaves
 
@@ -25,14 +24,13 @@ def prepared(system: System, state: Tree, *, horizon: int, transpose: bool = Fal
     """The native program of `system`, for rollouts of `horizon` values from states like `state` `[N, ...]`.
 
     Captured once: a later call with the same module, unchanged weights and states of the same sizes gets the same
-    program. Its first steps are compared with torch.
+    program. Its first steps are compared with torch. A program outside torch is captured in its torch form.
 
     Raises:
         CaptureError: the step cannot be captured, or its program does something else than the step.
     """
+    system = in_torch(system)
     module = system.module
-    if isinstance(module, Swappable):
-        refuse("native", system)
     tensors = [*module.parameters(), *module.buffers()]
     unchanged = (
         kernels.isa(),

@@ -10,6 +10,7 @@ import torch
 
 from tqs_fast._finite import all_finite
 from tqs_fast.engines.native_rollout import roll_native
+from tqs_fast.engines.torch_form import differentiable
 from tqs_fast.engines.torch_tangents import Leaves, TorchTangents, floating, replace_floating
 from tqs_fast.errors import ArgumentError, CaptureError, DivergenceError
 from tqs_fast.systems import System
@@ -107,7 +108,7 @@ def rollout(
     provenance |= {"engine": "torch", "reason": reason}
     if seeds is None:
         return _plain(system, start, fed, horizon, provenance)
-    return _with_tangents(system, start, fed, horizon, seeds, provenance)
+    return _with_tangents(differentiable("rollout", system), start, fed, horizon, seeds, provenance)
 
 
 def conform_seeds(

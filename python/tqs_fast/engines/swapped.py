@@ -11,7 +11,9 @@ import torch
 from tqs_fast.engines.lane import Lane, materialise
 from tqs_fast.engines.reference import Reference, family_weights, roll_outputs
 from tqs_fast.engines.statistics import ErrorStatistics, LaneErrors
-from tqs_fast.errors import ArgumentError, CaptureError
+from tqs_fast.engines.torch_engine import TorchEngine
+from tqs_fast.engines.torch_form import differentiable
+from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.held import Swappable
 from tqs_fast.systems import States, System, iterate
 
@@ -86,13 +88,14 @@ class SwappedEngine:
     def run_tangents(
         self, lanes: Sequence[Mapping[int, torch.Tensor]], reference: Reference, memory_limit: int | None = None
     ) -> LaneErrors:
-        """Refused: there are no derivatives.
+        """By the torch form of the module, one lane after the other.
 
         Raises:
-            ArgumentError: always.
+            ArgumentError: it has none, and no derivatives.
         """
-        require_torch("score", self._system)
-        raise AssertionError("the module computes outside torch")
+        twin = differentiable("score", self._system)
+        engine = TorchEngine(twin, self._states, self._parameters, horizon=self._horizon)
+        return engine.run_tangents(lanes, reference, memory_limit)
 
     def _swapped(self, lane: Lane) -> torch.nn.Module:
         return self._module.with_weights(
@@ -107,19 +110,6 @@ def require_torch(function: str, system: System) -> None:
             f"[{function}] {system.name} runs outside torch, where there are no derivatives; score it with "
             "Residual() or Noise(), or use the torch module that it was exported from"
         )
-
-
-def refuse(name: str, system: System) -> None:
-    """Raise for an engine that cannot run a system outside torch.
-
-    Raises:
-        CaptureError: "native".
-        ArgumentError: "torch".
-    """
-    what = f"{system.name} is a program outside torch, of which nothing can be captured"
-    if name == "native":
-        raise CaptureError(f'[capture] {what}; use engine="swapped"')
-    raise ArgumentError(f'[score] {what} or folded; use engine="swapped"')
 
 
 def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from tqs_fast.engines.prepared import prepared
+from tqs_fast.engines.torch_form import differentiable
 from tqs_fast.engines.torch_tangents import Leaves, TorchAdjoints, TorchTangents
 from tqs_fast.errors import CaptureError
 from tqs_fast.systems import System
@@ -44,6 +45,7 @@ class TorchProducts:
     name = "torch"
 
     def __init__(self, system: System) -> None:
+        system = differentiable("growth_rates", system)
         self._pusher, self._puller = TorchTangents(system), TorchAdjoints(system)
 
     @property

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tqs_fast.engines.torch_form import differentiable
 from tqs_fast.engines.torch_tangents import TorchTangents, floating
 from tqs_fast.growth.vector import StateVector
 from tqs_fast.systems import System
@@ -110,7 +111,7 @@ class TorchStretching:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self._pusher = TorchTangents(system)
+        self._pusher = TorchTangents(differentiable("growth_rates", system))
 
     @property
     def how(self) -> str:

@@ -53,27 +53,39 @@ class Constant:
             return tensor_array(self.producer, path)
         if self.producer.op_type == "Constant" and self.producer.attribute[0].name == "value":
             return tensor_array(self.producer.attribute[0].t, path)
-        onnx, reference = require("onnx"), require("onnx.reference")
-        node = self.producer
         feeds = {
             name: known.value(model, path)
-            for name, known in zip(node.input, self.inputs, strict=True)
+            for name, known in zip(self.producer.input, self.inputs, strict=True)
             if known is not None
         }
-        of = [
-            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-            for n, a in feeds.items()
-        ]
-        graph = onnx.helper.make_graph([node], "constant", of, [onnx.ValueInfoProto(name=self.name)])
-        alone = onnx.helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
         try:
-            (result,) = reference.ReferenceEvaluator(alone).run(None, feeds)
-        except Exception as error:  # any operator may fail in any way on damaged constants
+            (result,) = evaluate_node(self.producer, feeds, model)
+        except FileFormatError as error:
             raise FileFormatError(
-                f"[onnx] {path}: the constant {self.name} cannot be computed by {node.op_type} ({reason(error)}); "
-                "export the model with constants folded"
+                f"[onnx] {path}: the constant {self.name} cannot be computed by {error}; export the model with "
+                "constants folded"
             ) from error
-        return np.asarray(result)
+        return result
+
+
+def evaluate_node(node: Any, feeds: Mapping[str, Array], model: Any) -> list[Array]:
+    """The outputs of a node of `model` on constants, by the reference of the onnx package.
+
+    Raises:
+        FileFormatError: it fails, whatever the reason; the message is the operator and what the package says.
+    """
+    onnx, reference = require("onnx"), require("onnx.reference")
+    of = [
+        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for n, a in feeds.items()
+    ]
+    results = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    graph = onnx.helper.make_graph([node], "constant", of, results)
+    alone = onnx.helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    try:
+        return [np.asarray(result) for result in reference.ReferenceEvaluator(alone).run(None, dict(feeds))]
+    except Exception as error:  # any operator may fail in any way on damaged constants
+        raise FileFormatError(f"{node.op_type} ({reason(error)})") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from tqs_fast.errors import ArgumentError
+from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.onnx.lift import LiftedWeight, lift_weights, load_rest
-from tqs_fast.onnx.read import check_model, read_model
+from tqs_fast.onnx.read import Array, check_model, read_model
 from tqs_fast.onnx.session import Port, Session
+from tqs_fast.onnx.torch_form import GraphWeight, TorchForm
 from tqs_fast.quantization.held import Swappable, qualified_names
 
 
@@ -48,6 +50,8 @@ class OnnxModule(Swappable):
         load_rest(model, self.path)
         check_model(model, self.path)
         self._session = Session(model.SerializeToString(), self.path, threads=threads)
+        self._model = None if frozen else model
+        self._forms: list[TorchForm] = []  # one at most; an attribute would be a part of this module
         names = qualified_names([weight.name for weight in lifted])
         self._lifted = dict(zip(names, lifted, strict=True))
         self._bound = {weight.name: torch.from_numpy(weight.values) for weight in lifted}
@@ -62,9 +66,20 @@ class OnnxModule(Swappable):
         """Parameter name -> the weight as the graph has it."""
         return self._lifted
 
-    def run(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """All outputs by name; raises as `Session.run`."""
-        return self._session.run({**feeds, **self._bound})
+    def run(
+        self, feeds: Mapping[str, torch.Tensor], constants: Mapping[str, Array] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """All outputs by name.
+
+        Args:
+            feeds: a tensor for every input that is no constant.
+            constants: inputs that are the same in every call.
+
+        Raises:
+            ArgumentError, EngineError: as `Session.run`.
+        """
+        known = {name: torch.from_numpy(array) for name, array in (constants or {}).items()}
+        return self._session.run({**feeds, **known, **self._bound})
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """The outputs for `inputs` in the order of the graph: a tensor where there is one, else a tuple.
@@ -83,12 +98,33 @@ class OnnxModule(Swappable):
     def with_weights(self, replaced: Mapping[str, torch.Tensor]) -> OnnxModule:
         """The same session with other weights."""
         other = copy.copy(self)
-        other._bound = dict(self._bound)
+        other._forms, other._bound = [], dict(self._bound)
         for name, tensor in replaced.items():
             weight = self._lifted[name]
             values = self._bound[weight.name]
             other._bound[weight.name] = weight.layout.in_graph(tensor.detach().to(values))
         return other
+
+    def in_torch(self) -> TorchForm:
+        """The graph by torch functions, made once.
+
+        Raises:
+            CaptureError: the file runs as it is; its weights are not at hand.
+        """
+        if self._forms:
+            return self._forms[0]
+        if self._model is None:
+            raise CaptureError(
+                f'[capture] {self.path.name} is run as it is, of which nothing can be captured; use engine="swapped"'
+            )
+        weights = {}
+        for name, parameter in self.named_parameters():
+            lifted = self._lifted[name]
+            values = lifted.layout.rows_first(self._bound[lifted.name])
+            own = parameter if values.data_ptr() == parameter.data_ptr() else nn.Parameter(values, requires_grad=False)
+            weights[name] = GraphWeight(lifted.name, own, lifted.layout, lifted.kind)
+        self._forms.append(TorchForm(self._model, self.path, weights, self.inputs, self.outputs))
+        return self._forms[0]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxModule:
         # neither the session nor a weight is ever changed in place

@@ -52,11 +52,15 @@ class Layout:
             return tensor.movedim(-1, 0)
         return tensor.flatten(0, 1) if self.order == GATES else tensor
 
+    def as_in_graph(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`[out, ...]` as the graph keeps it, a view."""
+        if self.order == COLUMNS:
+            return tensor.movedim(0, -1)
+        return tensor.reshape(self.shape) if self.order == GATES else tensor
+
     def in_graph(self, tensor: torch.Tensor) -> torch.Tensor:
         """`[out, ...]` as the graph keeps it, contiguous."""
-        if self.order == COLUMNS:
-            tensor = tensor.movedim(0, -1)
-        return tensor.reshape(self.shape).contiguous()
+        return self.as_in_graph(tensor).contiguous()
 
 
 def order_of(node: Any, position: int) -> str | None:

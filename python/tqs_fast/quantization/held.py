@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from tqs_fast.errors import CaptureError
+
 
 class WeightHolder(nn.Module):
     """Part of a dotted name; holds the weights whose names end here.
@@ -21,7 +23,10 @@ class WeightHolder(nn.Module):
         self.weight_kinds: dict[str, str] = {}
 
     def hold(self, weights: Mapping[str, tuple[torch.Tensor, str]]) -> None:
-        """Register weights: parameter name (see `qualified_names`) -> (values `[outputs, ...]`, operator)."""
+        """Register weights: parameter name (see `qualified_names`) -> (values `[outputs, ...]`, operator).
+
+        A parameter is registered itself: modules that hold the same one are scored as one.
+        """
         for name, (values, kind) in weights.items():
             *parents, attribute = name.split(".")
             holder: WeightHolder = self
@@ -31,7 +36,8 @@ class WeightHolder(nn.Module):
                 child = holder._modules[part]
                 assert isinstance(child, WeightHolder)
                 holder = child
-            holder.register_parameter(attribute, nn.Parameter(values, requires_grad=False))
+            own = values if isinstance(values, nn.Parameter) else nn.Parameter(values, requires_grad=False)
+            holder.register_parameter(attribute, own)
             holder.weight_kinds[attribute] = kind
 
 
@@ -45,6 +51,17 @@ class Swappable(WeightHolder, ABC):
         Args:
             replaced: parameter name -> tensor of the parameter's shape.
         """
+
+    def in_torch(self) -> nn.Module:
+        """A drop-in that computes the same by torch, with the same parameters.
+
+        Raises:
+            CaptureError: there is none.
+        """
+        raise CaptureError(
+            f"[capture] {type(self).__name__} is a program outside torch, of which nothing can be captured; use "
+            'engine="swapped"'
+        )
 
 
 def qualified_names(names: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from tqs_fast import kernels
 from tqs_fast._progress import Report
 from tqs_fast.engines import Reference
+from tqs_fast.engines.torch_form import differentiable
 from tqs_fast.engines.weight_adjoints import WeightAdjoints
 from tqs_fast.errors import ArgumentError
 from tqs_fast.scoring.direct import FloatArray
@@ -50,7 +51,8 @@ def squared_norms(task: Task, reference: Reference, probes: int, report: Report)
         ArgumentError, DivergenceError: as `Adjoint.measure`.
     """
     assert len(reference.states) == task.system.steps(task.horizon)
-    adjoints = WeightAdjoints(task.system, [weight.name for weight in task.weights], together=task.memory_limit is None)
+    system = differentiable("Adjoint", task.system)
+    adjoints = WeightAdjoints(system, [weight.name for weight in task.weights], together=task.memory_limit is None)
     at_once = _probes_at_once(adjoints, probes, task.memory_limit)
     cuts = [range(first, min(first + at_once, probes)) for first in range(0, probes, at_once)]
     families = range(len(task.states.families))

@@ -12,6 +12,7 @@ import torch
 
 from tqs_fast.errors import ArgumentError
 from tqs_fast.onnx import OnnxModule
+from tqs_fast.onnx.read import Array
 from tqs_fast.onnx.session import Port
 from tqs_fast.onnx.shapes import batch_axes as find_batch_axes
 from tqs_fast.onnx.shapes import row_shape
@@ -126,7 +127,7 @@ class OnnxSystem(System):
         return {n: following[n] for n in state}, output.reshape(shape)
 
     def _run(self, module: OnnxModule, feeds: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        results = module.run({**feeds, **self._constants})
+        results = module.run(feeds, self._constants)
         return {name: results[name] for name in {*self.state_map, self._output}}
 
     def _result_shape(self, name: str, result: torch.Tensor) -> tuple[int, ...]:
@@ -187,14 +188,14 @@ def _window(entry: Port, result: Port) -> tuple[int, int, int] | None:
     return (context, channels, block) if result.shape[-1] == channels and 1 <= block < context else None
 
 
-def _constant(port: Port, value: Any, where: str) -> torch.Tensor:
+def _constant(port: Port, value: Any, where: str) -> Array:
     try:
         tensor = torch.as_tensor(value).to(port.dtype)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentError(f"[OnnxSystem] {where}: expected a tensor for the constant {port}: {error}") from error
     if tensor.dim() != len(port.shape):
         raise ArgumentError(f"[OnnxSystem] {where}: expected a value of the constant {port}, got {list(tensor.shape)}")
-    return tensor
+    return tensor.detach().cpu().contiguous().numpy()
 
 
 def _statistics(

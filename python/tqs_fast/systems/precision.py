@@ -7,6 +7,7 @@ import copy
 import torch
 
 from tqs_fast.errors import ArgumentError
+from tqs_fast.quantization.held import Swappable
 from tqs_fast.systems.system import System
 from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
 
@@ -26,6 +27,7 @@ def in_precision(system: System, precision: str) -> System:
 
     Raises:
         ArgumentError: another precision, or a module that cannot be copied.
+        CaptureError: a program outside torch that has no torch form.
     """
     if precision not in PRECISIONS:
         raise ArgumentError(f"[in_precision] expected one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -33,7 +35,8 @@ def in_precision(system: System, precision: str) -> System:
     if _has(system, dtype):
         return system
     try:
-        module = copy.deepcopy(system.module)
+        own = system.module
+        module = copy.deepcopy(own.in_torch() if isinstance(own, Swappable) else own)
     except (RuntimeError, TypeError) as error:  # what pickling raises for a handle to something outside Python
         raise ArgumentError(
             f"[in_precision] {system.name}: the module cannot be copied ({error}); give a System whose module already "
