@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime")
 
 import tqs_fast as tqs
 from onnx_models import map_model, recurrent_model, weight, written
-from tqs_fast.errors import ArgumentError, CaptureError, EngineError
+from tqs_fast.errors import ArgumentError, EngineError
 from tqs_fast.onnx import OnnxModule
 from tqs_fast.systems.silero_vad import original_path
 from tqs_fast.systems.speech import speech_like
@@ -61,7 +61,7 @@ def test_a_map_scores_as_the_same_map_in_torch(mapped: tqs.OnnxSystem, method: o
     if isinstance(method, tqs.Noise):
         method = tqs.Noise(probes=40)  # the streams are keyed by names, which differ: compared as averages
     options = {"method": method, "horizon": 3, "row_blocks": row_blocks}
-    found = tqs.score(mapped, initial=tqs.Contexts({"x": states()}), **options)
+    found = tqs.score(mapped, engine="swapped", initial=tqs.Contexts({"x": states()}), **options)
     expected = tqs.score(twin, initial=tqs.Contexts(states()), engine="torch", **options)
     assert found.provenance["engine"]["name"] == "swapped"
     assert [layer.shape for layer in found.layers] == [layer.shape for layer in expected.layers]
@@ -71,8 +71,9 @@ def test_a_map_scores_as_the_same_map_in_torch(mapped: tqs.OnnxSystem, method: o
 
 
 @pytest.mark.skipif(find_spec("silero_vad") is None, reason="needs silero-vad")
-def test_silero_scores_as_its_torch_rebuild() -> None:
-    """The same network twice: ONNX Runtime on the vendor's file, torch on the vendor's state dict."""
+@pytest.mark.parametrize("engine", ["swapped", "native"])
+def test_silero_scores_as_its_torch_rebuild(engine: str) -> None:
+    """The same network twice: the vendor's file by either engine, torch on the vendor's state dict."""
     system = tqs.load_system(str(original_path().with_name("silero_vad_16k_sequence.onnx")))
     assert system.state_map == {"hn": "h", "cn": "c"}
     count, steps = 3, 24
@@ -88,8 +89,10 @@ def test_silero_scores_as_its_torch_rebuild() -> None:
     )
     twin = tqs.load_system("silero-vad")
     options = {"horizon": steps}
-    found = tqs.score(system, initial=given, layers=["encoder.*", "output.*", "onnx::LSTM*"], **options)
-    expected = tqs.score(twin, initial=torch_given, **options)
+    layers = ["encoder.*", "output.*", "onnx::LSTM*"]
+    found = tqs.score(system, engine=engine, initial=given, layers=layers, **options)
+    assert found.provenance["engine"]["name"] == engine
+    expected = tqs.score(twin, engine="torch", initial=torch_given, **options)
     names = {"onnx::LSTM_209": "rnn.weight_ih", "onnx::LSTM_210": "rnn.weight_hh", "output.weight": "out.weight"}
     rows = [[layer.name for layer in expected.layers].index(names.get(n.name, n.name)) for n in found.layers]
     np.testing.assert_allclose(found.relative_error, expected.relative_error[rows], rtol=1e-6)
@@ -104,7 +107,7 @@ def test_the_session_is_built_once(mapped: tqs.OnnxSystem, monkeypatch: pytest.M
         raise AssertionError("a session was built")
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
-    table = tqs.score(mapped, horizon=4, initial=START)
+    table = tqs.score(mapped, horizon=4, initial=START, engine="swapped")
     plan = tqs.allocate(table, average_bits=5)
     assert tqs.evaluate(mapped, tqs.quantize(mapped.module, plan), horizon=4).damage > 0
 
@@ -115,7 +118,8 @@ def test_threads_change_nothing(mapped: tqs.OnnxSystem) -> None:
         tables = []
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            tables.append(tqs.score(mapped, horizon=8, initial=START, method=tqs.Noise(probes=5)))
+            options = {"method": tqs.Noise(probes=5), "engine": "swapped"}
+            tables.append(tqs.score(mapped, horizon=8, initial=START, **options))
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(tables[0].samples, tables[1].samples)
@@ -123,9 +127,9 @@ def test_threads_change_nothing(mapped: tqs.OnnxSystem) -> None:
 
 
 def test_lanes_of_several_weights_and_plans(mapped: tqs.OnnxSystem) -> None:
-    table = tqs.score(mapped, horizon=4, initial=START)
+    table = tqs.score(mapped, horizon=4, initial=START, engine="swapped")
     plan = tqs.allocate(table, average_bits=5)
-    result = tqs.search(mapped, table, plan, evaluations=8)
+    result = tqs.search(mapped, table, plan, evaluations=8, engine="swapped")
     assert result.provenance["engine"]["name"] == "swapped"
     small = tqs.quantize(mapped.module, result.plan)
     damage = tqs.evaluate(mapped, small, horizon=4)
@@ -141,7 +145,7 @@ def test_lanes_of_several_weights_and_plans(mapped: tqs.OnnxSystem) -> None:
 
 def test_a_tied_probe_moves_a_block_at_once(mapped: tqs.OnnxSystem) -> None:
     options = {"horizon": 3, "initial": START}
-    table = tqs.score(mapped, tie=[["A", "B"]], **options)
+    table = tqs.score(mapped, tie=[["A", "B"]], engine="swapped", **options)
     sizes = np.array([layer.parameters for layer in table.layers])
     for column, bits in enumerate(table.bits):
         quantizer = table.quantizer
@@ -165,6 +169,7 @@ def test_finished_chunks_survive_a_session_that_fails_half_way(
     mapped: tqs.OnnxSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"horizon": 4, "initial": START, "method": tqs.Noise(probes=20), "checkpoint": tmp_path / "chunks"}
+    options["engine"] = "swapped"
     expected = tqs.score(mapped, **{**options, "checkpoint": None})
     lanes = 0
     plain = OnnxModule.with_weights
@@ -188,17 +193,8 @@ def test_finished_chunks_survive_a_session_that_fails_half_way(
 
 def test_what_needs_torch_is_refused(mapped: tqs.OnnxSystem) -> None:
     options = {"horizon": 3, "initial": START}
-    with pytest.raises(CaptureError, match=r'program outside torch, .*use engine="swapped"'):
-        tqs.score(mapped, engine="native", **options)
-    with pytest.raises(ArgumentError, match="captured or folded"):
-        tqs.score(mapped, engine="torch", **options)
-    with pytest.raises(ArgumentError, match="no derivatives"):
-        tqs.score(mapped, method=tqs.Tangent(), **options)
     with pytest.raises(ArgumentError, match="stays on the CPU in the precision"):
-        tqs.in_float64(mapped)
-    state = {"x": states()}
-    with pytest.raises(ArgumentError, match="nothing can be differentiated"):
-        tqs.rollout(mapped, state, horizon=2, tangents={"x": states().unsqueeze(0)})
+        mapped.module.double()
     plan = tqs.allocate(tqs.score(mapped, **options), average_bits=5)
     with pytest.raises(ArgumentError, match="needs the inputs of every weight"):
         tqs.quantize(mapped.module, plan, method="gptq", system=mapped)

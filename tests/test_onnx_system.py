@@ -261,4 +261,4 @@ def test_a_session_that_fails_while_it_runs_says_so(tmp_path: Path) -> None:
     path = written(model(nodes, {"x": ["n"]}, {"x_next": ["n"], "y": ["n", 3]}, values), tmp_path)
     system = tqs.OnnxSystem(path, initial_state=lambda n, g: {"x": torch.zeros(n)})
     with pytest.raises(EngineError, match=r"model.onnx: ONNX Runtime failed: .*; check sizes, initial states"):
-        tqs.rollout(system, {"x": np.zeros(2, np.float32)}, horizon=8)
+        tqs.rollout(system, {"x": np.zeros(2, np.float32)}, horizon=8, engine="torch")

@@ -50,7 +50,7 @@ def score(
         engine: "native" captures the step and rolls all lanes out in C++; "torch" folds lanes into the batch and takes
             the serial path for layers that cannot fold (named in `provenance["engine"]["serial"]`, with the reason);
             "serial" rolls out one variant at a time; "swapped" runs a program outside torch (`OnnxSystem`, `BlackBox`);
-            "auto" is "native" where the step can be captured, else "torch",
+            "auto" is "native" where the step can be captured, else "torch", or "swapped" outside torch,
             with the reason in `provenance["engine"]["reason"]`. A direct method runs in torch where it does not say
             otherwise.
         layers: names or patterns of the weights to score; None for all that can be quantized.
