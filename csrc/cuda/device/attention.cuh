@@ -92,14 +92,17 @@ class AttentionBlock {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) maxima[r] = kLowest;
         const std::int64_t last = first_query + Shape::kQueries - 1;
-        const std::int64_t seen = visible(last < a.queries ? last : a.queries - 1);
+        seen = static_cast<int>(visible(last < a.queries ? last : a.queries - 1));
+#pragma unroll 1
+        for (int stage = 0; stage + 1 < Shape::kStages; ++stage) copy_next();
+#pragma unroll 1
         for (int key = 0; key < seen; key += kKeys) {
-            const int keys = static_cast<int>(seen - key < kKeys ? seen - key : kKeys);
             T scores[kSets][kRows][4] = {};
-            add_scores(scores, key, keys);
-            weigh(scores, key, keys);
-            add_values(key, keys);
+            add_scores(scores);
+            weigh(scores, key);
+            add_values(key);
         }
+        wait_copies<0>();
         block_barrier();
     }
 
@@ -138,29 +141,67 @@ class AttentionBlock {
         return seen < 0 ? 0 : seen < a.keys ? seen : a.keys;
     }
 
-    // scores += scale q k^T of one block of keys, and for tangents scale (dq k^T + q dk^T).
-    __device__ void add_scores(T (&scores)[kSets][kRows][4], int key, int keys) const {
-        T* const q_tile = tiles;
-        T* const k_tile = tiles + kSets * kSummed * Shape::kQueryPitch;
-        for (int first = 0; first < static_cast<int>(a.depth); first += kSummed) {
+    // Starts to copy the next chunk: depths of q and k for a block of keys, then keys of v, then those of the next
+    // block.
+    __device__ void copy_next() {
+        T* const tile = tiles + next.stage * Shape::kTile;
+        const int keys = seen - next.key < kKeys ? seen - next.key : kKeys;  // of the block; 0 and less: none left
+        const int first = next.chunk * kSummed;
+        if (keys > 0 && !next.values) {
+            T* const k_tile = tile + kSets * kSummed * Shape::kQueryPitch;
             const int depths = static_cast<int>(a.depth) - first;
-            block_barrier();  // the tiles are read no more
+#pragma unroll 1
             for (int set = 0; set < kSets; ++set) {
                 const T *q = at(kQ, set), *k = at(kK, set);
                 if (set == 0 || a.q_moves) {
-                    load_transposed(q_tile + set * kSummed * Shape::kQueryPitch, Shape::kQueryPitch, Shape::kQueries,
+                    copy_transposed(tile + set * kSummed * Shape::kQueryPitch, Shape::kQueryPitch, Shape::kQueries,
                                     q ? q + first_query * a.steps[kQ].row + first * a.steps[kQ].column : nullptr,
                                     a.steps[kQ].row, a.steps[kQ].column, static_cast<int>(a.queries) - first_query,
-                                    depths, static_cast<T>(a.scale));
+                                    depths);
                 }
                 if (set == 0 || a.k_moves) {
-                    load_transposed(k_tile + set * kSummed * Shape::kKeyPitch, Shape::kKeyPitch, kKeys,
-                                    k ? k + key * a.steps[kK].row + first * a.steps[kK].column : nullptr,
-                                    a.steps[kK].row, a.steps[kK].column, keys, depths, T(1));
+                    copy_transposed(k_tile + set * kSummed * Shape::kKeyPitch, Shape::kKeyPitch, kKeys,
+                                    k ? k + next.key * a.steps[kK].row + first * a.steps[kK].column : nullptr,
+                                    a.steps[kK].row, a.steps[kK].column, keys, depths);
                 }
             }
-            block_barrier();
-            const int count = depths < kSummed ? depths : kSummed;
+        } else if (keys > 0) {
+#pragma unroll 1
+            for (int set = 0; set < kSets; ++set) {
+                const T* v = at(kV, set);
+                if (set == 0 || a.v_moves) {
+                    copy_rows(
+                        tile + set * kSummed * Shape::kWidth, Shape::kWidth,
+                        v ? v + (next.key + first) * a.steps[kV].row + first_column * a.steps[kV].column : nullptr,
+                        a.steps[kV].row, a.steps[kV].column, keys - first, static_cast<int>(a.width) - first_column);
+                }
+            }
+        }
+        commit_copies();
+        next.stage = next.stage + 1 < Shape::kStages ? next.stage + 1 : 0;
+        if (++next.chunk * kSummed < (next.values ? keys : static_cast<int>(a.depth))) return;
+        next.chunk = 0;
+        if (next.values) next.key += kKeys;
+        next.values = !next.values;
+    }
+
+    // The chunk that was copied the longest time ago, while the next one is on its way in place of the one used last.
+    __device__ const T* take_chunk() {
+        wait_copies<Shape::kStages - 2>();
+        block_barrier();
+        const T* const tile = tiles + used * Shape::kTile;
+        used = used + 1 < Shape::kStages ? used + 1 : 0;
+        copy_next();
+        return tile;
+    }
+
+    // scores += q k^T of one block of keys, and for tangents dq k^T + q dk^T.
+    __device__ void add_scores(T (&scores)[kSets][kRows][4]) {
+#pragma unroll 1
+        for (int first = 0; first < static_cast<int>(a.depth); first += kSummed) {
+            const T* const q_tile = take_chunk();
+            const T* const k_tile = q_tile + kSets * kSummed * Shape::kQueryPitch;
+            const int depths = static_cast<int>(a.depth) - first, count = depths < kSummed ? depths : kSummed;
 #pragma unroll 1
             for (int d = 0; d < count; ++d) {
                 T q[kRows], k[4];
@@ -185,23 +226,22 @@ class AttentionBlock {
     }
 
     // Scores to weights in shared memory; totals, and what was summed before, for the new maxima.
-    __device__ void weigh(T (&scores)[kSets][kRows][4], int key, int keys) {
+    __device__ void weigh(T (&scores)[kSets][kRows][4], int key) {
+        const T scale = static_cast<T>(a.scale);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
             const int query = first_query + kRows * y + r;
-            const std::int64_t seen = visible(query) - key;
+            const std::int64_t shown_keys = visible(query) - key;
             T largest = maxima[r];
 #pragma unroll
             for (int c = 0; c < 4; ++c) {
                 const int other = 4 * x + c;
-                const bool shown = other < seen && other < keys && query < static_cast<int>(a.queries);
+                const bool shown = other < shown_keys && query < static_cast<int>(a.queries);
                 const std::int64_t place = query * a.steps[kMask].row + (key + other) * a.steps[kMask].column;
-                if (shown && a.masked) {
-                    scores[0][r][c] += at(kMask, 0)[place];
 #pragma unroll
-                    for (int set = 1; set < kSets; ++set) {
-                        if (a.mask_moves && at(kMask, set)) scores[set][r][c] += at(kMask, set)[place];
-                    }
+                for (int set = 0; set < kSets; ++set) {
+                    const T* const mask = shown && (set == 0 ? a.masked : a.mask_moves) ? at(kMask, set) : nullptr;
+                    scores[set][r][c] = mask ? fused(scale, scores[set][r][c], mask[place]) : scale * scores[set][r][c];
                 }
                 if (!shown) scores[0][r][c] = kLowest;
                 largest = scores[0][r][c] > largest ? scores[0][r][c] : largest;
@@ -251,21 +291,13 @@ class AttentionBlock {
     }
 
     // sums += weights v of one block of keys, and for tangents (w ds) v + w dv.
-    __device__ void add_values(int key, int keys) {
+    __device__ void add_values(int key) {
+        const int keys = seen - key < kKeys ? seen - key : kKeys;
+        const bool moves = a.q_moves || a.k_moves || a.mask_moves;
+#pragma unroll 1
         for (int first = 0; first < keys; first += kSummed) {
-            block_barrier();  // weights are written, and the tiles are read no more
-            for (int set = 0; set < kSets; ++set) {
-                const T* v = at(kV, set);
-                if (set == 0 || a.v_moves) {
-                    load_rows(tiles + set * kSummed * Shape::kWidth, Shape::kWidth,
-                              v ? v + (key + first) * a.steps[kV].row + first_column * a.steps[kV].column : nullptr,
-                              a.steps[kV].row, a.steps[kV].column, keys - first,
-                              static_cast<int>(a.width) - first_column);
-                }
-            }
-            block_barrier();
+            const T* const v_tile = take_chunk();
             const int count = keys - first < kSummed ? keys - first : kSummed;
-            const bool moves = a.q_moves || a.k_moves || a.mask_moves;
 #pragma unroll 1
             for (int i = 0; i < count; ++i) {
                 T weight[kSets][kRows];
@@ -276,14 +308,14 @@ class AttentionBlock {
 #pragma unroll
                 for (int w = 0; w < kWidths; ++w) {
                     T v[4];
-                    read(v, tiles + i * Shape::kWidth + 64 * w + 4 * x);
+                    read(v, v_tile + i * Shape::kWidth + 64 * w + 4 * x);
                     add_product(sums[0][w], weight[0], v);
 #pragma unroll
                     for (int set = 1; set < kSets; ++set) {
                         if (moves) add_product(sums[set][w], weight[set], v);
                         if (a.v_moves) {
                             T dv[4];
-                            read(dv, tiles + (set * kSummed + i) * Shape::kWidth + 64 * w + 4 * x);
+                            read(dv, v_tile + (set * kSummed + i) * Shape::kWidth + 64 * w + 4 * x);
                             add_product(sums[set][w], weight[0], dv);
                         }
                     }
@@ -294,6 +326,12 @@ class AttentionBlock {
 
     const AttentionArgument& a;
     int x, y, first_query, first_column;
+    int seen = 0;  // keys that some query of the block sees
+    struct {
+        int key = 0, chunk = 0, stage = 0;  // block of keys, chunk of it, where it goes
+        bool values = false;
+    } next;
+    int used = 0;  // the stage to be used next
     T *tiles, *weights, *totals;
     T** pointers;
     T maxima[kRows];
@@ -301,7 +339,7 @@ class AttentionBlock {
 };
 
 template <class Shape>
-__global__ void __launch_bounds__(kAttentionThreads, 1) attention(const AttentionArgument a) {
+__global__ void __launch_bounds__(kAttentionThreads, Shape::kBlocks) attention(const AttentionArgument a) {
     if constexpr (Shape::kTangents == 0) {
         for (std::int64_t lane = blockIdx.y; lane < a.lanes; lane += gridDim.y) {
             AttentionBlock<Shape> block(a, lane, 0);

@@ -7,9 +7,13 @@
 //     v        [1 + tangents][kSummed keys][kWidth]                     one chunk of keys at a time, in the same place
 //     weights  [1 + tangents][kKeys][queries]                           exp(s - m), and that times ds of each tangent
 //
-// so that a thread reads four neighbours at once and a warp few different ones. A step of a sum is then 4 (1 + 2 K)
-// kRows multiply-adds on 2 (1 + K) such reads for K tangents: with K = 4, 14 of them to a read of one or two passes
-// through shared memory, which therefore is no limit.
+// Chunks are copied asynchronously into kStages places in turn, the next ones while one is used. With 4 tangents a
+// chunk is 1152 multiply-adds of each thread, 2300 cycles of the multiprocessor, and one chunk ahead hides the memory's
+// latency of some 800; with fewer tangents, and less to do on a chunk, three are.
+//
+// Operands lie so that a thread reads four neighbours at once and a warp few different ones. A step of a sum is then 4
+// (1 + 2 K) kRows multiply-adds on 2 (1 + K) such reads for K tangents: with K = 4, 14 of them to a read of one or two
+// passes through shared memory, which therefore is no limit.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +24,8 @@
 namespace tqs::cuda {
 
 inline constexpr int kAttentionThreads = 256;
-inline constexpr int kKeys = 64;    // of a step of the online softmax
-inline constexpr int kSummed = 16;  // of the summed axis in shared memory at a time
+inline constexpr int kKeys = 64;   // of a step of the online softmax
+inline constexpr int kSummed = 8;  // of the summed axis in a chunk
 
 template <class T>
 struct alignas(16) Four {
@@ -40,12 +44,17 @@ struct AttentionShape {
 
     static constexpr int kDepthTile = kSets * kSummed * (kQueryPitch + kKeyPitch);
     static constexpr int kValueTile = kSets * kSummed * kWidth;
-    static constexpr int kTiles = kDepthTile > kValueTile ? kDepthTile : kValueTile;
+    static constexpr int kTile = kDepthTile > kValueTile ? kDepthTile : kValueTile;
+    static constexpr int kStages = tangents > 1 || sizeof(T) == 8 ? 2 : 4;
+    static constexpr int kTiles = kStages * kTile;
     static constexpr int kWeights = kSets * kKeys * kWeightPitch;
     static constexpr int kTotals = kSets * kQueries;
     static constexpr int kPointers = 5 * kSets;  // of 8 bytes
     static constexpr std::size_t kShared =
         (static_cast<std::size_t>(kTiles + kWeights + kTotals) * sizeof(T) + kPointers * 8 + 127) / 128 * 128;
+
+    // Blocks on a multiprocessor, as registers for sums and scores allow.
+    static constexpr int kBlocks = tangents == 0 && widths == 1 && sizeof(T) == 4 ? 2 : 1;
 
     // Of weights: element (key, first query of thread row y). Rows of four queries change places so that the threads of
     // a warp, whose keys are four apart, write to different banks.
@@ -54,32 +63,33 @@ struct AttentionShape {
     }
 };
 
-// A tile of at most kSummed columns of `rows` rows (a multiple of 8) of a matrix, transposed: to[column * pitch + row],
-// times `scale`. Rows from `valid_rows` and columns from `valid_columns` on, and all of a matrix that is null, are 0.
+// Starts to copy a tile of at most kSummed columns of `rows` rows (a multiple of 8) of a matrix, transposed:
+// to[column * pitch + row]. Rows from `valid_rows` and columns from `valid_columns` on, and all of a matrix that is
+// null, become 0.
 template <class T>
-__device__ inline void load_transposed(T* to, int pitch, int rows, const T* from, std::int64_t row_step,
-                                       std::int64_t column_step, int valid_rows, int valid_columns, T scale) {
-    const auto thread = static_cast<int>(threadIdx.x);
+__device__ inline void copy_transposed(T* to, int pitch, int rows, const T* from, std::int64_t row_step,
+                                       std::int64_t column_step, int valid_rows, int valid_columns) {
     const bool rows_adjacent = row_step == 1;
-    for (int i = thread; i < rows * kSummed; i += kAttentionThreads) {
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < rows * kSummed; i += kAttentionThreads) {
         // Else a warp takes 8 rows of 4 columns: whole sectors there, two passes here.
-        const int row = rows_adjacent ? i % rows : i % 8 + i / 128 * 8;
+        const int row = rows_adjacent ? i % rows : i % 8 + i / (8 * kSummed) * 8;
         const int column = rows_adjacent ? i / rows : i / 8 % kSummed;
-        T value = T(0);
-        if (from && row < valid_rows && column < valid_columns) value = from[row * row_step + column * column_step];
-        to[column * pitch + row] = scale * value;
+        const bool valid = from && row < valid_rows && column < valid_columns;
+        copy_element_async(to + column * pitch + row, valid ? from + row * row_step + column * column_step : from,
+                           valid);
     }
 }
 
-// kSummed rows of `columns` columns as they are: to[row * columns + column].
+// The same of kSummed rows of `columns` columns as they are: to[row * columns + column].
 template <class T>
-__device__ inline void load_rows(T* to, int columns, const T* from, std::int64_t row_step, std::int64_t column_step,
+__device__ inline void copy_rows(T* to, int columns, const T* from, std::int64_t row_step, std::int64_t column_step,
                                  int valid_rows, int valid_columns) {
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < kSummed * columns; i += kAttentionThreads) {
         const int row = i / columns, column = i % columns;
-        T value = T(0);
-        if (from && row < valid_rows && column < valid_columns) value = from[row * row_step + column * column_step];
-        to[i] = value;
+        const bool valid = from && row < valid_rows && column < valid_columns;
+        copy_element_async(to + i, valid ? from + row * row_step + column * column_step : from, valid);
     }
 }
 

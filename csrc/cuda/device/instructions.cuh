@@ -100,6 +100,14 @@ __device__ inline void copy_async(unsigned char* shared, const void* global, boo
     const std::uint32_t bytes = valid ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(bytes) : "memory");
 }
+// The same with one element of 4 or 8 bytes, aligned to its size.
+template <class T>
+__device__ inline void copy_element_async(T* shared, const T* global, bool valid) {
+    const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+    const std::uint32_t bytes = valid ? sizeof(T) : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(global), "n"(sizeof(T)), "r"(bytes)
+                 : "memory");
+}
 __device__ inline void commit_copies() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }

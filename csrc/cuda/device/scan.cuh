@@ -43,6 +43,7 @@ template <bool along, class S, class Combine, class Element, class Put>
 __device__ inline void scan_column(std::uint32_t steps, S carry, const Combine& combine, const Element& element,
                                    const Put& put) {
     if constexpr (!along) {
+#pragma unroll 2
         for (std::uint32_t step = 0; step < steps; ++step) {
             carry = combine(carry, element(step));
             put(step, carry);
@@ -127,6 +128,7 @@ __global__ void __launch_bounds__(kScanThreads) running_extreme(const ScanArgume
     const std::int64_t begin = 1 + blockIdx.y * a.tangents_each, end = begin + a.tangents_each;
     run(0, [&](std::uint32_t step, const Choice<T>& choice) {
         if (blockIdx.y == 0) put(0, step, choice.value, static_cast<T>(choice.position));
+#pragma unroll 1
         for (std::int64_t lane = begin; lane < end && lane < a.lanes; ++lane) {
             const char* dx = a.x.lane(lane, true);
             put(lane, step, dx ? value(dx, static_cast<std::uint32_t>(choice.position)) : T(0), T(0));

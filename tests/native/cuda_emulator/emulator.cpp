@@ -330,9 +330,10 @@ void require_aligned(const void* address, const char* what) {
 }
 
 void issue_copy(const Copy& copy) {
-    require_aligned(copy.target, "copy_async");
-    if (copy.source) require_aligned(copy.source, "copy_async");
-    std::memset(copy.target, 0xFF, 16);
+    for (const void* address : {static_cast<const void*>(copy.target), static_cast<const void*>(copy.source)}) {
+        if (reinterpret_cast<std::uintptr_t>(address) % copy.bytes != 0) fail("copy_async: address not aligned");
+    }
+    std::memset(copy.target, 0xFF, copy.bytes);
     state.running->issued.push_back(copy);
 }
 
@@ -346,9 +347,9 @@ void wait_copies(int pending) {
     while (static_cast<int>(groups.size()) > pending) {
         for (const Copy& copy : groups.front()) {
             if (copy.source) {
-                std::memcpy(copy.target, copy.source, 16);
+                std::memcpy(copy.target, copy.source, copy.bytes);
             } else {
-                std::memset(copy.target, 0, 16);
+                std::memset(copy.target, 0, copy.bytes);
             }
         }
         groups.pop_front();

@@ -31,6 +31,7 @@ struct Index {
 struct Copy {
     unsigned char* target;
     const unsigned char* source;  // null: zeros
+    std::size_t bytes = 16;
 };
 
 struct Fiber;

@@ -202,6 +202,11 @@ inline unsigned count_to(unsigned* counter, unsigned last) {
 inline void copy_async(unsigned char* shared, const void* global, bool valid) {
     emulator::issue_copy({shared, valid ? static_cast<const unsigned char*>(global) : nullptr});
 }
+template <class T>
+inline void copy_element_async(T* shared, const T* global, bool valid) {
+    emulator::issue_copy({reinterpret_cast<unsigned char*>(shared),
+                          valid ? reinterpret_cast<const unsigned char*>(global) : nullptr, sizeof(T)});
+}
 inline void commit_copies() {
     emulator::commit_copies();
 }
