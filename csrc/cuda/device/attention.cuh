@@ -7,8 +7,8 @@
 // (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022; the
 // tangents are theirs by the product rule.)
 //
-//   grid x: heads of all samples x chunks of kWidth columns of v x blocks of queries     grid y: groups of kTangents
-//           lanes, or in an ensemble lanes
+//   grid x: heads of all samples x chunks of kWidth columns of v x blocks of queries
+//   grid y: groups of kTangents lanes; in an ensemble lanes, with z for those beyond its limit
 //
 // What it costs. A pair of query and key takes D + E multiply-adds for the primal and 2 D + 2 E for a tangent of all
 // operands; what does not move (a shared operand) is left out. A block computes the primal for its kTangents lanes, so
@@ -339,14 +339,13 @@ class AttentionBlock {
 };
 
 template <class Shape>
-__global__ void __launch_bounds__(kAttentionThreads, Shape::kBlocks) attention(const AttentionArgument a) {
+__global__ void __launch_bounds__(kAttentionThreads, 1) attention(const AttentionArgument a) {
     if constexpr (Shape::kTangents == 0) {
-        for (std::int64_t lane = blockIdx.y; lane < a.lanes; lane += gridDim.y) {
-            AttentionBlock<Shape> block(a, lane, 0);
-            block.run();
-            block.write(true);
-            block_barrier();
-        }
+        const std::int64_t lane = static_cast<std::int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
+        if (lane >= a.lanes) return;  // the whole block
+        AttentionBlock<Shape> block(a, lane, 0);
+        block.run();
+        block.write(true);
     } else {
         AttentionBlock<Shape> block(a, 0, blockIdx.y);
         block.run();

@@ -53,9 +53,6 @@ struct AttentionShape {
     static constexpr std::size_t kShared =
         (static_cast<std::size_t>(kTiles + kWeights + kTotals) * sizeof(T) + kPointers * 8 + 127) / 128 * 128;
 
-    // Blocks on a multiprocessor, as registers for sums and scores allow.
-    static constexpr int kBlocks = tangents == 0 && widths == 1 && sizeof(T) == 4 ? 2 : 1;
-
     // Of weights: element (key, first query of thread row y). Rows of four queries change places so that the threads of
     // a warp, whose keys are four apart, write to different banks.
     __device__ static int weight_place(int key, int y) {

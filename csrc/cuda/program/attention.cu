@@ -64,7 +64,7 @@ AttentionArgument argument_of(const AttentionTask& task) {
 }
 
 template <class Shape>
-void launch_shape(const AttentionArgument& a, std::int64_t rows) {
+void launch_shape(const AttentionArgument& a, std::int64_t rows, std::int64_t more = 1) {
     const auto parts = [](std::uint32_t count, int each) {
         return (count + static_cast<std::uint32_t>(each) - 1) / static_cast<std::uint32_t>(each);
     };
@@ -72,7 +72,8 @@ void launch_shape(const AttentionArgument& a, std::int64_t rows) {
         std::int64_t{a.heads.count} * parts(a.queries, Shape::kQueries) * parts(a.width, Shape::kWidth);
     require(blocks <= std::numeric_limits<std::int32_t>::max(), kName,
             "expected fewer than 2^31 blocks of queries, got ", blocks, "; use fewer samples");
-    launch(kName, attention<Shape>, Grid{static_cast<unsigned>(blocks), static_cast<unsigned>(rows), 1},
+    launch(kName, attention<Shape>,
+           Grid{static_cast<unsigned>(blocks), static_cast<unsigned>(rows), static_cast<unsigned>(more)},
            kAttentionThreads, Shape::kShared, a);
 }
 
@@ -81,7 +82,7 @@ template <class T, int rows, int widths, int tangents>
 void launch_groups(AttentionArgument& a, std::int64_t shared) {
     using Shape = AttentionShape<T, rows, tangents, widths>;
     if constexpr (tangents == 0) {
-        launch_shape<Shape>(a, grid_lanes(a.lanes));
+        launch_shape<Shape>(a, grid_lanes(a.lanes), (a.lanes + kMostGridLanes - 1) / kMostGridLanes);
     } else {
         const bool fits = static_cast<std::int64_t>(Shape::kShared) <= shared;
         const std::int64_t groups = fits ? (a.lanes - a.first_lane) / tangents : 0;
