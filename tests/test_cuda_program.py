@@ -237,6 +237,15 @@ def test_keys_that_no_query_sees_are_not_read():
         same_bits(got[0], want[0])
 
 
+def test_attention_reads_shared_memory_without_conflicts():
+    emulator = emulated.emulator()
+    case = next(case for case in FORMS if case.name == "attention of many tiles")
+    data = draw(case, SAMPLES, TANGENTS)
+    emulator.bank_conflicts()
+    Emulated(case, "float32").tangents(data.values, data.seeds)
+    assert emulator.bank_conflicts() == 0
+
+
 def test_an_index_outside_gives_nan():
     case = next(case for case in OWN if case.name == "gather along rows")
     data = draw(case, SAMPLES, TANGENTS)
@@ -244,6 +253,16 @@ def test_an_index_outside_gives_nan():
     index[0, 3], index[1, 5], index[2, 0] = -1, 7, np.nan
     (got,) = Emulated(case, "float32").ensemble([data.values[0], index])
     assert np.argwhere(np.isnan(got[0])).tolist() == [[0, 3], [1, 5], [2, 0]]
+
+
+def test_tangents_are_gathered_where_the_primal_points():
+    case = next(case for case in OWN if case.name == "gather along rows")
+    data = draw(case, SAMPLES, TANGENTS)
+    moved = replace(case, inputs=(case.inputs[0], replace(case.inputs[1], source="state")))
+    seeds = [data.seeds[0], np.random.default_rng(0).normal(size=(TANGENTS, *data.values[1].shape))]
+    expected = Emulated(case, "float32").tangents(data.values, data.seeds)
+    for got, want in zip(Emulated(moved, "float32").tangents(data.values, seeds), expected, strict=True):
+        same_bits(got[0], want[0])
 
 
 def test_division_by_products():

@@ -108,24 +108,25 @@ class AttentionBlock {
 
     __device__ void write(bool primal) const {
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-            const int query = first_query + kRows * y + r;
-            if (query >= static_cast<int>(a.queries)) continue;
-            const T total = totals[kRows * y + r], inverse = total == T(0) ? T(0) : T(1) / total;
+        for (int set = 0; set < kSets; ++set) {
+            if (set == 0 && !primal) continue;
+            T* const out = at(kOut, set);
+            const bool moves = at(kQ, set) || at(kK, set) || at(kV, set) || at(kMask, set);
 #pragma unroll
-            for (int w = 0; w < kWidths; ++w) {
+            for (int r = 0; r < kRows; ++r) {
+                const int query = first_query + kRows * y + r;
+                const T total = totals[kRows * y + r], inverse = total == T(0) ? T(0) : T(1) / total;
+                const T drift = totals[set * Shape::kQueries + kRows * y + r];
 #pragma unroll
-                for (int c = 0; c < 4; ++c) {
-                    const int column = first_column + 64 * w + 4 * x + c;
-                    if (column >= static_cast<int>(a.width)) continue;
-                    const std::int64_t place = query * a.steps[kOut].row + column * a.steps[kOut].column;
-                    const T value = sums[0][w][r][c] * inverse;
-                    if (primal) at(kOut, 0)[place] = value;
+                for (int w = 0; w < kWidths; ++w) {
 #pragma unroll
-                    for (int set = 1; set < kSets; ++set) {
-                        const bool moves = at(kQ, set) || at(kK, set) || at(kV, set) || at(kMask, set);
-                        const T drift = totals[set * Shape::kQueries + kRows * y + r];
-                        at(kOut, set)[place] = moves ? fused(-drift, value, sums[set][w][r][c]) * inverse : T(0);
+                    for (int c = 0; c < 4; ++c) {
+                        const int column = first_column + 64 * w + 4 * x + c;
+                        T value = sums[0][w][r][c] * inverse;
+                        if (set > 0) value = moves ? fused(-drift, value, sums[set][w][r][c]) * inverse : T(0);
+                        if (query < static_cast<int>(a.queries) && column < static_cast<int>(a.width)) {
+                            out[query * a.steps[kOut].row + column * a.steps[kOut].column] = value;
+                        }
                     }
                 }
             }

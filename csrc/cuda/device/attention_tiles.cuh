@@ -17,6 +17,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "cuda/device/instructions.cuh"
 #include "cuda/device/lanes.cuh"
@@ -93,9 +94,11 @@ __device__ inline void copy_rows(T* to, int columns, const T* from, std::int64_t
 template <int count, class T>
 __device__ inline void read(T (&to)[count], const T* from) {
     if constexpr (count == 4) {
-        const Four<T> four = *reinterpret_cast<const Four<T>*>(from);
+        Vector vectors[sizeof(T) / 4];
+        const auto* const bytes = reinterpret_cast<const unsigned char*>(from);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) to[i] = four.values[i];
+        for (std::size_t i = 0; i < sizeof(T) / 4; ++i) vectors[i] = load_from_shared(bytes + 16 * i);
+        std::memcpy(to, vectors, sizeof(to));
     } else {
 #pragma unroll
         for (int i = 0; i < count; ++i) to[i] = from[i];
