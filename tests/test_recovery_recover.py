@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 
 import pytest
 import torch
-from torch import nn
 
 import tqs_fast as tqs
 from networks import cells_system
@@ -15,8 +15,10 @@ from packing import block_plan, plan_for
 from tqs_fast.errors import ArgumentError, CheckpointError
 from tqs_fast.quantization.weights import find_weights, parameter_of
 from tqs_fast.recovery import train
+from tqs_fast.recovery.rounding import RecomputedScales
 from tqs_fast.recovery.student import Lesson, Student
 from tqs_fast.rewriting.rewrite import planned_weights
+from valley import valley
 
 SMALL = {
     "batch": 16,
@@ -30,20 +32,6 @@ SMALL = {
 @pytest.fixture(scope="module")
 def lorenz() -> tqs.System:
     return tqs.load_system("lorenz-gru")
-
-
-def valley() -> tqs.System:
-    """y = x (w0 + w1): a low-loss river along w0 + w1 = 0.36, with walls to both sides. w2 = -1 only holds the scale:
-    with 4 bits and minmax it is 1/8, whatever w0 and w1 do within (-1, 0.9).
-    """
-    layer = nn.Linear(3, 1, bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[0.185, 0.175, -1.0]]))
-
-    def step(module, x):
-        return x, x * nn.functional.linear(torch.tensor([1.0, 1.0, 0.0]), module.weight)
-
-    return tqs.System(layer, step=step, initial_state=lambda count, g: torch.randn(count, 1, generator=g))
 
 
 @pytest.mark.parametrize("method", ["ste", "zeroth-order"])
@@ -73,11 +61,11 @@ def test_gradients_are_those_of_the_rollout_at_the_rounded_weights():
     system = cells_system(8)
     planned = planned_weights(system.module, plan_for(system.module, [3]))
     plan = plan_for(system.module, [3])
-    student = Student(system, planned, plan)
+    student, rounding = Student(system, planned), RecomputedScales(planned, plan)
     state = system.initial_state(5, torch.Generator().manual_seed(0))
     lesson = Lesson.of(system, tqs.Contexts(state), 6, 0)
     latent = [parameter_of(system.module, weight).detach() for weight, _ in planned]
-    student.hold(student.rounded(latent))
+    student.hold(rounding.rounded(latent, []))
     small = tqs.quantize(system.module, plan)
     assert student.loss(lesson) == pytest.approx(
         tqs.evaluate(system, small, horizon=6, initial=tqs.Contexts(state)).damage, rel=1e-4
@@ -142,20 +130,48 @@ def test_starting_from_compensated_weights(lorenz):
     assert {weight.name for weight in find_weights(lorenz.module)} == set(plan.bits)
 
 
-def test_interrupting_returns_the_best_so_far(lorenz, monkeypatch):
-    plan, taken = plan_for(lorenz.module, [3]), []
-    gradients = train._gradients
+def interrupt(monkeypatch, step):
+    """Ctrl-C in the middle of a step."""
+    taken, gradients = [], train._gradients
 
     def interrupted(*arguments):
         taken.append(1)
-        if len(taken) == 4:
-            raise KeyboardInterrupt
+        if len(taken) == step:
+            signal.raise_signal(signal.SIGINT)
         return gradients(*arguments)
 
     monkeypatch.setattr(train, "_gradients", interrupted)
-    found = tqs.recover(lorenz, plan, steps=50, every=1, **SMALL)
+
+
+def test_interrupting_ends_after_the_step_and_returns_the_best_so_far(lorenz, monkeypatch):
+    interrupt(monkeypatch, 4)
+    found = tqs.recover(lorenz, plan_for(lorenz.module, [3]), steps=50, every=3, **SMALL)
     assert found.provenance["interrupted"]
-    assert found.provenance["steps_taken"] == 3
+    assert found.provenance["steps_taken"] == 4
+    assert found.history[-1].step == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("method", ["ste", "cage"])
+def test_no_step_is_lost_to_an_interruption(lorenz, monkeypatch, tmp_path, method):
+    plan, path = plan_for(lorenz.module, [3]), tmp_path / "run.pt"
+    run = {"steps": 8, "every": 3, "method": method, "scales": "learned", "silence": 0.25, "correction": 50.0, **SMALL}
+    whole = tqs.recover(lorenz, plan, **run)
+    with monkeypatch.context() as context:
+        interrupt(context, 5)
+        assert tqs.recover(lorenz, plan, checkpoint=path, **run).provenance["steps_taken"] == 5
+    interrupt(monkeypatch, 100)
+    resumed = tqs.recover(lorenz, plan, checkpoint=path, **run)
+    assert not resumed.provenance["interrupted"]
+    same(whole, resumed)
+
+
+def same(one, other):
+    assert [(look.step, look.deployed) for look in one.history] == [
+        (look.step, look.deployed) for look in other.history
+    ]
+    states = (one.module.state_dict(), other.module.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
 
 
 def test_a_checkpoint_goes_on_where_it_was(lorenz, tmp_path):
@@ -163,24 +179,29 @@ def test_a_checkpoint_goes_on_where_it_was(lorenz, tmp_path):
     whole = tqs.recover(lorenz, plan, steps=6, every=2, **SMALL)
     tqs.recover(lorenz, plan, steps=4, every=2, checkpoint=path, **SMALL)
     resumed = tqs.recover(lorenz, plan, steps=6, every=2, checkpoint=path, **SMALL)
-    assert [(look.step, look.deployed) for look in resumed.history] == [
-        (look.step, look.deployed) for look in whole.history
-    ]
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(whole.module.state_dict().values(), resumed.module.state_dict().values(), strict=True)
-    )
+    same(whole, resumed)
     with pytest.raises(CheckpointError, match="another system, plan or arguments"):
         tqs.recover(lorenz, plan_for(lorenz.module, [2]), steps=6, every=2, checkpoint=path, **SMALL)
-    path.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="damaged"):
-        tqs.recover(lorenz, plan, steps=6, every=2, checkpoint=path, **SMALL)
+    document = torch.load(path, weights_only=True)
+    damaged = [b"nothing", path.read_bytes()[:-200]]
+    for name, value in (("trained", document["trained"][1:]), ("history", [(1,)]), ("optimizer", {})):
+        torch.save({**document, name: value}, path)
+        damaged.append(path.read_bytes())
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged"):
+            tqs.recover(lorenz, plan, steps=6, every=2, checkpoint=path, **SMALL)
 
 
 def test_wrong_arguments(lorenz):
     plan = plan_for(lorenz.module, [3])
-    with pytest.raises(ArgumentError, match="ste, zeroth-order, float-then-ptq, got 'cage'"):
-        tqs.recover(lorenz, plan, method="cage")
+    with pytest.raises(ArgumentError, match="ste, cage, zeroth-order, float-then-ptq, got 'lsq'"):
+        tqs.recover(lorenz, plan, method="lsq")
+    with pytest.raises(ArgumentError, match="'learned' with 'zeroth-order'"):
+        tqs.recover(lorenz, plan, method="zeroth-order", scales="learned")
+    for wrong in ({"correction": -1.0}, {"silence": 1.0}):
+        with pytest.raises(ArgumentError, match="correction >= 0 and silence"):
+            tqs.recover(lorenz, plan, method="cage", **wrong)
     for name in ("steps", "horizon", "truncation", "batch", "every"):
         with pytest.raises(ArgumentError, match=rf"\[recover\] {name} must be an integer of at least 1, got 0"):
             tqs.recover(lorenz, plan, **{name: 0})

@@ -242,7 +242,7 @@ class Compensation {
             if (sweeps) {
                 const auto own = static_cast<std::size_t>(at * columns_ + begin + j);
                 strip.residuals[own] = moved[j] + error;
-                strip.half[own] = 0.499 * grid.scale;
+                strip.half[own] = 0.499 * std::fabs(grid.scale);
             }
             const double* __restrict factor = strip.factor.data() + j * block_;
             for (std::int64_t i = j + 1; i < width; ++i) moved[i] += error * factor[i];

@@ -177,6 +177,22 @@ def pack(
     return PackedWeight(codes, scales, zeros, bits, group_size, (rows, columns))
 
 
+def round_to_grid(weight: FloatArray, grid: PackedWeight) -> PackedWeight:
+    """The nearest codes of `weight` [N, K] for the scales and zero points of `grid`, whose codes do not matter.
+
+    Rounding is that of `pack` once it has chosen a scale (csrc/quant/search.h).
+    """
+    rows, columns = grid.shape
+    width = grid.group_size or columns
+    scales = (grid.scales.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    zeros = np.full(scales.shape, 2.0 ** (grid.bits - 1)) if grid.zeros is None else grid.zeros.astype(np.float64)
+    scale, zero = (np.repeat(part, width, axis=1)[:, :columns] for part in (scales, zeros))
+    q = np.rint(np.clip(weight.astype(np.float64) * (1.0 / scale), -zero, 2**grid.bits - 1 - zero))
+    planes = ((q + zero).astype(np.uint8)[:, :, None] >> np.arange(grid.bits, dtype=np.uint8)) & 1
+    codes = np.packbits(planes.reshape(rows, -1), axis=1, bitorder="little")
+    return PackedWeight(codes, grid.scales, grid.zeros, grid.bits, grid.group_size, grid.shape)
+
+
 def _matrix(weight: npt.NDArray[Any] | torch.Tensor) -> FloatArray:
     if isinstance(weight, np.ndarray):
         values, floating = weight, np.issubdtype(weight.dtype, np.floating)

@@ -15,7 +15,7 @@ import numpy as np
 from tqs_fast._cuda import prepack_cuda, qgemm_cuda
 from tqs_fast._formats import FORMATS, GROUP_SIZES, effective_bits, packed_bytes
 from tqs_fast._native import core
-from tqs_fast._packing import SEARCHES, FloatArray, PackedWeight, PreparedWeight, pack
+from tqs_fast._packing import SEARCHES, FloatArray, PackedWeight, PreparedWeight, pack, round_to_grid
 from tqs_fast._product import ACTIVATIONS, qgemm
 from tqs_fast.errors import ArgumentError
 
@@ -37,6 +37,7 @@ __all__ = [
     "prepack_cuda",
     "qgemm",
     "qgemm_cuda",
+    "round_to_grid",
     "uniform",
     "use_isa",
 ]

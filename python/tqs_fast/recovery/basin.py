@@ -156,6 +156,11 @@ def _rows(move: torch.Tensor, block: Block) -> torch.Tensor:
 
 def dequantized(module: nn.Module, path: str, attribute: str) -> torch.Tensor:
     """The rounded weight of `path`.`attribute` of a quantized module."""
+    return packed_tensor(module, path, attribute).dequantized()
+
+
+def packed_tensor(module: nn.Module, path: str, attribute: str) -> PackedTensor:
+    """The packed weight `path`.`attribute` of a quantized module."""
     if attribute == "out_proj.weight":  # of an attention: the child's own
         path, attribute = f"{path}.out_proj" if path else "out_proj", "weight"
     try:
@@ -168,7 +173,7 @@ def dequantized(module: nn.Module, path: str, attribute: str) -> torch.Tensor:
             f"[diagnose_basin] expected a packed weight at {path or 'the root'}.{attribute} of quantized, got none; "
             "give the module that quantize returned for this plan"
         )
-    return packed.dequantized()
+    return packed
 
 
 def _parameter(tensor: torch.Tensor) -> nn.Parameter:

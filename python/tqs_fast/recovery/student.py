@@ -5,20 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from tqs_fast.engines import roll_reference
+from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.blocks import Block
 from tqs_fast.quantization.weights import Weight, parameter_of
 from tqs_fast.systems import InitialConditions, States, System, draw
 from tqs_fast.systems.system import input_at
 from tqs_fast.systems.tree import Tree, tree_map
-
-if TYPE_CHECKING:
-    from tqs_fast.allocation.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,26 +47,12 @@ class Student:
     Args:
         system: the float model.
         planned: weights and their row blocks, as `planned_weights` returns them.
-        plan: bits and quantizer.
     """
 
-    def __init__(self, system: System, planned: Sequence[tuple[Weight, list[Block]]], plan: Plan) -> None:
-        self.system, self.plan = system, plan
+    def __init__(self, system: System, planned: Sequence[tuple[Weight, list[Block]]]) -> None:
+        self.system = system
         self.module = copy.deepcopy(system.module).requires_grad_(False).eval()
-        self._blocks = [blocks for _, blocks in planned]
         self.weights = [parameter_of(self.module, weight).requires_grad_() for weight, _ in planned]
-
-    def rounded(self, latent: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Q(w) of every weight: the values that `quantize` stores for `latent`."""
-        found = []
-        for values, blocks in zip(latent, self._blocks, strict=True):
-            parts = []
-            for block in blocks:
-                bits = self.plan.bits[block.name]
-                assert bits is not None
-                parts.append(self.plan.quantizer.dequantized(block.of(values.detach()), bits).to(values))
-            found.append(parts[0] if len(parts) == 1 else torch.cat(parts))
-        return found
 
     def hold(self, values: Sequence[torch.Tensor]) -> None:
         """Take `values` as weights."""
@@ -111,6 +94,11 @@ class Student:
                 error = (values - target[begin : begin + len(values)]) / lesson.scale
                 share = error.square().sum() / (horizon * count * channels)
                 if pull:
+                    if not share.requires_grad:
+                        raise ArgumentError(
+                            f"[recover] no gradient of the outputs of {self.system.name} reaches its weights: the step "
+                            'detaches, or computes outside torch; use method="zeroth-order", which needs none'
+                        )
                     share.backward()  # type: ignore[no-untyped-call]
             shares.append(float(share.detach().nan_to_num(nan=torch.inf)))
         return shares

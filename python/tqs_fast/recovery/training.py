@@ -13,27 +13,29 @@ import torch
 from tqs_fast.errors import CheckpointError
 from tqs_fast.recovery.recovered import Progress
 
-VERSION = 1
+VERSION = 2
 
 
 class Training:
-    """Weights, optimiser and looks of a run.
+    """What is trained, the optimiser and the looks of a run.
 
     Args:
-        start: float weights to train, one tensor each; copied.
+        start: float weights to train, one tensor each, and what is trained besides; copied.
         rates: learning rate of each.
+        weights: how many of `start` are weights.
         seed: of the generator.
 
     Attributes:
-        latent: the weights as trained so far.
-        kept: those of the best look.
+        latent, besides: the weights as trained so far, and the rest.
+        kept: all of them, as they were at the best look.
         history, best, step: as in `Recovery`; steps taken.
     """
 
-    def __init__(self, start: Sequence[torch.Tensor], rates: Sequence[float], seed: int) -> None:
-        self.latent = [values.clone() for values in start]
+    def __init__(self, start: Sequence[torch.Tensor], rates: Sequence[float], weights: int, seed: int) -> None:
+        self._trained = [values.clone() for values in start]
+        self.latent, self.besides = self._trained[:weights], self._trained[weights:]
         self.optimizer = torch.optim.Adam(
-            [{"params": [w], "lr": rate} for w, rate in zip(self.latent, rates, strict=True)]
+            [{"params": [w], "lr": rate} for w, rate in zip(self._trained, rates, strict=True)]
         )
         self.generator = torch.Generator().manual_seed(seed)
         self.history: list[Progress] = []
@@ -42,24 +44,35 @@ class Training:
         self.step = 0
 
     def take(self, gradients: Sequence[torch.Tensor]) -> None:
-        """One update; what is not finite moves nothing."""
-        for weight, gradient in zip(self.latent, gradients, strict=True):
-            weight.grad = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        self.optimizer.step()
+        """One update.
+
+        A rollout that diverges moves nothing: gradients are left out where one is not finite, or so large that its
+        square is not, which Adam would never forget.
+        """
+        if all(bool(gradient.square().isfinite().all()) for gradient in gradients):
+            for tensor, gradient in zip(self._trained, gradients, strict=True):
+                tensor.grad = gradient
+            self.optimizer.step()
         self.step += 1
+
+    def pull(self, rounded: Sequence[torch.Tensor], share: float) -> None:
+        """Move the weights towards `rounded`, by a share of the way."""
+        with torch.no_grad():
+            for weight, value in zip(self.latent, rounded, strict=True):
+                weight -= share * (weight - value)
 
     def note(self, look: Progress) -> None:
         """Add a look, and keep the weights if it is the best."""
         self.history.append(look)
         if not self.kept or look.deployed < self.history[self.best].deployed:
-            self.best, self.kept = len(self.history) - 1, [w.detach().clone() for w in self.latent]
+            self.best, self.kept = len(self.history) - 1, [w.detach().clone() for w in self._trained]
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write everything, atomically."""
         document = {
             "version": VERSION,
             "fingerprint": fingerprint,
-            "latent": self.latent,
+            "trained": self._trained,
             "kept": self.kept,
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -82,21 +95,25 @@ class Training:
         Raises:
             CheckpointError: damaged, or of a run with other arguments.
         """
+        damaged = f"[recover] {path} is damaged (%s); delete it to start anew"
         try:
             document: dict[str, Any] = torch.load(path, weights_only=True)
             known = (document["version"], document["fingerprint"])
         except Exception as error:  # torch.load raises whatever its format's layers raise
-            raise CheckpointError(f"[recover] {path} is damaged ({error}); delete it to start anew") from error
+            raise CheckpointError(damaged % error) from error
         if known != (VERSION, fingerprint):
             raise CheckpointError(
                 f"[recover] {path} belongs to a run with another system, plan or arguments; delete it or choose "
                 "another path"
             )
-        with torch.no_grad():
-            for weight, values in zip(self.latent, document["latent"], strict=True):
-                weight.copy_(values)
-        self.kept = list(document["kept"])
-        self.optimizer.load_state_dict(document["optimizer"])
-        self.generator.set_state(document["generator"])
-        self.history = [Progress(*look) for look in document["history"]]
-        self.best, self.step = document["best"], document["step"]
+        try:
+            with torch.no_grad():
+                for tensor, values in zip(self._trained, document["trained"], strict=True):
+                    tensor.copy_(values)
+            self.kept = list(document["kept"])
+            self.optimizer.load_state_dict(document["optimizer"])
+            self.generator.set_state(document["generator"])
+            self.history = [Progress(*look) for look in document["history"]]
+            self.best, self.step = document["best"], document["step"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(damaged % error) from error

@@ -67,6 +67,17 @@ class PackedBlock(nn.Module):
             activation=activation,
         )
 
+    def packed(self) -> kernels.PackedWeight:
+        """The stored arrays, as `of` took them."""
+        return kernels.PackedWeight(
+            self.codes.cpu().numpy(),
+            self.scales.cpu().numpy().view(np.uint16),
+            None if self.zeros is None else self.zeros.cpu().numpy(),
+            self.bits,
+            self.group_size,
+            (self.shape[0], self.in_features),
+        )
+
     @property
     def nbytes(self) -> int:
         """Stored bytes: codes, scales and zero points."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -87,13 +87,33 @@ def quantize(
         hessians = collect_hessians(rewritten, [weight for weight, _ in planned], system, settings, initial)
         compensated, evidence = pack_compensated(rewritten, planned, plan, settings, hessians)
         plan = replace(plan, provenance={**plan.provenance, "compensation": evidence})
+    return _packed_module(rewritten, planned, plan, compensated)
+
+
+def pack_into(module: nn.Module, plan: Plan, chosen: Mapping[str, PackedWeight]) -> nn.Module:
+    """A copy of `module` as `quantize` makes it, with codes and scales that were chosen elsewhere.
+
+    Args:
+        chosen: packed rows by block name; of blocks that are not there the weights are rounded to nearest.
+    """
+    rewritten = copy.deepcopy(module)
+    return _packed_module(rewritten, planned_weights(rewritten, plan), plan, chosen)
+
+
+def _packed_module(
+    rewritten: nn.Module,
+    planned: Sequence[tuple[Weight, list[Block]]],
+    plan: Plan,
+    chosen: Mapping[str, PackedWeight],
+) -> nn.Module:
+    """`rewritten` with packed weights in place of the planned ones."""
     packed = {}
     for weight, blocks in planned:
         parameter = parameter_of(rewritten, weight).detach()
         packed[weight.name] = PackedTensor(
             [
                 PackedBlock.of(
-                    compensated.get(block.name) or plan.quantizer.pack(block.of(parameter), _bits(plan, block)),
+                    chosen.get(block.name) or plan.quantizer.pack(block.of(parameter), _bits(plan, block)),
                     block.of(parameter),
                     plan.activations.get(block.name, "float"),
                 )
