@@ -3,7 +3,8 @@
     python bench/bench_recovery.py
     python bench/bench_recovery.py --systems lorenz-gru --seeds 1
 
-Uniform plans of 2 and 3 bits, from the float weights and from compensated ones, the control, and forward passes only.
+Uniform plans of 2 and 3 bits, from the float weights and from compensated ones, with learned scales, with CAGE's
+correction as its authors set it and ten times as strong, the control, and forward passes only.
 Training and early stopping see self-generated states; damage is judged on others (see bench/evaluate).
 """
 
@@ -29,6 +30,10 @@ HORIZON = 32
 RUNS = {
     "ste": {},
     "ste from compensated": {},
+    "ste, learned scales": {"scales": "learned"},
+    "ste from compensated, learned scales": {"scales": "learned"},
+    "cage": {"method": "cage"},
+    "cage, correction 100": {"method": "cage", "correction": 100.0},
     "zeroth-order": {"method": "zeroth-order"},
     "float-then-ptq": {"method": "float-then-ptq", "steps": 10},
 }
@@ -66,7 +71,7 @@ def measure(subject: Any, bits: int, seed: int, steps: int) -> list[dict[str, An
     small = tqs.quantize(system.module, plan, method=settings, system=system)
     rows = []
     for name, changes in RUNS.items():
-        start = small if name == "ste from compensated" else None
+        start = small if "from compensated" in name else None
         found = tqs.recover(
             system,
             plan,
@@ -88,7 +93,7 @@ def measure(subject: Any, bits: int, seed: int, steps: int) -> list[dict[str, An
         )  # fmt: skip
         ratio, low, high = rows[-1]["ratio"]
         print(
-            f"{system.name:16} {bits} bits seed {seed} {name:21} rtn {nearest.damage:.3g}, compensated "
+            f"{system.name:16} {bits} bits seed {seed} {name:36} rtn {nearest.damage:.3g}, compensated "
             f"{rows[-1]['compensated']:.3g}, recovered {damage.damage:.3g}: {ratio:.3f} ({low:.3f} to {high:.3f}) "
             f"of rtn, step {best.step}, {found.history[-1].seconds:.0f} s",
             flush=True,

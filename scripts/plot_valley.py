@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def paths() -> tuple[np.ndarray, np.ndarray]:
-    """[STEPS + 1, 2] float weights and the rounded ones, from the checkpoints of a run that is continued step by step."""
+    """[STEPS + 1, 2] float and rounded weights, from the checkpoints of a run that is continued step by step."""
     system = valley()
     plan = plan_for(system.module, [4], tqs.Quantizer(0, search="minmax"))
     states = tqs.Contexts(torch.tensor([[-1.0], [1.0]]))
