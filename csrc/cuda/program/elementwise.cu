@@ -87,7 +87,7 @@ Launched prepare(const ElementwiseTask& task) {
     a.registers = task.registers;
     a.instructions = task.instructions;
     a.lanes = lanes;
-    a.code = context().constant(task.code, task.instructions);
+    a.code = task.instructions > 0 ? context().constant(task.code, task.instructions) : nullptr;
     for (int o = 0; o < task.outputs; ++o) {
         a.output_registers[o] = task.output_registers[o];
         for (int i = 0; a.tangent && i < task.inputs; ++i) a.jacobian[o][i] = task.jacobian[o * task.inputs + i];
