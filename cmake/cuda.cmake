@@ -1,12 +1,34 @@
-# Whether the CUDA kernels are built (TQS_CUDA), or their throwing twins in csrc/no_cuda.
+# Whether the CUDA kernels are built (TQS_CUDA), or their throwing twins in csrc/no_cuda. EMULATED builds the whole backend
+# as ordinary C++ over tests/native/cuda_emulator, whose one GPU is the processor: to test the engine, thousands of times
+# too slow for anything else.
 #   TQS_CUDA_SOURCES, TQS_CUDA_LIBRARIES
 
-if(NOT TQS_CUDA MATCHES "^(AUTO|ON|OFF)$")
-    message(FATAL_ERROR "TQS_CUDA must be AUTO, ON or OFF, got '${TQS_CUDA}'")
+if(NOT TQS_CUDA MATCHES "^(AUTO|ON|OFF|EMULATED)$")
+    message(FATAL_ERROR "TQS_CUDA must be AUTO, ON, OFF or EMULATED, got '${TQS_CUDA}'")
 endif()
 
+set(cuda_sources
+    csrc/cuda/multiply_bfloat16.cu
+    csrc/cuda/multiply_float16.cu
+    csrc/cuda/multiply_int8.cu
+    csrc/cuda/qgemm.cu
+    csrc/cuda/device_properties.cpp
+    csrc/cuda/plan.cpp
+    csrc/cuda/program/attention.cu
+    csrc/cuda/program/context.cpp
+    csrc/cuda/program/depthwise.cu
+    csrc/cuda/program/device.cpp
+    csrc/cuda/program/elementwise.cu
+    csrc/cuda/program/layer.cu
+    csrc/cuda/program/movement.cu
+    csrc/cuda/program/packed_layer.cpp
+    csrc/cuda/program/products.cu
+    csrc/cuda/program/rows.cu
+    csrc/cuda/program/steps.cu
+    csrc/cuda/table.cpp)
+
 set(build_cuda OFF)
-if(NOT TQS_CUDA STREQUAL "OFF")
+if(TQS_CUDA MATCHES "^(AUTO|ON)$")
     include(CheckLanguage)
     check_language(CUDA)
     if(CMAKE_CUDA_COMPILER)
@@ -37,22 +59,9 @@ if(build_cuda)
     # Static: the module imports on a machine without CUDA, and next to any CUDA runtime torch brings.
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
     find_package(CUDAToolkit REQUIRED)
-    set(TQS_CUDA_SOURCES
-        csrc/cuda/multiply_bfloat16.cu
-        csrc/cuda/multiply_float16.cu
-        csrc/cuda/multiply_int8.cu
-        csrc/cuda/qgemm.cu
-        csrc/cuda/device_properties.cpp
-        csrc/cuda/plan.cpp
-        csrc/cuda/program/attention.cu
-        csrc/cuda/program/context.cpp
-        csrc/cuda/program/depthwise.cu
-        csrc/cuda/program/elementwise.cu
-        csrc/cuda/program/movement.cu
-        csrc/cuda/program/rows.cu
-        csrc/cuda/table.cpp)
+    set(TQS_CUDA_SOURCES ${cuda_sources})
     # Multiply-adds are written out where they are meant: no element differs for the kernel or the loop it was inlined in.
-    foreach(family attention depthwise elementwise movement rows)
+    foreach(family attention depthwise elementwise layer movement products rows steps)
         set_source_files_properties(csrc/cuda/program/${family}.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
     endforeach()
     if("90a" IN_LIST TQS_CUDA_ARCHITECTURES)
@@ -74,6 +83,21 @@ if(build_cuda)
     set_source_files_properties(csrc/cuda/table.cpp PROPERTIES COMPILE_DEFINITIONS
         "TQS_CUDA_ARCHITECTURES=\"${architecture_names}\"")
     message(STATUS "tqs-fast: CUDA kernels for ${TQS_CUDA_ARCHITECTURES}")
+elseif(TQS_CUDA STREQUAL "EMULATED")
+    set(TQS_CUDA_SOURCES ${cuda_sources}
+        csrc/cuda/no_warpgroups.cpp
+        tests/native/cuda_emulator/emulator.cpp
+        tests/native/cuda_emulator/runtime.cpp)
+    set(TQS_CUDA_LIBRARIES)
+    foreach(source IN LISTS TQS_CUDA_SOURCES)
+        set_source_files_properties(${source} PROPERTIES
+            LANGUAGE CXX
+            COMPILE_OPTIONS "-x;c++;-Wno-unknown-pragmas"
+            INCLUDE_DIRECTORIES ${CMAKE_CURRENT_SOURCE_DIR}/tests/native/cuda_emulator)
+    endforeach()
+    set_source_files_properties(csrc/cuda/table.cpp PROPERTIES COMPILE_DEFINITIONS
+        "TQS_CUDA_ARCHITECTURES=\"emulated\"")
+    message(STATUS "tqs-fast: CUDA kernels on the emulator")
 else()
     set(TQS_CUDA_SOURCES csrc/no_cuda/table.cpp)
     set(TQS_CUDA_LIBRARIES)

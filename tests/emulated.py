@@ -102,8 +102,10 @@ def emulator() -> Emulator:
 
 def _build(folder: Path) -> Emulator:
     cuda = ROOT / "csrc/cuda"
-    programs = [path for path in sorted((cuda / "program").iterdir()) if path.suffix in (".cpp", ".cu")]
-    sources = [*sorted(FOLDER.glob("*.cpp")), cuda / "plan.cpp", *programs, ROOT / "csrc/program/chain.cpp"]
+    excluded = ("table", "no_warpgroups", "device")  # the engine is built with TQS_CUDA=EMULATED
+    kernels = [path for part in (cuda, cuda / "program") for path in sorted(part.iterdir())]
+    kernels = [path for path in kernels if path.suffix in (".cpp", ".cu") and path.stem not in excluded]
+    sources = [*sorted(FOLDER.glob("*.cpp")), *kernels, ROOT / "csrc/program/chain.cpp"]
 
     def compiled(source: Path) -> Path:
         target = folder / f"{source.parent.name}_{source.stem}.o"

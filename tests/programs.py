@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from tqs_fast.capture.program import Buffer, Constant, NextState, Node, PackedConstant, Program, Value
+from tqs_fast.engines.native_call import Place
 from tqs_fast.engines.native_program import NativeProgram
 from tqs_fast.reference.program import run_program
 from tqs_fast.reference.quantization import pack_codes, to_bfloat16
@@ -256,11 +257,11 @@ SOURCES = ("state", "series")
 
 
 class Native:
-    """A case on the instruction set in use."""
+    """A case on the instruction set in use, or on a GPU."""
 
-    def __init__(self, case: Case, precision: str, values: Sequence[Array | None]) -> None:
+    def __init__(self, case: Case, precision: str, values: Sequence[Array | None], place: Place | None = None) -> None:
         self.case, self.precision = case, precision
-        self.program = NativeProgram(build(case, precision, values))
+        self.program = NativeProgram(build(case, precision, values), place=place)
 
     def dtype(self, view: View) -> torch.dtype:
         return DTYPES[view.precision or self.precision]

@@ -28,7 +28,10 @@ MAY_INCLUDE = {
     "growth": ("core/", "backend/", "program/", "rollout/"),
     "bindings": ("core/", "backend/", "quant/", "program/", "rollout/", "growth/"),
     **{
-        name: ("core/", "backend/kernel_table.h", "backend/program_kernels.h", "quant/format.h", "quant/codes.h")
+        name: (
+            *("core/", "backend/kernel_table.h", "backend/program_kernels.h", "backend/place.h", "backend/device.h"),
+            *("quant/format.h", "quant/codes.h"),
+        )
         for name in BACKENDS
     },
 }

@@ -22,7 +22,7 @@ void bind_growth(py::module_& m) {
         [](const Program& program, std::int64_t samples, std::int64_t directions, std::int64_t steps,
            std::int64_t interval, std::int64_t blocks, const Addresses& states, const Addresses& inputs,
            std::int64_t input_steps, Address frame, Address logs, Address condition, Address diverged,
-           const Addresses& final_states, Address final_frame, int threads) {
+           const Addresses& final_states, Address final_frame, int threads, Address stream) {
             const StretchingTask task{.samples = samples,
                                       .directions = directions,
                                       .steps = steps,
@@ -37,13 +37,14 @@ void bind_growth(py::module_& m) {
                                       .diverged = at_address<std::int64_t>(diverged),
                                       .final_states = pointers<void*>(final_states),
                                       .final_frame = at_address<double>(final_frame),
-                                      .threads = threads};
+                                      .threads = threads,
+                                      .stream = stream};
             interruptible([&] { return run_stretching(program, task, python_interrupts); });
         },
         py::arg("program"), py::kw_only(), py::arg("samples"), py::arg("directions"), py::arg("steps"),
         py::arg("interval"), py::arg("blocks"), py::arg("states"), py::arg("inputs"), py::arg("input_steps"),
         py::arg("frame"), py::arg("logs"), py::arg("condition"), py::arg("diverged"), py::arg("final_states"),
-        py::arg("final_frame"), py::arg("threads"));
+        py::arg("final_frame"), py::arg("threads"), py::arg("stream"));
 }
 
 }  // namespace tqs

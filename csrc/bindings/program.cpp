@@ -85,6 +85,7 @@ py::dict describe(const RolloutUse& use) {
     result["tile_lanes"] = use.largest.lanes;
     result["tile_samples"] = use.largest.samples;
     result["tile_bytes"] = use.tile_bytes;
+    result["predicted_bytes"] = use.predicted;
     return result;
 }
 
@@ -93,10 +94,10 @@ py::dict describe(const RolloutUse& use) {
 void bind_program(py::module_& m) {
     py::class_<Program>(m, "Program")
         .def(py::init([](const py::object& program, const std::map<int, Address>& constants,
-                         const std::vector<PackedView>& packed) {
-                 return std::make_unique<Program>(convert(program, constants, packed));
+                         const std::vector<PackedView>& packed, int device) {
+                 return std::make_unique<Program>(convert(program, constants, packed), device);
              }),
-             py::arg("program"), py::kw_only(), py::arg("constants"), py::arg("packed"))
+             py::arg("program"), py::kw_only(), py::arg("constants"), py::arg("packed"), py::arg("device"))
         .def_property_readonly("arena_bytes", &Program::arena_bytes)
         .def_property_readonly("state_bytes", &Program::state_bytes)
         .def_property_readonly("packed_bytes", &Program::packed_bytes)
@@ -126,7 +127,7 @@ void bind_program(py::module_& m) {
            const Addresses& states, const Addresses& inputs, std::int64_t input_steps,
            const std::vector<Variant>& variants, const std::vector<std::vector<int>>& lanes, std::int64_t values,
            Address reference, Address scale, Address errors, Address outputs, const Addresses& final_states,
-           int threads, std::int64_t memory_limit) {
+           int threads, std::int64_t memory_limit, Address stream) {
             const EnsembleTask task{.samples = samples,
                                     .steps = steps,
                                     .states = pointers<const void*>(states),
@@ -141,13 +142,14 @@ void bind_program(py::module_& m) {
                                     .outputs = at_address<void>(outputs),
                                     .final_states = pointers<void*>(final_states),
                                     .threads = threads,
-                                    .memory_limit = memory_limit};
+                                    .memory_limit = memory_limit,
+                                    .stream = stream};
             return describe(interruptible([&] { return run_ensemble({&program, prologue}, task, python_interrupts); }));
         },
         py::arg("program"), py::arg("prologue"), py::kw_only(), py::arg("samples"), py::arg("steps"), py::arg("states"),
         py::arg("inputs"), py::arg("input_steps"), py::arg("variants"), py::arg("lanes"), py::arg("values"),
         py::arg("reference"), py::arg("scale"), py::arg("errors"), py::arg("outputs"), py::arg("final_states"),
-        py::arg("threads"), py::arg("memory_limit"));
+        py::arg("threads"), py::arg("memory_limit"), py::arg("stream"));
 
     py::class_<WeightSeed>(m, "WeightSeed")
         .def(py::init([](int buffer, std::int64_t tangent, Address data) {
@@ -159,7 +161,7 @@ void bind_program(py::module_& m) {
                          const Addresses& seeds, const std::vector<WeightSeed>& weight_seeds, const Addresses& inputs,
                          std::int64_t input_steps, std::int64_t values, Address outputs, Address tangent_outputs,
                          Address scale, Address errors, const Addresses& final_states, const Addresses& final_tangents,
-                         int threads, std::int64_t memory_limit) {
+                         int threads, std::int64_t memory_limit, Address stream) {
                  return TangentTask{.samples = samples,
                                     .tangents = tangents,
                                     .steps = steps,
@@ -176,12 +178,14 @@ void bind_program(py::module_& m) {
                                     .final_states = pointers<void*>(final_states),
                                     .final_tangents = pointers<void*>(final_tangents),
                                     .threads = threads,
-                                    .memory_limit = memory_limit};
+                                    .memory_limit = memory_limit,
+                                    .stream = stream};
              }),
              py::kw_only(), py::arg("samples"), py::arg("tangents"), py::arg("steps"), py::arg("states"),
              py::arg("seeds"), py::arg("weight_seeds"), py::arg("inputs"), py::arg("input_steps"), py::arg("values"),
              py::arg("outputs"), py::arg("tangent_outputs"), py::arg("scale"), py::arg("errors"),
-             py::arg("final_states"), py::arg("final_tangents"), py::arg("threads"), py::arg("memory_limit"));
+             py::arg("final_states"), py::arg("final_tangents"), py::arg("threads"), py::arg("memory_limit"),
+             py::arg("stream"));
     m.def(
         "run_tangents",
         [](const Program& program, const Program* prologue, const TangentTask& task) {

@@ -42,16 +42,22 @@ RolloutUse run_stretching(const Program& program, const StretchingTask& task, co
     std::fill_n(task.diverged, N, -1);
     const std::vector<bool> seeded(task.states.size(), true);
     // Together: a frame is factored as a whole.
-    const std::vector<Piece> pieces =
-        cut(stages, {std::vector<std::vector<int>>(static_cast<std::size_t>(K)), seeded, N, task.steps, true, true},
-            task.threads, 0);
+    const std::shared_ptr<Place> place = program.place(task.stream);
+    const Rollout rollout{.changed = std::vector<std::vector<int>>(static_cast<std::size_t>(K)),
+                          .seeded = seeded,
+                          .samples = N,
+                          .steps = task.steps,
+                          .tangent = true,
+                          .together = true,
+                          .input_steps = task.input_steps};
+    const std::vector<Piece> pieces = cut(stages, *place, rollout, task.threads, 0);
     RolloutUse use{largest(pieces), 0};
     std::mutex mutex;
 
     for_each_tile(
-        pieces, N, task.threads, interrupt,
+        pieces, N, place->device() ? 1 : task.threads, interrupt,
         [&](std::int64_t, std::int64_t, std::int64_t first, std::int64_t samples, const std::function<void()>& stop) {
-            TileRun tile(stages, {1 + K, samples, true}, {}, task.inputs, task.input_steps, first, seeded);
+            TileRun tile(stages, place, {1 + K, samples, true}, {}, task.inputs, task.input_steps, first, seeded);
             for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
                 tile.set_state(leaf, 0, static_cast<const char*>(task.states[leaf]) + first * tile.leaf_bytes(leaf));
             }

@@ -23,6 +23,7 @@ struct StretchingTask {
     std::vector<void*> final_states;   // per leaf [N, elements]
     double* final_frame;               // [N, K, D]
     int threads;
+    std::uintptr_t stream = 0;  // as in EnsembleTask
 };
 
 // Throws ArgumentError, Interrupted. Results do not depend on threads.

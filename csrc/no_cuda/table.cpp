@@ -1,4 +1,5 @@
 // The CUDA backend of a build without CUDA: the same symbols, which say how to get the real ones.
+#include "backend/device.h"
 #include "backend/kernel_table.h"
 #include "core/check.h"
 
@@ -40,6 +41,14 @@ void prepack(const PackedView&, std::uint8_t*, int, std::uintptr_t) {
 
 std::int64_t qgemm(const QgemmTask&, DType, Activation, Workspace, int, std::uintptr_t) {
     refuse("qgemm");
+}
+
+std::unique_ptr<tqs::Device> open(int, std::uintptr_t) {
+    refuse("Program");
+}
+
+const ProgramKernels& program_kernels() {
+    refuse("Program");
 }
 
 }  // namespace tqs::cuda

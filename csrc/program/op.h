@@ -5,9 +5,9 @@
 #include <memory>
 #include <span>
 
+#include "backend/device.h"
 #include "backend/kernel_table.h"
 #include "program/spec.h"
-#include "quant/prepared.h"
 
 namespace tqs {
 
@@ -27,6 +27,7 @@ struct ProductShape {
 struct Frame {
     Extent extent;  // lanes is 1 where everything the node reads is shared
     const ProgramKernels* kernels;
+    Device* device;  // null: the kernels are the processor's
     std::span<const Operand> in;
     std::span<const Operand> out;
     Panels panels;      // of the constant that the op packs, if any
@@ -41,10 +42,12 @@ class Op {
     // Pointers in `frame` are null when this is asked.
     virtual std::int64_t scratch_bytes(const Frame& frame) const = 0;
     virtual void run(const Frame& frame) const = 0;
+    // Whether tasks are other ones at other steps, beyond where operands lie.
+    virtual bool changes() const { return false; }
 
     virtual ProductShape product() const { return {}; }
 
-    // Index of the input that is a constant and read through Frame::panels only; -1: none.
+    // Index of the input that is a constant and read through Frame::panels only; -1: none. Devices take it as it is.
     virtual int packed_input() const { return -1; }
     virtual std::int64_t packed_bytes(const ProgramKernels&) const { return 0; }
     // `constant` is contiguous, of the value's sizes and precision.
@@ -56,6 +59,12 @@ class Op {
     virtual bool follows(int) const { return true; }
 };
 
+// A packed weight and its form for the place that the program runs at.
+struct PlacedWeight {
+    PackedView weight;
+    const std::uint8_t* panels;
+};
+
 // What a factory is given: the node and the values it reads and writes (null where absent).
 struct OpContext {
     const NodeSpec& node;
@@ -63,7 +72,7 @@ struct OpContext {
     std::span<const ValueSpec* const> outputs;
     std::span<const Precision> input_precisions;
     std::span<const Precision> output_precisions;
-    std::span<const std::unique_ptr<Prepared>> packed;  // as ProgramSpec::packed
+    std::span<const PlacedWeight> packed;  // as ProgramSpec::packed; outlives the op
 
     // Attributes; throw ArgumentError naming node.origin where missing (or return `otherwise`).
     std::int64_t integer(const char* name) const;

@@ -23,13 +23,21 @@ std::int64_t elements(const ValueSpec& value) {
 
 }  // namespace
 
-Program::Program(ProgramSpec spec) : spec_(std::move(spec)), kernels_(&active_table().program) {
+Program::Program(ProgramSpec spec, int device)
+    : spec_(std::move(spec)),
+      device_(device),
+      kernels_(device == kHost ? &active_table().program : &cuda::program_kernels()) {
     check_indices();
     check_views();
     prepack_weights();
     make_ops();
-    strips_ = find_strips(spec_, ops_);
+    strips_ = device_ == kHost ? find_strips(spec_, ops_) : no_strips(spec_);
     plan();
+}
+
+std::shared_ptr<Place> Program::place(std::uintptr_t stream) const {
+    if (device_ != kHost) return cuda::open(device_, stream);
+    return {&host(), [](Place*) {}};
 }
 
 bool Program::is_kept(int buffer) const {
@@ -115,8 +123,19 @@ void Program::check_views() const {
 }
 
 void Program::prepack_weights() {
+    if (device_ != kHost && !spec_.packed.empty()) keeper_ = cuda::open(device_, 0);
     for (const PackedView& weight : spec_.packed) {
-        packed_.push_back(prepack(weight));
+        if (keeper_) {
+            check_packed("Program", weight);
+            const std::int64_t bytes = cuda::prepacked_bytes(weight);
+            placed_.push_back(keeper_->allocate(bytes));
+            keeper_->prepack(weight, placed_.back().get());
+            packed_.push_back({weight, reinterpret_cast<const std::uint8_t*>(placed_.back().get())});
+            packed_bytes_ += bytes;
+            continue;
+        }
+        prepared_.push_back(prepack(weight));
+        packed_.push_back({weight, prepared_.back()->panels.get()});
         packed_bytes_ += active_table().prepacked_bytes(weight);
     }
 }
@@ -135,14 +154,18 @@ void Program::make_ops() {
         }
         ops_.push_back(make_op({node, inputs, outputs, input_precisions, output_precisions, packed_}));
         const Op& op = *ops_.back();
-        AlignedBytes packed;
+        const void* panels = nullptr;
         if (op.packed_input() >= 0) {
             const int value = node.inputs[static_cast<std::size_t>(op.packed_input())];
             require(buffer_of(value).kind == BufferKind::constant, kName, node.origin, ": expected a constant weight");
-            packed = allocate_aligned(op.packed_bytes(*kernels_));
-            op.pack(*kernels_, buffer_of(value).data, packed.get());
+            panels = buffer_of(value).data;
+            if (device_ == kHost) {
+                packed_constants_.push_back(allocate_aligned(op.packed_bytes(*kernels_)));
+                op.pack(*kernels_, panels, packed_constants_.back().get());
+                panels = packed_constants_.back().get();
+            }
         }
-        panels_.push_back(std::move(packed));
+        panels_.push_back(panels);
     }
 }
 

@@ -8,22 +8,29 @@
 #include "core/aligned.h"
 #include "program/arena.h"
 #include "program/strips.h"
+#include "quant/prepared.h"
 
 namespace tqs {
 
 class Program {
   public:
     // Checks every index and every view, makes the ops and packs the constants for the instruction set in use.
-    // Constants stay where they are: the caller keeps them alive. Throws ArgumentError.
-    explicit Program(ProgramSpec spec);
+    // Constants stay where they are: the caller keeps them alive. `device` >= 0: the program runs on that GPU, where
+    // its constants and packed weights already are. Throws ArgumentError, Error.
+    explicit Program(ProgramSpec spec, int device = kHost);
+
+    static constexpr int kHost = -1;
 
     const ProgramSpec& spec() const { return spec_; }
+    int device() const { return device_; }
+    // Where a rollout runs, after what the caller has enqueued on `stream`. One per rollout and thread of a device.
+    std::shared_ptr<Place> place(std::uintptr_t stream = 0) const;
     const ProgramKernels& kernels() const { return *kernels_; }
     const Op& op(std::size_t node) const { return *ops_[node]; }
     // Bytes of the prepacked weights.
     std::int64_t packed_bytes() const { return packed_bytes_; }
-    // Of the constant that the node packs; null if it packs none.
-    const void* panels(std::size_t node) const { return panels_[node].get(); }
+    // Of the constant that the node packs (on a device: the constant itself); null if it packs none.
+    const void* panels(std::size_t node) const { return panels_[node]; }
     // Byte offset of an arena buffer, per (lane, sample): multiply by their number.
     std::int64_t arena_offset(int buffer) const { return offsets_[static_cast<std::size_t>(buffer)]; }
     // Bytes per (lane, sample).
@@ -51,10 +58,15 @@ class Program {
     void plan();
 
     ProgramSpec spec_;
+    int device_;
     const ProgramKernels* kernels_;
-    std::vector<std::unique_ptr<Prepared>> packed_;  // read by the ops
+    std::vector<PlacedWeight> packed_;  // read by the ops
+    std::vector<std::unique_ptr<Prepared>> prepared_;
+    std::unique_ptr<Device> keeper_;  // of the prepacked weights on a device
+    std::vector<PlaceBytes> placed_;
     std::vector<std::unique_ptr<Op>> ops_;
-    std::vector<AlignedBytes> panels_;
+    std::vector<AlignedBytes> packed_constants_;
+    std::vector<const void*> panels_;
     Strips strips_;
     std::vector<std::int64_t> offsets_;
     std::int64_t arena_bytes_ = 0, packed_bytes_ = 0;

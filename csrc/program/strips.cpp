@@ -47,9 +47,7 @@ class Finder {
     Finder(const ProgramSpec& spec, const std::vector<std::unique_ptr<Op>>& ops) : spec_(spec), ops_(ops) {}
 
     Strips find() {
-        Strips result;
-        result.cuts.resize(spec_.nodes.size());
-        result.local_elements.assign(spec_.buffers.size(), 0);
+        Strips result = no_strips(spec_);
         const int nodes = static_cast<int>(spec_.nodes.size());
         for (int node = 0; node < nodes;) {
             Strip best{node, node, 0, 0};
@@ -164,6 +162,13 @@ class Finder {
 };
 
 }  // namespace
+
+Strips no_strips(const ProgramSpec& spec) {
+    Strips result;
+    result.cuts.resize(spec.nodes.size());
+    result.local_elements.assign(spec.buffers.size(), 0);
+    return result;
+}
 
 Strips find_strips(const ProgramSpec& spec, const std::vector<std::unique_ptr<Op>>& ops) {
     return Finder(spec, ops).find();

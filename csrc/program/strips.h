@@ -29,6 +29,8 @@ struct Strips {
     std::vector<std::int64_t> local_elements;  // per buffer: of those that only the strip uses, else 0
 };
 
+// Every node for itself: a device has no cache that holds a strip, and fills itself with all rows of a node.
+Strips no_strips(const ProgramSpec& spec);
 Strips find_strips(const ProgramSpec& spec, const std::vector<std::unique_ptr<Op>>& ops);
 
 }  // namespace tqs

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "rollout/tile.h"
 
@@ -15,15 +16,60 @@ struct OutputShape {
 
 OutputShape output_shape(const Program& program);
 
-// Copies lane `lane`, sample `sample`, block value `value` of the output to channels [C] at `out` (output's precision).
-void copy_channels(const Operand& output, const OutputShape& shape, const char* from, void* out);
+// What is wanted of lanes [first, first + lanes) of a tile, for its samples n and values time < T:
+//
+//     errors [l * error_lane + time * row + n]         mean over channels of ((y - reference) / scale)^2 in float64,
+//                                                      infinite where that is not finite
+//     outputs [(l * output_lane + time * output_row + n) * C + c]
+//
+// in memory of this process. reference [(time * row + n) * C + c], null: 0. In a tangent rollout lanes of zero tangent
+// have zeros.
+struct Wanted {
+    std::int64_t first = 0, lanes = 0;
+    const void* reference = nullptr;
+    const double* scale = nullptr;
+    double* errors = nullptr;  // null: not wanted
+    std::int64_t error_lane = 0, row = 0;
+    void* outputs = nullptr;  // null: not wanted
+    std::int64_t output_lane = 0, output_row = 0;
+};
 
-// Where lane, sample, value of the output begins; null for a tangent that is zero.
-const char* output_at(const Operand& output, const OutputShape& shape, std::int64_t lane, std::int64_t sample,
-                      std::int64_t value, bool tangent);
+// When a step ends: its number, and on a device the clock that counts from step `began`.
+struct Moment {
+    std::int64_t step;
+    const std::int64_t* clock;
+    std::int64_t began;
+};
 
-// mean over channels of ((y - reference) / scale)^2, a null reference being 0; infinite where that is not finite.
-double squared_error(const Operand& output, const OutputShape& shape, const char* y, const char* reference,
-                     const double* scale);
+class Collector {
+  public:
+    // `values`: T.
+    Collector(const Program& program, Place& place, const Extent& extent, std::int64_t values,
+              std::vector<Wanted> wanted);
+
+    void collect(const Operand& output, const Moment& moment);
+    // Nothing is where it is wanted before this was called.
+    void finish();
+    std::int64_t allocated_bytes() const { return allocated_; }
+
+  private:
+    // A part of `wanted` on a device.
+    struct Placed {
+        char *reference, *scale, *errors, *outputs;
+    };
+
+    char* take(std::int64_t bytes);
+    void place(const Wanted& wanted);
+    void collect_here(const Wanted& wanted, const Operand& output, std::int64_t step) const;
+
+    Place& place_;
+    Extent extent_;
+    OutputShape shape_;
+    std::int64_t item_, values_;
+    std::vector<Wanted> wanted_;
+    std::vector<Placed> placed_;
+    std::vector<PlaceBytes> memory_;
+    std::int64_t allocated_ = 0;
+};
 
 }  // namespace tqs

@@ -25,6 +25,7 @@ class TileCost {
         bool variant;  // each lane has a product of its own
     };
     std::vector<Node> nodes_;
+    double start_;
 };
 
 }  // namespace tqs

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <iterator>
+#include <set>
+#include <utility>
 
 #include "core/check.h"
 #include "core/parallel.h"
 #include "rollout/cost.h"
+#include "rollout/predict.h"
 
 namespace tqs {
 namespace {
@@ -56,6 +59,26 @@ Units count_units(const Stages& stages, const Rollout& rollout, std::int64_t wor
     return units;
 }
 
+// Of a device's free memory, what a tile may take: some is left for tables, graphs and for torch.
+constexpr double kDeviceShare = 0.85;
+
+std::int64_t device_limit(Device& device, std::int64_t memory_limit) {
+    if (memory_limit > 0) return memory_limit;
+    return static_cast<std::int64_t>(kDeviceShare * static_cast<double>(device.available()));
+}
+
+// On a device memory grows with units, from what does not depend on them.
+Units count_device_units(const Stages& stages, Device& device, const Rollout& rollout, std::int64_t limit) {
+    const std::int64_t own = rollout.tangent ? 1 : 0;
+    const std::int64_t lanes = rollout.together ? static_cast<std::int64_t>(rollout.changed.size()) : 1;
+    const std::int64_t one = predict_bytes(stages, device, rollout, {0, lanes, 1});
+    const std::int64_t each = predict_bytes(stages, device, rollout, {0, lanes, 2}) - one;  // of own + lanes units
+    require(one <= limit, "rollout", "a memory limit of ", limit, " bytes is too small for a rollout that takes ", one,
+            " bytes on the device; raise it, or use fewer tangents at once");
+    const std::int64_t allowed = (1 + (limit - one) / std::max<std::int64_t>(1, each)) * (own + lanes);
+    return {own, allowed, allowed};
+}
+
 // Lanes next to each other, and how they are best cut.
 struct LaneRun {
     std::int64_t lane, lanes;
@@ -67,11 +90,8 @@ struct LaneRun {
 
 class Cutter {
   public:
-    Cutter(const Stages& stages, const Rollout& rollout, std::int64_t workers, std::int64_t memory_limit)
-        : program_(*stages.program),
-          rollout_(rollout),
-          workers_(workers),
-          units_(count_units(stages, rollout, workers, memory_limit)) {}
+    Cutter(const Stages& stages, const Rollout& rollout, std::int64_t workers, const Units& units)
+        : program_(*stages.program), rollout_(rollout), workers_(workers), units_(units) {}
 
     // The best way of cutting a run, all its pieces being alike.
     LaneRun best(std::int64_t lane, std::int64_t lanes, std::vector<int> changed) const {
@@ -116,6 +136,8 @@ class Cutter {
         }
         return result;
     }
+
+    std::vector<Piece> pieces() const;
 
     // Cuts the costliest tiles in two, again and again, and keeps what leaves the busiest thread least to do.
     void even_out(std::vector<LaneRun>& runs) const {
@@ -170,16 +192,12 @@ class Cutter {
     Units units_;
 };
 
-}  // namespace
-
-std::vector<Piece> cut(const Stages& stages, const Rollout& rollout, int threads, std::int64_t memory_limit) {
-    const std::int64_t workers = threads == 0 ? default_threads() : threads;
-    const Cutter cutter(stages, rollout, workers, memory_limit);
-    std::vector<LaneRun> runs = cutter.runs();
-    if (workers > 1) cutter.even_out(runs);
-    std::stable_sort(runs.begin(), runs.end(), [](const LaneRun& a, const LaneRun& b) { return a.tile > b.tile; });
+std::vector<Piece> Cutter::pieces() const {
+    std::vector<LaneRun> found = runs();
+    if (workers_ > 1) even_out(found);
+    std::stable_sort(found.begin(), found.end(), [](const LaneRun& a, const LaneRun& b) { return a.tile > b.tile; });
     std::vector<Piece> pieces;
-    for (const LaneRun& run : runs) {
+    for (const LaneRun& run : found) {
         const std::int64_t count = ceil_divide(run.lanes, run.piece.lanes);
         for (std::int64_t i = 0; i < count; ++i) {  // even pieces: 5 + 5 rather than 9 + 1
             const std::int64_t begin = run.lanes * i / count, end = run.lanes * (i + 1) / count;
@@ -187,6 +205,39 @@ std::vector<Piece> cut(const Stages& stages, const Rollout& rollout, int threads
         }
     }
     return pieces;
+}
+
+// Tables of lanes and constants that lanes draw are no part of what grows with units: where they are what is too much,
+// tiles become smaller until all fit.
+std::vector<Piece> cut_for_device(const Stages& stages, Device& device, const Rollout& rollout, std::int64_t limit) {
+    Units units = count_device_units(stages, device, rollout, limit);
+    for (;;) {
+        std::vector<Piece> pieces = Cutter(stages, rollout, 1, units).pieces();
+        std::int64_t most = 0;
+        std::set<std::pair<std::int64_t, std::int64_t>> seen;
+        for (const Piece& piece : pieces) {
+            const std::int64_t drawn = rollout.drawn_bytes(piece);
+            if (!seen.emplace(piece.lanes * piece.samples, drawn).second) continue;
+            most = std::max(most, predict_bytes(stages, device, rollout, piece));
+        }
+        if (most <= limit) return pieces;
+        require(units.allowed > 1 + units.own, "rollout", "a memory limit of ", limit,
+                " bytes is too small for a rollout that takes ", most,
+                " bytes on the device; raise it, or change fewer weights per lane");
+        units.allowed = std::max(1 + units.own, std::min(units.allowed - 1, units.allowed * limit / most));
+        units.good = units.allowed;
+    }
+}
+
+}  // namespace
+
+std::vector<Piece> cut(const Stages& stages, Place& place, const Rollout& rollout, int threads,
+                       std::int64_t memory_limit) {
+    if (Device* device = place.device()) {
+        return cut_for_device(stages, *device, rollout, device_limit(*device, memory_limit));
+    }
+    const std::int64_t workers = threads == 0 ? default_threads() : threads;
+    return Cutter(stages, rollout, workers, count_units(stages, rollout, workers, memory_limit)).pieces();
 }
 
 Piece largest(const std::vector<Piece>& pieces) {

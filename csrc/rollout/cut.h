@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "rollout/tile_run.h"
@@ -19,13 +20,25 @@ struct Rollout {
     std::int64_t samples, steps;
     bool tangent;   // each tile runs the primal too
     bool together;  // all lanes of a sample in one tile
+    // For what a tile takes on a device: steps of the inputs; values collected, and what of them from a piece (only
+    // whether pointers are null counts); bytes of constants that a piece draws.
+    std::int64_t input_steps = 0, values = 0;
+    std::function<std::vector<Wanted>(const Piece&)> wanted = [](const Piece&) {
+        return std::vector<Wanted>{};
+    };
+    std::function<std::int64_t(const Piece&)> drawn_bytes = [](const Piece&) {
+        return std::int64_t{0};
+    };
 };
 
 // Tiles stay near the size of a core's own cache, with enough rows for a matrix product to run at speed. Within that,
 // lanes that differ in the same constants go together where they have enough in common (rollout/cost.h). `memory_limit`
 // bytes (0: none) hold for all threads together. Costly pieces come first. Throws ArgumentError where not even one lane
 // of one sample fits.
-std::vector<Piece> cut(const Stages& stages, const Rollout& rollout, int threads, std::int64_t memory_limit);
+//
+// On a device, tiles are as large as its memory (or `memory_limit`) allows, by a dry run.
+std::vector<Piece> cut(const Stages& stages, Place& place, const Rollout& rollout, int threads,
+                       std::int64_t memory_limit);
 
 // The piece whose tiles have the most lanes times samples.
 Piece largest(const std::vector<Piece>& pieces);

@@ -5,10 +5,11 @@ namespace tqs {
 Failure find_non_finite(Stages stages, const TangentTask& task, const Interrupt& interrupt) {
     const std::int64_t N = task.samples, K = task.tangents;
     Failure earliest{-1, -1, -1, -1};
+    const std::shared_ptr<Place> place = stages.program->place(task.stream);
     for (std::int64_t sample = 0; sample < N; ++sample) {
         std::vector<bool> seeded;
         for (const void* seed : task.seeds) seeded.push_back(seed != nullptr);
-        TileRun tile(stages, {1 + K, 1, K > 0}, gather_seeds(*stages.program, task, 0, K), task.inputs,
+        TileRun tile(stages, place, {1 + K, 1, K > 0}, gather_seeds(*stages.program, task, 0, K), task.inputs,
                      task.input_steps, sample, seeded);
         for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
             if (!task.states[leaf]) continue;

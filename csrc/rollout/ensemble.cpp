@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "core/rng.h"
 #include "rollout/collect.h"
+#include "rollout/predict.h"
 
 namespace tqs {
 namespace {
@@ -46,7 +47,7 @@ void add_noise(const Variant& variant, const void* constant, std::int64_t elemen
     constexpr std::int64_t kBlock = 256;
     const T* from = static_cast<const T*>(constant);
     T* to = static_cast<T*>(out);
-    std::copy(from, from + elements, to);
+    if (from != to) std::copy(from, from + elements, to);
     float normal[kBlock];
     for (std::int64_t begin = 0; begin < variant.count; begin += kBlock) {
         const std::int64_t count = std::min(kBlock, variant.count - begin);
@@ -56,6 +57,21 @@ void add_noise(const Variant& variant, const void* constant, std::int64_t elemen
             element = static_cast<T>(static_cast<double>(element) + variant.scale * static_cast<double>(normal[i]));
         }
     }
+}
+
+// The constant with its noise, at `place`; drawn here, so that the bits are the same everywhere.
+PlaceBytes draw(Place& place, const Variant& variant, const BufferSpec& buffer, std::int64_t bytes) {
+    const auto add = buffer.precision == Precision::float32 ? add_noise<float> : add_noise<double>;
+    PlaceBytes drawn = place.allocate(bytes);
+    if (!place.device()) {
+        add(variant, buffer.data, buffer.elements, drawn.get());
+        return drawn;
+    }
+    const AlignedBytes here = allocate_aligned(bytes);
+    place.read(here.get(), 0, static_cast<const char*>(buffer.data), 0, bytes, 1);
+    add(variant, here.get(), buffer.elements, here.get());
+    place.write(drawn.get(), 0, here.get(), 0, bytes, 1);
+    return drawn;
 }
 
 // Per lane, the constants that its variants replace.
@@ -69,14 +85,31 @@ std::vector<std::vector<int>> changed_constants(const EnsembleTask& task) {
     return result;
 }
 
+// What the noise of some lanes takes; lanes share what is drawn.
+std::int64_t drawn_bytes(const Program& program, const EnsembleTask& task, const Piece& piece) {
+    std::set<int> variants;
+    for (std::int64_t lane = piece.lane; lane < piece.lane + piece.lanes; ++lane) {
+        const std::vector<int>& own = task.lanes[static_cast<std::size_t>(lane)];
+        variants.insert(own.begin(), own.end());
+    }
+    std::int64_t bytes = 0;
+    for (const int index : variants) {
+        const Variant& variant = task.variants[static_cast<std::size_t>(index)];
+        const BufferSpec& buffer = program.spec().buffers[static_cast<std::size_t>(variant.buffer)];
+        if (!variant.data) bytes += buffer.elements * precision_bytes(buffer.precision);
+    }
+    return bytes;
+}
+
 // The variants that some lanes of a tile use, and the noise drawn for them.
 struct TileVariants {
     LaneConstants constants;
-    std::vector<AlignedBytes> drawn;
+    std::vector<PlaceBytes> drawn;
     std::int64_t bytes = 0;
 };
 
-TileVariants gather_variants(const Program& program, const EnsembleTask& task, std::int64_t first, std::int64_t lanes) {
+TileVariants gather_variants(const Program& program, Place& place, const EnsembleTask& task, std::int64_t first,
+                             std::int64_t lanes) {
     TileVariants result;
     std::map<int, const void*> done;
     for (std::int64_t lane = 0; lane < lanes; ++lane) {
@@ -87,14 +120,9 @@ TileVariants gather_variants(const Program& program, const EnsembleTask& task, s
             if (!data && variant.data) data = variant.data;
             if (!data) {
                 const std::int64_t bytes = buffer.elements * precision_bytes(buffer.precision);
-                result.drawn.push_back(allocate_aligned(bytes));
+                result.drawn.push_back(draw(place, variant, buffer, bytes));
                 result.bytes += bytes;
                 data = result.drawn.back().get();
-                if (buffer.precision == Precision::float32) {
-                    add_noise<float>(variant, buffer.data, buffer.elements, result.drawn.back().get());
-                } else {
-                    add_noise<double>(variant, buffer.data, buffer.elements, result.drawn.back().get());
-                }
             }
             auto [entry, fresh] = result.constants.try_emplace(variant.buffer);
             if (fresh) entry->second.assign(static_cast<std::size_t>(lanes), buffer.data);
@@ -113,46 +141,56 @@ RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt
     check(program, task, shape);
     const std::int64_t item = precision_bytes(program.buffer_of(spec.output).precision);
     const std::int64_t N = task.samples, T = task.values, C = shape.channels;
-    const std::vector<Piece> pieces =
-        cut(stages, {changed_constants(task), {}, N, task.steps, false, false}, task.threads, task.memory_limit);
+    const std::shared_ptr<Place> place = program.place(task.stream);
+    const auto wanted = [&](const Piece& piece, std::int64_t sample) {
+        const auto at = [&](const void* rows, std::int64_t row) {
+            return rows ? static_cast<const char*>(rows) + row * C * item : nullptr;
+        };
+        const std::int64_t begin = piece.lane * T * N + sample;
+        return std::vector<Wanted>{{.first = 0,
+                                    .lanes = piece.lanes,
+                                    .reference = at(task.reference, sample),
+                                    .scale = task.scale,
+                                    .errors = task.errors ? task.errors + begin : nullptr,
+                                    .error_lane = T * N,
+                                    .row = N,
+                                    .outputs = const_cast<char*>(at(task.outputs, begin)),
+                                    .output_lane = T * N,
+                                    .output_row = N}};
+    };
+    const Rollout rollout{.changed = changed_constants(task),
+                          .seeded = {},
+                          .samples = N,
+                          .steps = task.steps,
+                          .tangent = false,
+                          .together = false,
+                          .input_steps = task.input_steps,
+                          .values = T,
+                          .wanted = [&](const Piece& piece) { return wanted(piece, 0); },
+                          .drawn_bytes = [&](const Piece& piece) { return drawn_bytes(program, task, piece); }};
+    const std::vector<Piece> pieces = cut(stages, *place, rollout, task.threads, task.memory_limit);
     RolloutUse use{largest(pieces), 0};
+    if (Device* device = place->device()) use.predicted = predict_bytes(stages, *device, rollout, use.largest);
     std::mutex mutex;
 
     for_each_tile(
-        pieces, N, task.threads, interrupt,
+        pieces, N, place->device() ? 1 : task.threads, interrupt,
         [&](std::int64_t lane, std::int64_t tile_lanes, std::int64_t sample, std::int64_t samples,
             const std::function<void()>& stop) {
-            TileVariants variants = gather_variants(program, task, lane, tile_lanes);
-            TileRun tile(stages, {tile_lanes, samples, false}, variants.constants, task.inputs, task.input_steps,
+            TileVariants variants = gather_variants(program, *place, task, lane, tile_lanes);
+            TileRun tile(stages, place, {tile_lanes, samples, false}, variants.constants, task.inputs, task.input_steps,
                          sample, {});
             for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
                 if (!task.states[leaf]) continue;
                 tile.set_state(leaf, 0, static_cast<const char*>(task.states[leaf]) + sample * tile.leaf_bytes(leaf));
             }
+            Collector collector(program, *place, {tile_lanes, samples, false}, T,
+                                wanted({lane, tile_lanes, samples}, sample));
             for (std::int64_t t = 0; t < task.steps; ++t) {
                 stop();
-                tile.step(t);
-                const Operand& output = tile.output();
-                const std::int64_t values = std::min(shape.block, T - t * shape.block);
-                for (std::int64_t l = 0; l < tile_lanes; ++l) {
-                    for (std::int64_t value = 0; value < values; ++value) {
-                        const std::int64_t time = t * shape.block + value;
-                        for (std::int64_t n = 0; n < samples; ++n) {
-                            const char* y = output_at(output, shape, l, n, value, false);
-                            const std::int64_t row = time * N + sample + n;
-                            if (task.errors) {
-                                task.errors[(lane + l) * T * N + row] = squared_error(
-                                    output, shape, y, static_cast<const char*>(task.reference) + row * C * item,
-                                    task.scale);
-                            }
-                            if (task.outputs) {
-                                copy_channels(output, shape, y,
-                                              static_cast<char*>(task.outputs) + ((lane + l) * T * N + row) * C * item);
-                            }
-                        }
-                    }
-                }
+                tile.step(t, &collector);
             }
+            collector.finish();
             for (std::size_t leaf = 0; leaf < task.final_states.size(); ++leaf) {
                 for (std::int64_t l = 0; task.final_states[leaf] && l < tile_lanes; ++l) {
                     tile.get_state(leaf, l,
@@ -161,7 +199,8 @@ RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt
                 }
             }
             const std::lock_guard lock(mutex);
-            use.tile_bytes = std::max(use.tile_bytes, tile.allocated_bytes() + variants.bytes);
+            use.tile_bytes =
+                std::max(use.tile_bytes, tile.allocated_bytes() + collector.allocated_bytes() + variants.bytes);
         });
     return use;
 }

@@ -38,11 +38,13 @@ struct EnsembleTask {
     std::vector<void*> final_states;  // per leaf [lanes, N, elements]; null or empty: not wanted
     int threads;
     std::int64_t memory_limit;
+    std::uintptr_t stream = 0;  // of a device: what the caller has enqueued there comes first
 };
 
 struct RolloutUse {
-    Piece largest;            // of a tile
-    std::int64_t tile_bytes;  // largest, as allocated
+    Piece largest;               // of a tile
+    std::int64_t tile_bytes;     // largest, as allocated
+    std::int64_t predicted = 0;  // on a device: of the largest, before it was (rollout/predict.h)
 };
 
 // Throws ArgumentError, Interrupted. Results do not depend on threads or memory limit.

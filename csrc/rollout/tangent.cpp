@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "rollout/collect.h"
+#include "rollout/predict.h"
 
 namespace tqs {
 namespace {
@@ -66,66 +67,74 @@ RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt&
     const std::int64_t N = task.samples, K = task.tangents, T = task.values, C = shape.channels;
     std::vector<bool> seeded;
     for (const void* seed : task.seeds) seeded.push_back(seed != nullptr);
-    const std::vector<Piece> pieces =
-        cut(stages, {seeded_constants(task), seeded, N, task.steps, true, false}, task.threads, task.memory_limit);
+    const std::shared_ptr<Place> place = program.place(task.stream);
+    const auto wanted = [&](const Piece& piece, std::int64_t sample) {
+        std::vector<Wanted> result;
+        if (task.outputs && piece.lane == 0) {
+            char* outputs = static_cast<char*>(task.outputs) + sample * C * item;
+            result.push_back({.first = 0, .lanes = 1, .row = N, .outputs = outputs, .output_row = N});
+        }
+        char* outputs = static_cast<char*>(task.tangent_outputs);
+        result.push_back({.first = 1,
+                          .lanes = piece.lanes,
+                          .scale = task.scale,
+                          .errors = task.errors ? task.errors + piece.lane * T * N + sample : nullptr,
+                          .error_lane = T * N,
+                          .row = N,
+                          .outputs = outputs ? outputs + (piece.lane * N + sample) * C * item : nullptr,
+                          .output_lane = N,
+                          .output_row = K * N});
+        return result;
+    };
+    const Rollout rollout{.changed = seeded_constants(task),
+                          .seeded = seeded,
+                          .samples = N,
+                          .steps = task.steps,
+                          .tangent = true,
+                          .together = false,
+                          .input_steps = task.input_steps,
+                          .values = T,
+                          .wanted = [&](const Piece& piece) { return wanted(piece, 0); }};
+    const std::vector<Piece> pieces = cut(stages, *place, rollout, task.threads, task.memory_limit);
     RolloutUse use{largest(pieces), 0};
+    if (Device* device = place->device()) use.predicted = predict_bytes(stages, *device, rollout, use.largest);
     std::mutex mutex;
 
-    for_each_tile(
-        pieces, N, task.threads, interrupt,
-        [&](std::int64_t first, std::int64_t count, std::int64_t sample, std::int64_t samples,
-            const std::function<void()>& stop) {
-            TileRun tile(stages, {1 + count, samples, true}, gather_seeds(program, task, first, count), task.inputs,
-                         task.input_steps, sample, seeded);
-            const auto at = [&](const void* leaves, std::size_t leaf, std::int64_t tangent) {
-                return static_cast<const char*>(leaves) + (tangent * N + sample) * tile.leaf_bytes(leaf);
-            };
-            for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
-                if (!task.states[leaf]) continue;
-                tile.set_state(leaf, 0, at(task.states[leaf], leaf, 0));
-                for (std::int64_t k = 0; seeded[leaf] && k < count; ++k) {
-                    tile.set_state(leaf, 1 + k, at(task.seeds[leaf], leaf, first + k));
-                }
-            }
-            for (std::int64_t t = 0; t < task.steps; ++t) {
-                stop();
-                tile.step(t);
-                const Operand& output = tile.output();
-                const std::int64_t values = std::min(shape.block, T - t * shape.block);
-                for (std::int64_t value = 0; value < values; ++value) {
-                    const std::int64_t time = t * shape.block + value;
-                    for (std::int64_t n = 0; n < samples; ++n) {
-                        if (task.outputs && first == 0) {
-                            copy_channels(output, shape, output_at(output, shape, 0, n, value, true),
-                                          static_cast<char*>(task.outputs) + (time * N + sample + n) * C * item);
-                        }
-                        for (std::int64_t k = 0; k < count; ++k) {
-                            const char* dy = output_at(output, shape, 1 + k, n, value, true);
-                            if (task.tangent_outputs) {
-                                copy_channels(output, shape, dy,
-                                              static_cast<char*>(task.tangent_outputs) +
-                                                  ((time * K + first + k) * N + sample + n) * C * item);
-                            }
-                            if (task.errors) {
-                                task.errors[((first + k) * T + time) * N + sample + n] =
-                                    dy ? squared_error(output, shape, dy, nullptr, task.scale) : 0.0;
-                            }
-                        }
-                    }
-                }
-            }
-            for (std::size_t leaf = 0; leaf < task.final_states.size(); ++leaf) {
-                if (first == 0 && task.final_states[leaf])
-                    tile.get_state(leaf, 0, const_cast<char*>(at(task.final_states[leaf], leaf, 0)));
-            }
-            for (std::size_t leaf = 0; leaf < task.final_tangents.size(); ++leaf) {
-                for (std::int64_t k = 0; task.final_tangents[leaf] && k < count; ++k) {
-                    tile.get_state(leaf, 1 + k, const_cast<char*>(at(task.final_tangents[leaf], leaf, first + k)));
-                }
-            }
-            const std::lock_guard lock(mutex);
-            use.tile_bytes = std::max(use.tile_bytes, tile.allocated_bytes());
-        });
+    for_each_tile(pieces, N, place->device() ? 1 : task.threads, interrupt,
+                  [&](std::int64_t first, std::int64_t count, std::int64_t sample, std::int64_t samples,
+                      const std::function<void()>& stop) {
+                      TileRun tile(stages, place, {1 + count, samples, true}, gather_seeds(program, task, first, count),
+                                   task.inputs, task.input_steps, sample, seeded);
+                      const auto at = [&](const void* leaves, std::size_t leaf, std::int64_t tangent) {
+                          return static_cast<const char*>(leaves) + (tangent * N + sample) * tile.leaf_bytes(leaf);
+                      };
+                      for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
+                          if (!task.states[leaf]) continue;
+                          tile.set_state(leaf, 0, at(task.states[leaf], leaf, 0));
+                          for (std::int64_t k = 0; seeded[leaf] && k < count; ++k) {
+                              tile.set_state(leaf, 1 + k, at(task.seeds[leaf], leaf, first + k));
+                          }
+                      }
+                      Collector collector(program, *place, {1 + count, samples, true}, T,
+                                          wanted({first, count, samples}, sample));
+                      for (std::int64_t t = 0; t < task.steps; ++t) {
+                          stop();
+                          tile.step(t, &collector);
+                      }
+                      collector.finish();
+                      for (std::size_t leaf = 0; leaf < task.final_states.size(); ++leaf) {
+                          if (first == 0 && task.final_states[leaf])
+                              tile.get_state(leaf, 0, const_cast<char*>(at(task.final_states[leaf], leaf, 0)));
+                      }
+                      for (std::size_t leaf = 0; leaf < task.final_tangents.size(); ++leaf) {
+                          for (std::int64_t k = 0; task.final_tangents[leaf] && k < count; ++k) {
+                              tile.get_state(leaf, 1 + k,
+                                             const_cast<char*>(at(task.final_tangents[leaf], leaf, first + k)));
+                          }
+                      }
+                      const std::lock_guard lock(mutex);
+                      use.tile_bytes = std::max(use.tile_bytes, tile.allocated_bytes() + collector.allocated_bytes());
+                  });
     return use;
 }
 

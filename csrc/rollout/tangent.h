@@ -32,6 +32,7 @@ struct TangentTask {
     std::vector<void*> final_tangents;  // per leaf [K, N, elements]; empty: not wanted
     int threads;
     std::int64_t memory_limit;
+    std::uintptr_t stream = 0;  // as in EnsembleTask
 };
 
 // The constants with tangents among lanes [first, first + count), as a tile of those tangents wants them.

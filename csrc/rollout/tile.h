@@ -1,6 +1,10 @@
-// A tile: some lanes and some samples of a rollout, run from the first step to the last by one thread. Tiles are
-// independent, which is how rollouts are cut to fit a memory limit and spread over threads without any synchronisation.
-// What all lanes of a tile have in common is computed once (rollout/sharing.h).
+// A tile: some lanes and some samples of a rollout, run from the first step to the last by one thread, or by a device.
+// Tiles are independent, which is how rollouts are cut to fit a memory limit and spread over threads without any
+// synchronisation. What all lanes of a tile have in common is computed once (rollout/sharing.h).
+//
+// On a device a step is recorded once it has run, and then replayed: no address in it may move. There
+// sliding states are moved back at every step, and other views that move on are copied to or from a fixed place, by the
+// number of the step that the device counts.
 #pragma once
 
 #include <map>
@@ -8,7 +12,7 @@
 #include <span>
 #include <vector>
 
-#include "core/aligned.h"
+#include "backend/device.h"
 #include "rollout/sharing.h"
 
 namespace tqs {
@@ -31,9 +35,10 @@ struct NonFinite {
 
 class Tile {
   public:
-    // `seeded`: per state leaf, whether lanes differ in it from the start (tangent seeds); empty for none.
-    Tile(const Program& program, Extent extent, LaneConstants constants, std::vector<InputSeries> inputs,
-         std::vector<bool> seeded);
+    // `seeded`: per state leaf, whether lanes differ in it from the start (tangent seeds); empty for none. Constants
+    // lie at `place`, which is the program's; inputs in the memory of this process.
+    Tile(const Program& program, std::shared_ptr<Place> place, Extent extent, LaneConstants constants,
+         std::vector<InputSeries> inputs, std::vector<bool> seeded);
 
     // Bytes that a tile of this extent takes at most, without variants.
     static std::int64_t bytes(const Program& program, Extent extent);
@@ -44,10 +49,10 @@ class Tile {
     // Number of elements of a leaf, per sample.
     std::int64_t state_elements(std::size_t leaf) const;
 
-    // Steps must be taken in order, t = 0, 1, ...
-    void step(std::int64_t t);
-    // The output of the last step taken.
-    const Operand& output() const;
+    // Steps must be taken in order, t = 0, 1, ... `collect` is called at the end of every step, with its output; on a
+    // device only when the step is first run and when it is recorded.
+    using Collect = std::function<void(const Operand& output)>;
+    void step(std::int64_t t, const Collect& collect);
 
     // Runs step t again from the same states, node by node, until a value is not finite. To be called in place of
     // step(t).
@@ -55,13 +60,20 @@ class Tile {
 
     const Extent& extent() const { return extent_; }
     std::int64_t allocated_bytes() const { return allocated_; }
+    // On a device, where it counts the steps of this tile.
+    std::int64_t* clock() const { return reinterpret_cast<std::int64_t*>(clock_.get()); }
 
   private:
+    // An operand that is copied from a place that moves, or to one.
+    struct Move {
+        std::size_t operand;
+        MoveTask task;
+    };
     struct Regime {
         std::vector<char> shared;       // per buffer
         std::vector<Operand> operands;  // of all frames, then the output and the next states
         std::vector<Frame> frames;
-        std::vector<std::size_t> begins;  // per node: its operands
+        std::vector<std::size_t> begins;  // per node: its operands; then the output and the next states
         std::size_t output = 0;           // into operands
         std::vector<std::size_t> next;    // into operands, per state leaf
         // Operands whose data move between steps: index, value.
@@ -70,13 +82,25 @@ class Tile {
             int value;
         };
         std::vector<Moving> moving;
+        std::vector<Move> moves;  // on a device, in place of `moving`
+        std::unique_ptr<Replay> replay;
+        std::int64_t runs = 0;  // before there was a replay
     };
 
+    // tile.cpp
+    char* take(std::int64_t bytes);
     void allocate();
+    void place_inputs();
     void pack_constants();
+
+    // regimes.cpp
     void build(Regime& regime);
     Operand operand_of(const Regime& regime, int value);
-    Operand operand_of(Regime& regime, int value, std::size_t position);
+    Operand operand_of(Regime& regime, int value, std::size_t position, bool written);
+    bool moves(int value) const;
+    void note_move(Regime& regime, int value, std::size_t position, bool written, Operand& operand);
+
+    // steps.cpp, and templates in tile_nodes.h
     void move_pointers(Regime& regime, std::int64_t t);
     void cut_operands(std::size_t node, std::int64_t row, std::int64_t rows, const Operand* whole,
                       Operand* operands) const;
@@ -84,26 +108,33 @@ class Tile {
     // or strip once visit has returned false.
     template <class Visit>
     void run_nodes(Regime& regime, std::int64_t t, const Visit& visit);
+    void run_moves(const Regime& regime, std::size_t first, std::size_t end, bool into) const;
     void advance_states(const Regime& regime);
+    void advance_window(const Regime& regime, std::size_t leaf, Operand& target);
+    void slide_through_spare(const StateSpec& state, const Operand& buffer, std::int64_t lanes) const;
+    void copy(std::int64_t lanes, const Operand& x, const Operand& out) const;
+    template <class Visit>
+    void take_step(Regime& regime, std::int64_t t, const Collect& collect, const Visit& visit);
     Regime& regime_of(std::int64_t t) { return t == 0 && !first_.frames.empty() ? first_ : later_; }
 
     const Program& program_;
+    std::shared_ptr<Place> place_;
     Extent extent_;
     LaneConstants constants_;
     std::vector<InputSeries> inputs_;
+    std::vector<PlaceBytes> memory_;
     Regime first_, later_;
-    const Regime* last_ = nullptr;
     std::vector<Operand> uncut_;                                    // of the strip at hand
     std::vector<int> state_of_;                                     // per buffer: its leaf, -1
     std::vector<int> input_of_;                                     // per buffer: its leaf, -1
     std::vector<char*> states_;                                     // per leaf: memory [lanes, samples, elements]
     std::vector<std::int64_t> slid_;                                // per leaf: positions moved on so far
-    std::vector<AlignedBytes> packed_;                              // packed variants
     std::vector<std::vector<const void*>> panel_lanes_;             // per node; empty: no variants
     std::vector<std::unique_ptr<std::vector<void*>>> lane_tables_;  // of operands that are constants with variants
-    AlignedBytes memory_;
+    PlaceBytes clock_;
+    bool changes_ = false;  // whether some op's task is another at every step
     char* arena_ = nullptr;
-    char* scratch_ = nullptr;
+    char* spare_ = nullptr;  // on a device, where windows pass through
     std::int64_t allocated_ = 0;
 };
 

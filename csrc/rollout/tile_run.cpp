@@ -18,10 +18,11 @@ std::vector<InputSeries> series_of(const Program& program, const std::vector<con
 
 }  // namespace
 
-TileRun::TileRun(Stages stages, Extent extent, LaneConstants constants, const std::vector<const void*>& inputs,
-                 std::int64_t input_steps, std::int64_t sample, std::vector<bool> seeded)
-    : stages_(stages), extent_(extent), constants_(std::move(constants)) {
-    tile_ = std::make_unique<Tile>(stages.first(), extent, constants_,
+TileRun::TileRun(Stages stages, std::shared_ptr<Place> place, Extent extent, LaneConstants constants,
+                 const std::vector<const void*>& inputs, std::int64_t input_steps, std::int64_t sample,
+                 std::vector<bool> seeded)
+    : stages_(stages), place_(std::move(place)), extent_(extent), constants_(std::move(constants)) {
+    tile_ = std::make_unique<Tile>(stages.first(), place_, extent, constants_,
                                    series_of(stages.first(), inputs, input_steps, sample), std::move(seeded));
     allocated_ = tile_->allocated_bytes();
 }
@@ -36,7 +37,7 @@ std::int64_t TileRun::leaf_bytes(std::size_t leaf) const {
 void TileRun::enter(std::int64_t t) {
     if (!stages_.prologue || t != 1) return;
     const std::size_t leaves = stages_.program->spec().states.size();
-    auto next = std::make_unique<Tile>(*stages_.program, extent_, constants_, std::vector<InputSeries>{},
+    auto next = std::make_unique<Tile>(*stages_.program, place_, extent_, constants_, std::vector<InputSeries>{},
                                        std::vector<bool>(leaves, true));
     std::int64_t largest = 0;
     for (std::size_t leaf = 0; leaf < leaves; ++leaf) largest = std::max(largest, leaf_bytes(leaf));
@@ -51,9 +52,11 @@ void TileRun::enter(std::int64_t t) {
     tile_ = std::move(next);
 }
 
-void TileRun::step(std::int64_t t) {
+void TileRun::step(std::int64_t t, Collector* collector) {
     enter(t);
-    tile_->step(stages_.prologue && t > 0 ? t - 1 : t);
+    const std::int64_t began = stages_.prologue && t > 0 ? 1 : 0;
+    if (!collector) return tile_->step(t - began, {});
+    tile_->step(t - began, [&](const Operand& output) { collector->collect(output, {t, tile_->clock(), began}); });
 }
 
 std::unique_ptr<NonFinite> TileRun::find_non_finite(std::int64_t t) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "rollout/collect.h"
 #include "rollout/tile.h"
 
 namespace tqs {
@@ -19,24 +20,26 @@ struct Stages {
 
 class TileRun {
   public:
-    // `inputs`: per leaf [N, steps, elements]; the tile begins at sample `sample` of them.
-    TileRun(Stages stages, Extent extent, LaneConstants constants, const std::vector<const void*>& inputs,
-            std::int64_t input_steps, std::int64_t sample, std::vector<bool> seeded);
+    // `inputs`: per leaf [N, steps, elements]; the tile begins at sample `sample` of them. `place`: the program's.
+    TileRun(Stages stages, std::shared_ptr<Place> place, Extent extent, LaneConstants constants,
+            const std::vector<const void*>& inputs, std::int64_t input_steps, std::int64_t sample,
+            std::vector<bool> seeded);
 
     // Bytes of a leaf per sample.
     std::int64_t leaf_bytes(std::size_t leaf) const;
     void set_state(std::size_t leaf, std::int64_t lane, const void* data) { tile_->set_state(leaf, lane, data); }
     void get_state(std::size_t leaf, std::int64_t lane, void* data) const { tile_->get_state(leaf, lane, data); }
 
-    void step(std::int64_t t);
+    // `collector` null: nothing is wanted of the step.
+    void step(std::int64_t t, Collector* collector = nullptr);
     std::unique_ptr<NonFinite> find_non_finite(std::int64_t t);
-    const Operand& output() const { return tile_->output(); }
     std::int64_t allocated_bytes() const { return allocated_; }
 
   private:
     void enter(std::int64_t t);
 
     Stages stages_;
+    std::shared_ptr<Place> place_;
     Extent extent_;
     LaneConstants constants_;
     std::unique_ptr<Tile> tile_;

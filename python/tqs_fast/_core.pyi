@@ -177,9 +177,11 @@ class PackedWeight:
 
 class Program:
     """`program` is a tqs_fast.capture.program.Program; `constants` its constant buffers -> address of the data,
-    `packed` its packed weights."""
+    `packed` its packed weights, both in the memory of GPU `device`, or where that is -1 of this process."""
 
-    def __init__(self, program: Any, *, constants: Mapping[int, int], packed: Sequence[PackedView]) -> None: ...
+    def __init__(
+        self, program: Any, *, constants: Mapping[int, int], packed: Sequence[PackedView], device: int
+    ) -> None: ...
     @property
     def arena_bytes(self) -> int: ...
     @property
@@ -208,6 +210,7 @@ def run_stretching(
     final_states: Sequence[int],
     final_frame: int,
     threads: int,
+    stream: int,
 ) -> None: ...
 
 class Variant:
@@ -235,6 +238,7 @@ def run_ensemble(
     final_states: Sequence[int],
     threads: int,
     memory_limit: int,
+    stream: int,
 ) -> dict[str, int]: ...
 
 class WeightSeed:
@@ -261,6 +265,7 @@ class TangentTask:
         final_tangents: Sequence[int],
         threads: int,
         memory_limit: int,
+        stream: int,
     ) -> None: ...
 
 def run_tangents(program: Program, prologue: Program | None, task: TangentTask) -> dict[str, int]: ...

@@ -52,6 +52,7 @@ class Attention : public Op {
         return kernels(frame).attention_scratch(task(frame));
     }
     void run(const Frame& frame) const override { kernels(frame).attention(task(frame)); }
+    bool changes() const override { return causal_ && causal_step_ != 0; }
 
   private:
     static const AttentionKernels& kernels(const Frame& frame) {

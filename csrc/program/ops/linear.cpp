@@ -30,11 +30,13 @@ class Linear : public Op {
         const Operand& x = frame.in[0];
         // A constant may turn out to have variants, which lie anywhere.
         const bool constant = x.sample_stride == 0 && x.lane_stride == 0;
-        if (adjacent(x) && !constant) return 0;
+        LayerTask layer{};
+        if (frame.device ? lay_rows(x, layer) : adjacent(x) && !constant) return 0;
         return frame.extent.lanes * samples(x, frame.extent) * elements(x) * precision_bytes(precision_);
     }
 
     void run(const Frame& frame) const override {
+        if (frame.device) return run_layer(frame);
         Operand x = frame.in[0];
         if (!adjacent(x) || x.lanes) x = copied(frame);
         const Operand& y = frame.out[0];
@@ -57,6 +59,47 @@ class Linear : public Op {
     }
 
   private:
+    // The rows of x as those of a layer; false where they lie along more than three axes.
+    static bool lay_rows(const Operand& x, LayerTask& task) {
+        std::int64_t sizes[3] = {1, 1, 1}, strides[3] = {};
+        int used = 0;
+        for (int axis = x.rank - 2; axis >= 0; --axis) {
+            if (x.sizes[axis] == 1) continue;
+            if (used > 0 && x.strides[axis] == sizes[used - 1] * strides[used - 1]) {
+                sizes[used - 1] *= x.sizes[axis];
+                continue;
+            }
+            if (used == 3) return false;
+            sizes[used] = x.sizes[axis];
+            strides[used++] = x.strides[axis];
+        }
+        task.width = {sizes[0], sizes[0], 1, 1, 1, 0, strides[0]};
+        task.height = {sizes[1], sizes[1], 1, 1, 1, 0, strides[1]};
+        task.batch = sizes[2];
+        task.x_batch = strides[2];
+        return true;
+    }
+
+    void run_layer(const Frame& frame) const {
+        LayerTask task{};
+        task.extent = frame.extent;
+        task.precision = precision_;
+        task.x = frame.in[0];
+        if (!lay_rows(task.x, task)) {
+            task.x = copied(frame);
+            lay_rows(task.x, task);
+        }
+        task.bias = frame.in[2];
+        task.out = frame.out[0];
+        task.weight = frame.panels.shared;
+        task.weights = frame.panels.lanes;
+        task.channels = k_;
+        task.x_channel = task.x.strides[task.x.rank - 1];
+        task.outputs = n_;
+        task.groups = 1;
+        frame.device->layer(task);
+    }
+
     bool adjacent(const Operand& x) const { return k_ == 1 || x.strides[x.rank - 1] == 1; }
 
     static std::int64_t elements(const Operand& x) {

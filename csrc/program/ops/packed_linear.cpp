@@ -86,7 +86,7 @@ class Rows {
 
 class PackedLinear : public Op {
   public:
-    PackedLinear(const Prepared& prepared, const KernelTable& table, int rank, Activation activation)
+    PackedLinear(const PlacedWeight& prepared, const KernelTable& table, int rank, Activation activation)
         : prepared_(prepared), table_(table), rank_(rank), activation_(activation) {
         const std::int64_t row = prepared.weight.columns * precision_bytes(Precision::float32);
         most_ = std::max(kFewestRows, kRewrittenBytes / row);
@@ -97,12 +97,14 @@ class PackedLinear : public Op {
     bool follows(int input) const override { return input == 0; }
 
     std::int64_t scratch_bytes(const Frame& frame) const override {
+        if (frame.device) return frame.device->packed_layer_scratch(layer(frame));
         const Rows x(frame.in[0], frame.extent, nullptr);
         return rewritten_bytes(std::min(most_, frame.extent.lanes * frame.extent.samples * x.each())) +
                prepared_.weight.columns * precision_bytes(Precision::float32);
     }
 
     void run(const Frame& frame) const override {
+        if (frame.device) return frame.device->packed_layer(layer(frame));
         const Operand &x = frame.in[0], &bias = frame.in[1];
         const bool tangent = frame.extent.tangent, alike = !tangent && !bias.lanes;
         const std::int64_t all = frame.extent.lanes, own = is_shared(x) ? 1 : all;
@@ -126,6 +128,17 @@ class PackedLinear : public Op {
     }
 
   private:
+    PackedLayerTask layer(const Frame& frame) const {
+        return {.extent = frame.extent,
+                .x = frame.in[0],
+                .bias = frame.in[1],
+                .out = frame.out[0],
+                .weight = &prepared_.weight,
+                .panels = prepared_.panels,
+                .int8 = activation_ == Activation::int8,
+                .scratch = frame.scratch};
+    }
+
     // A lane without its bias; `empty`: without its product too, which is that of lane 0 or, of a tangent, zero.
     static void finish(const Frame& frame, std::int64_t lane, bool empty, const float* bias) {
         const Operand& y = frame.out[0];
@@ -175,7 +188,7 @@ class PackedLinear : public Op {
                 QgemmTask task{};
                 task.rows = std::min(most, first + run - m);
                 task.weight = prepared_.weight;
-                task.panels = prepared_.panels.get();
+                task.panels = prepared_.panels;
                 task.bias = lanes.bias;
                 task.y = at(y, lanes.y_lane + m / each / samples, m / each % samples) + m % each * columns;
                 task.y_stride = each == 1 ? y.sample_stride : columns;
@@ -210,7 +223,7 @@ class PackedLinear : public Op {
         if (rewrite) kernel(task, 0, columns, nullptr);
     }
 
-    const Prepared& prepared_;
+    const PlacedWeight& prepared_;
     const KernelTable& table_;
     int rank_;
     Activation activation_;
@@ -226,7 +239,7 @@ std::unique_ptr<Op> make_packed_linear(const OpContext& context) {
     const std::int64_t number = context.integer("weight");
     context.require(number >= 0 && number < static_cast<std::int64_t>(context.packed.size()),
                     "expected `weight` to name a packed weight of the program");
-    const Prepared& prepared = *context.packed[static_cast<std::size_t>(number)];
+    const PlacedWeight& prepared = context.packed[static_cast<std::size_t>(number)];
     const ValueSpec& x = *inputs[0];
     const ValueSpec& out = *context.outputs[0];
     context.require(!x.sizes.empty() && x.sizes.back() == prepared.weight.columns, "expected x [..., K]");

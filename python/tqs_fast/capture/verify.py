@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from tqs_fast.errors import CaptureError, TqsError
+from tqs_fast.systems.initial import to_device
 from tqs_fast.systems.system import System, iterate
 from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
 
@@ -64,7 +65,7 @@ def verify(run: Runner, system: System, state: Tree, *, rounded: bool = False) -
 def _drawn(system: System, state: Tree) -> tuple[Tree, Tree | None]:
     """`SAMPLES` states, and inputs for every step."""
     generator = torch.Generator().manual_seed(0)
-    samples = tree_map(lambda leaf: leaf[:SAMPLES], state)
+    samples = to_device(system, tree_map(lambda leaf: leaf[:SAMPLES], state))
     if len(tree_leaves(state)[0]) < SAMPLES:
         drawn = iter(tree_leaves(system.initial_state(SAMPLES, generator)))
         samples = tree_map(lambda leaf: _like(next(drawn), leaf, generator), state)
@@ -72,7 +73,8 @@ def _drawn(system: System, state: Tree) -> tuple[Tree, Tree | None]:
         return samples, None
     dtype = next((leaf.dtype for leaf in tree_leaves(state) if leaf.is_floating_point()), None)
     inputs = system.inputs(SAMPLES, STEPS, generator)
-    return samples, tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, inputs)
+    converted = tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, inputs)
+    return samples, to_device(system, converted)
 
 
 def _like(drawn: torch.Tensor, leaf: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -9,14 +9,62 @@ import torch
 
 from tqs_fast._native import core
 from tqs_fast.capture.program import PackedConstant, Program
-from tqs_fast.errors import ArgumentError
+from tqs_fast.errors import ArgumentError, CaptureError
 
+CPU = torch.device("cpu")
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
 def ready(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """As the runtime reads it."""
     return tensor.detach().to(device="cpu", dtype=dtype).contiguous()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a program runs, which is where its constants lie.
+
+    Attributes:
+        device: of the constants.
+        number: which GPU; -1 for the processor.
+    """
+
+    device: torch.device = CPU
+    number: int = -1
+
+    @classmethod
+    def of(cls, module: torch.nn.Module) -> Place:
+        """That of the parameters.
+
+        Raises:
+            CaptureError: they lie on several devices, or on one that the native engine does not know.
+        """
+        devices = {parameter.device for parameter in module.parameters()} or {torch.device("cpu")}
+        if len(devices) > 1:
+            names = ", ".join(sorted(map(str, devices)))
+            raise CaptureError(
+                f"[capture] expected a module on one device, got {names}; move it with .to(device), or use "
+                'engine="torch"'
+            )
+        (device,) = devices
+        if device.type == "cpu":
+            return cls()
+        if device.type != "cuda":
+            raise CaptureError(f'[capture] the native engine runs on cpu and cuda, got {device}; use engine="torch"')
+        return cls(device, device.index or 0)
+
+    @property
+    def stream(self) -> int:
+        """The caller's stream: what is enqueued there comes before a rollout."""
+        return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0
+
+    def free_bytes(self) -> int:
+        """Of a GPU's memory; 0 for the processor."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
+
+    def ready(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A constant as the runtime reads it."""
+        return tensor.detach().to(device=self.device, dtype=dtype).contiguous()
 
 
 def address(tensor: torch.Tensor | None) -> int:
@@ -32,9 +80,9 @@ def buffer_dtype(program: Program, buffer: int) -> torch.dtype:
 class Packed:
     """A packed weight as the runtime reads it; holds the memory behind `view`."""
 
-    def __init__(self, weight: PackedConstant) -> None:
-        codes, scales = ready(weight.codes, torch.uint8), ready(weight.scales, torch.int16)
-        zeros = None if weight.zeros is None else ready(weight.zeros, torch.uint8)
+    def __init__(self, weight: PackedConstant, place: Place) -> None:
+        codes, scales = place.ready(weight.codes, torch.uint8), place.ready(weight.scales, torch.int16)
+        zeros = None if weight.zeros is None else place.ready(weight.zeros, torch.uint8)
         self._held = (codes, scales, zeros)
         self.view = core.PackedView(
             codes=address(codes),
@@ -121,6 +169,7 @@ class TangentCall:
         seeds: per state leaf `[K, N, ...]`, or None for zero.
         weight_seeds: per tangent, constant buffer -> tangent of the constant.
         tangents: K.
+        stream: of the caller (`Place.stream`).
     """
 
     begin: Start
@@ -130,6 +179,7 @@ class TangentCall:
     weight_seeds: list[dict[int, torch.Tensor]]
     tangents: int
     memory_limit: int
+    stream: int
 
     def task(
         self,
@@ -164,11 +214,13 @@ class TangentCall:
             final_tangents=final_tangents,
             threads=torch.get_num_threads(),
             memory_limit=self.memory_limit,
+            stream=self.stream,
         )
 
 
 def tangent_call(
     program: Program,
+    place: Place,
     begin: Start,
     steps: int,
     values: int,
@@ -179,6 +231,6 @@ def tangent_call(
     """Seeds made ready; no seeds and no weight seeds make a plain rollout, K = 0."""
     pairs = zip(seeds or [None] * len(begin.states), begin.states, strict=True)
     directions = [None if seed is None else ready(seed, leaf.dtype) for seed, leaf in pairs]
-    kept = [{b: ready(t, buffer_dtype(program, b)) for b, t in lane.items()} for lane in weight_seeds]
+    kept = [{b: place.ready(t, buffer_dtype(program, b)) for b, t in lane.items()} for lane in weight_seeds]
     tangents = len(kept) or next((seed.shape[0] for seed in directions if seed is not None), 0)
-    return TangentCall(begin, steps, values, directions, kept, tangents, memory_limit)
+    return TangentCall(begin, steps, values, directions, kept, tangents, memory_limit, place.stream)

@@ -68,7 +68,8 @@ class NativeEngine:
         """Lanes whose variants and errors fit a chunk."""
         horizon, count, _ = reference.outputs.shape
         largest = max(parameter.numel() * parameter.element_size() for parameter in self._parameters)
-        return max(1, (memory_limit or DEFAULT_CHUNK) // (2 * largest + 8 * horizon * count))
+        chunk = memory_limit or max(DEFAULT_CHUNK, self._native.place.free_bytes() // 4)
+        return max(1, chunk // (2 * largest + 8 * horizon * count))
 
     def run(self, lanes: Sequence[Lane], reference: Reference, memory_limit: int | None = None) -> LaneErrors:
         """Roll all `lanes` over the reference's horizon."""

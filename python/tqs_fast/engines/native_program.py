@@ -9,7 +9,17 @@ import torch
 
 from tqs_fast._native import core
 from tqs_fast.capture.program import Program
-from tqs_fast.engines.native_call import Packed, Start, TangentCall, address, buffer_dtype, ready, start, tangent_call
+from tqs_fast.engines.native_call import (
+    Packed,
+    Place,
+    Start,
+    TangentCall,
+    address,
+    buffer_dtype,
+    ready,
+    start,
+    tangent_call,
+)
 
 Leaves = Sequence[torch.Tensor]
 
@@ -65,26 +75,34 @@ class Failure:
 
 
 class NativeProgram:
-    """A program bound to the kernels of the instruction set in use. Threads: those of torch (`torch.set_num_threads`).
+    """A program bound to the kernels of the instruction set in use, or of a GPU. Threads: those of torch
+    (`torch.set_num_threads`). Results are tensors of the CPU wherever they were computed.
 
     Args:
         program: one step.
         prologue: of a growing context, the program of the first step (`capture.stream`); the state is then the window.
+        place: where it runs.
 
     Raises:
         ArgumentError: a program does not fit the ops' shape rules.
+        TqsError: there is no such GPU, or the package was built without CUDA.
     """
 
-    def __init__(self, program: Program, prologue: Program | None = None) -> None:
+    def __init__(self, program: Program, prologue: Program | None = None, *, place: Place | None = None) -> None:
         self.program = program
         self.first = program if prologue is None else prologue
-        constants = {c.buffer: ready(c.tensor, buffer_dtype(program, c.buffer)) for c in program.constants}
+        self.place = place or Place()
+        constants = {c.buffer: self.place.ready(c.tensor, buffer_dtype(program, c.buffer)) for c in program.constants}
         addresses = {buffer: tensor.data_ptr() for buffer, tensor in constants.items()}
         self._constants = constants  # held: the runtime reads them in place
-        self._packed = [Packed(weight) for weight in program.packed]  # likewise
+        self._packed = [Packed(weight, self.place) for weight in program.packed]  # likewise
         views = [weight.view for weight in self._packed]
-        self._program = core.Program(program, constants=addresses, packed=views)
-        self._prologue = None if prologue is None else core.Program(prologue, constants=addresses, packed=views)
+
+        def bound(spec: Program) -> core.Program:
+            return core.Program(spec, constants=addresses, packed=views, device=self.place.number)
+
+        self._program = bound(program)
+        self._prologue = None if prologue is None else bound(prologue)
         value = program.values[program.output]
         self._channels = value.sizes[-1]
         self._block = value.sizes[1] if len(value.sizes) == 3 else 1
@@ -181,7 +199,7 @@ class NativeProgram:
         """
         begin = self._start(states, inputs)
         count = values if self._prologue is None else steps * self._block
-        call = tangent_call(self.program, begin, steps, count, seeds, weight_seeds, 0)
+        call = tangent_call(self.program, self.place, begin, steps, count, seeds, weight_seeds, 0)
         outputs = torch.empty(count, begin.count, self._channels, dtype=self._output_dtype)
         tangent_outputs = torch.empty(count, call.tangents, begin.count, self._channels, dtype=self._output_dtype)
         final = [torch.empty_like(leaf) for leaf in begin.states]
@@ -213,7 +231,7 @@ class NativeProgram:
     ) -> torch.Tensor:
         """Squares of the output tangents over `scale` `[C]`, mean over channels: `[K, T, N]` in float64."""
         begin = self._start(states, inputs)
-        call = tangent_call(self.program, begin, steps, values, None, weight_seeds, memory_limit)
+        call = tangent_call(self.program, self.place, begin, steps, values, None, weight_seeds, memory_limit)
         errors = torch.empty(call.tangents, values, begin.count, dtype=torch.float64)
         scale = ready(scale, torch.float64)
         task = call.task(scale=scale.data_ptr(), errors=errors.data_ptr())
@@ -224,7 +242,8 @@ class NativeProgram:
         self, states: Leaves, inputs: Leaves, *, steps: int, seeds: Sequence[torch.Tensor | None] | None = None
     ) -> Failure | None:
         """Where a rollout, or its tangents, first stops being finite; None if it does not. Repeats the rollout."""
-        call: TangentCall = tangent_call(self.program, self._start(states, inputs), steps, 1, seeds, (), 0)
+        begin = self._start(states, inputs)
+        call: TangentCall = tangent_call(self.program, self.place, begin, steps, 1, seeds, (), 0)
         step, node, tangent, sample = core.find_non_finite(self._program, self._prologue, call.task())
         if step < 0:
             return None
@@ -250,7 +269,7 @@ class NativeProgram:
         limit: int = 0,
     ) -> None:
         variants, assignment, _held = self._variants(lanes)
-        core.run_ensemble(
+        self.last_use = core.run_ensemble(
             self._program,
             self._prologue,
             samples=begin.count,
@@ -268,6 +287,7 @@ class NativeProgram:
             final_states=begin.addresses(final) if final else [],
             threads=torch.get_num_threads(),
             memory_limit=limit,
+            stream=self.place.stream,
         )
 
     def _variants(
@@ -286,7 +306,7 @@ class NativeProgram:
                     if isinstance(variant, Noise):
                         variants.append(core.Variant(buffer, **vars(variant)))
                     else:
-                        held.append(ready(variant, buffer_dtype(self.program, buffer)))
+                        held.append(self.place.ready(variant, buffer_dtype(self.program, buffer)))
                         variants.append(core.Variant(buffer, data=address(held[-1])))
                 used.append(number)
             assignment.append(used)

@@ -34,6 +34,15 @@ class Rolled:
     tangent_outputs: torch.Tensor | None
     tangents: Leaves | None
 
+    def to(self, device: torch.device) -> Rolled:
+        """Its tensors there."""
+        return Rolled(
+            self.outputs.to(device),
+            [leaf.to(device) for leaf in self.states],
+            None if self.tangent_outputs is None else self.tangent_outputs.to(device),
+            None if self.tangents is None else [leaf.to(device) for leaf in self.tangents],
+        )
+
 
 def roll_native(
     system: System,
@@ -69,6 +78,7 @@ def roll_native(
         lanes = _weight_lanes(system, native, weight_seeds) if weight_seeds else []
         result = native.tangents(starts, series, steps=steps, values=horizon, seeds=seeds, weight_seeds=lanes)
         rolled = Rolled(result.outputs, result.states, result.tangent_outputs, result.state_tangents)
+    rolled = rolled.to(starts[0].device)
     found = [rolled.outputs, *rolled.states, *(rolled.tangents or ())]
     found += [] if rolled.tangent_outputs is None else [rolled.tangent_outputs]
     if not all_finite(found):

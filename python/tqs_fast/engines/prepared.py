@@ -9,9 +9,10 @@ import torch
 
 from tqs_fast import kernels
 from tqs_fast.capture import Program, capture, stream, transposed, verify
+from tqs_fast.engines.native_call import Place
 from tqs_fast.engines.native_program import Leaves, NativeProgram
 from tqs_fast.engines.torch_form import in_torch
-from tqs_fast.errors import ArgumentError, CaptureError
+from tqs_fast.errors import ArgumentError, CaptureError, TqsError
 from tqs_fast.systems import System
 from tqs_fast.systems.tree import Tree, tree_leaves
 
@@ -62,7 +63,12 @@ def _prepare(system: System, state: Tree, last: int) -> NativeProgram:
 
 
 def _bind(system: System, program: Program, prologue: Program | None) -> NativeProgram:
+    place = Place.of(system.module)
     try:
-        return NativeProgram(program, prologue)
+        return NativeProgram(program, prologue, place=place)
     except ArgumentError as error:
         raise CaptureError(f'[capture] {system.name}: no native op fits: {error}; use engine="torch"') from error
+    except TqsError as error:
+        if place.number < 0:
+            raise
+        raise CaptureError(f'[capture] {system.name} is on {place.device}: {error}; use engine="torch"') from error

@@ -73,6 +73,7 @@ class NativeStretching:
             final_states=[address(leaf) for leaf in final],
             final_frame=address(final_rows),
             threads=torch.get_num_threads(),
+            stream=self._native.place.stream,
         )
         report(steps)
         index = np.arange(-(-steps // interval))

@@ -2,8 +2,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "cuda/device/dispatch_simple.cuh"
-#include "kernels.h"
+#include "cuda/kernels.h"
+#include "cuda/layout.h"
+#include "emulator.h"
 
 using namespace tqs;
 using namespace tqs::cuda;
@@ -22,28 +23,6 @@ const char* guarded(const Run& run) {
         return message.c_str();
     }
 }
-
-template <template <class> class Run, class... Arguments>
-void with_element(DType dtype, const Arguments&... arguments) {
-    if (dtype == DType::float32) {
-        Run<float>::run(arguments...);
-    } else if (dtype == DType::bfloat16) {
-        Run<Bfloat16>::run(arguments...);
-    } else {
-        Run<Float16>::run(arguments...);
-    }
-}
-
-template <class Element>
-struct Simple {
-    static void run(const QgemmTask& task) { run_simple<Element>(task, EmulatedLaunch{}); }
-};
-template <class Element>
-struct Quantize {
-    static void run(const QgemmTask& task, bool arranged, unsigned char* out) {
-        run_quantize_rows<Element>(task, arranged, out, EmulatedLaunch{});
-    }
-};
 
 }  // namespace
 
@@ -110,8 +89,7 @@ std::int64_t emulated_weight_bytes(const EmulatedWeight* w) {
 
 const char* emulated_prepack(const EmulatedWeight* w, unsigned char* out) {
     return guarded([&] {
-        run_prepack({w->codes, w->scales, w->zeros, w->rows, w->columns, w->group_size, w->bits}, out,
-                    EmulatedLaunch{});
+        prepack_weight({w->codes, w->scales, w->zeros, w->rows, w->columns, w->group_size, w->bits}, out, nullptr);
     });
 }
 
@@ -143,20 +121,9 @@ const char* emulated_multiply(const EmulatedWeight* w, const unsigned char* prep
         const Plan plan = plan_of(task, t, d);
         if (plan.kernel == Kernel::simple) {
             if (t->int8) throw std::runtime_error("no kernel takes this");
-            with_element<Simple>(dtype, task);
-            return;
+            return multiply_simple(task, dtype, nullptr);
         }
-        const Product p = product_arguments(task, plan, dtype, t->int8 != 0, workspace);
-        const bool arranged = plan.kernel == Kernel::warpgroups, bfloat16 = dtype == DType::bfloat16;
-        if (t->int8) {
-            with_element<Quantize>(dtype, task, arranged, workspace + plan.activations);
-            (arranged ? warpgroups_int8 : multiply_int8)(p, plan);
-        } else if (arranged) {
-            run_arrange_rows(task, workspace + plan.activations, EmulatedLaunch{});
-            (bfloat16 ? warpgroups_bfloat16 : warpgroups_float16)(p, plan);
-        } else {
-            (bfloat16 ? multiply_bfloat16 : multiply_float16)(p, plan);
-        }
+        multiply_prepacked(task, plan, dtype, t->int8 != 0, workspace, nullptr);
     });
 }
 }

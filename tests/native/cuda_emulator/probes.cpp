@@ -4,8 +4,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/device/dispatch.cuh"
 #include "cuda/device/warpgroup_instructions.cuh"
-#include "kernels.h"
+#include "emulator.h"
 
 using namespace tqs::cuda;
 

@@ -24,6 +24,7 @@ namespace {
 std::mutex mutex;
 std::map<void*, std::size_t> arrays;
 std::size_t allocated = 0;
+int capturing = 0;
 constexpr std::size_t kTotal = std::size_t{1} << 32;
 
 // cudaMalloc aligns to 256 bytes.
@@ -78,9 +79,33 @@ cudaError_t cudaGetDeviceCount(int* count) {
     return cudaSuccess;
 }
 
-// Of an H200.
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-    *value = 232448;
+cudaError_t cudaGetLastError() {
+    return cudaSuccess;
+}
+
+// A small device: products of the sizes of tests take tiles of several sizes.
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+    switch (attribute) {
+        case cudaDevAttrMultiProcessorCount:
+            *value = 4;
+            break;
+        case cudaDevAttrComputeCapabilityMajor:
+            *value = 8;
+            break;
+        case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+            *value = 233472;
+            break;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+            *value = 232448;
+            break;
+        case cudaDevAttrGlobalMemoryBusWidth:
+            *value = 256;
+            break;
+        case cudaDevAttrClockRate:
+        case cudaDevAttrMemoryClockRate:
+            *value = 1000000;
+            break;
+    }
     return cudaSuccess;
 }
 
@@ -91,6 +116,7 @@ cudaError_t cudaMemGetInfo(std::size_t* available, std::size_t* total) {
 }
 
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
+    if (capturing > 0) return cudaErrorStreamCaptureUnsupported;
     const std::scoped_lock lock(mutex);
     if (allocated + padded(bytes) > kTotal) return cudaErrorMemoryAllocation;
     *memory = emulator::allocate(padded(bytes));
@@ -143,18 +169,38 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     return cudaSuccess;
 }
 
+// Work is done where it is submitted: there is nothing to wait for.
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+    *event = nullptr;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t) {
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+    return cudaSuccess;
+}
+
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     return stream && stream->captured ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     stream->captured = new EmulatedGraph;
+    ++capturing;
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     *graph = stream->captured;
     stream->captured = nullptr;
+    --capturing;
     return cudaSuccess;
 }
 

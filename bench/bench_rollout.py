@@ -1,0 +1,158 @@
+"""Question: how long does a rollout with K tangents take on one device, next to PyTorch's ways on that device?
+
+The networks of bench_jvp.py and a forecaster of some 200 million parameters (bench/gpu/forecasters.py), float32, 64
+steps, 16 tangents. Contestants take turns in one process:
+
+    native               `tqs.rollout(..., tangents=..., engine="native")`, results back in host memory
+    func steps           torch.func: vmap(jvp(step)), step by step
+    compiled steps       torch.compile of that; on a GPU with mode="reduce-overhead", its CUDA graphs
+    differences          eager torch over stacked forward differences
+
+Every result is compared with central differences of the float64 rollout first; a wrong one is reported and not timed.
+The large forecaster is compared with `func steps` instead.
+
+    python bench/bench_rollout.py --device cuda --out bench/results/rollout_cuda.json
+    python bench/bench_rollout.py --networks gru transformer --horizon 8       on the processor
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import harness
+from gpu.forecasters import forecaster
+from jvp import native, torch_ways, truth
+from jvp.form import Contestant, Form, directions
+from jvp.recurrent import gru, lstm
+from jvp.transformer import transformer
+from tqs_fast.systems.tree import tree_map
+
+EPSILON = 1e-3
+NETWORKS: dict[str, Callable[[int], Form]] = {
+    "gru": lambda tangents: gru(tangents).plain,
+    "lstm": lambda tangents: lstm(tangents).plain,
+    "transformer": lambda tangents: transformer(tangents).plain,
+    "forecaster-200m": lambda tangents: large(tangents),
+}
+LARGE = {"forecaster-200m"}
+
+
+def large(tangents: int) -> Form:
+    """The 200 M forecaster from random contexts."""
+    system = forecaster(width=1024, layers=16, context=512)
+    state = torch.randn(1, 512, 1, generator=torch.Generator().manual_seed(0))
+    return Form(system, state, directions(state, tangents, seed=1), None, ())
+
+
+def compiled_steps(form: Form, horizon: int, device: str) -> Contestant:
+    """Through inductor; on a GPU every step as a CUDA graph, whose outputs are copied before the next replay."""
+    if device == "cpu":
+        return torch_ways.compiled_steps(form, horizon)
+    advance = torch.compile(torch_ways.step_tangents(form), dynamic=False, fullgraph=True, mode="reduce-overhead")
+
+    def step(state: Any, tangents: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return tree_map(torch.clone, advance(state, tangents))
+
+    return torch_ways.roll_tangents(step, form, horizon)
+
+
+def contestants(form: Form, horizon: int, device: str) -> dict[str, Callable[[], Contestant]]:
+    return {
+        "native": lambda: native.rollout(form, horizon),
+        "func steps": lambda: torch_ways.func_steps(form, horizon),
+        "compiled steps": lambda: compiled_steps(form, horizon, device),
+        "differences": lambda: torch_ways.differences(form, horizon, EPSILON),
+    }
+
+
+def placed(form: Form, device: str) -> Form:
+    """Module, state and tangents on the device."""
+    module = copy.deepcopy(form.system.module).to(device)
+    system = replace(form.system, module=module)
+    return replace(
+        form,
+        system=system,
+        state=tree_map(lambda leaf: leaf.to(device), form.state),
+        tangents=tree_map(lambda leaf: leaf.to(device), form.tangents),
+    )
+
+
+def settled(call: Callable[[], Any], device: str) -> Callable[[], Any]:
+    """`call` until its work is done."""
+
+    def run() -> Any:
+        result = call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return result
+
+    return run
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All contestants of one network in turn."""
+    form = NETWORKS[name](options.tangents)
+    expected = None if name in LARGE else truth.find_truth(form, options.horizon)
+    form = placed(form, options.device)
+    rows: dict[str, dict[str, Any]] = {}
+    calls: dict[str, Callable[[], Any]] = {}
+    results: dict[str, Any] = {}
+    for way, make in contestants(form, options.horizon, options.device).items():
+        start = time.perf_counter()
+        try:
+            contestant = make()
+            call = settled(contestant.call, options.device)
+            outputs, tangents = contestant.read(call())
+            row: dict[str, Any] = {"first_seconds": time.perf_counter() - start}
+            rolled = outputs.detach().cpu(), tangents.detach().cpu()
+            results[way] = rolled
+            if expected is not None:
+                row["error"] = expected.error(rolled)
+                row["wrong"] = not row["error"] <= (truth.DIFFERENCES if way == "differences" else truth.EXACT)
+            if not row.get("wrong"):
+                calls[way] = call
+            rows[way] = row
+        except Exception as error:  # what a way cannot do is a result of this bench
+            rows[way] = {"failed": f"{type(error).__name__}: {str(error).strip()[:400]}"}
+    if expected is None and {"native", "func steps"} <= results.keys():
+        ours, theirs = results["native"][1], results["func steps"][1].double()
+        rows["native"]["difference"] = truth.worst_step(ours, theirs)
+    seconds = harness.paired(calls, options.rounds)
+    for way, times in seconds.items():
+        rows[way] |= {"median_seconds": statistics.median(times), "seconds": times}
+    ratios = {way: harness.ratio(seconds, "native", way) for way in seconds if way != "native" and "native" in seconds}
+    return {"network": name, "contestants": rows, "ratios": ratios}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--horizon", type=int, default=64)
+    parser.add_argument("--tangents", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    result: dict[str, Any] = {"machine": harness.machine() | {"device": device}, "networks": []}
+    for name in options.networks:
+        measured = measure(name, options)
+        result["networks"].append(measured)
+        for way, row in measured["contestants"].items():
+            print(f"{name:18} {way:16}", {key: value for key, value in row.items() if key != "seconds"}, flush=True)
+        if options.out:
+            harness.write_json(options.out, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Question: what does it take to score a forecaster of 10^9 parameters on one GPU?
+
+Random weights of realistic shapes (bench/gpu/forecasters.py), `Residual` over all layers with bits (2, 3, 4, 8),
+`Noise` and `Adjoint`; per method the seconds, the peak of device memory, and how many plain rollouts of the same
+horizon and contexts would have taken as long.
+
+    python bench/gpu/score_forecaster.py --out bench/results/score_forecaster.json
+    python bench/gpu/score_forecaster.py --width 256 --layers 2 --device cpu       to try it
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tqs_fast as tqs
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gpu.forecasters import forecaster
+
+METHODS = {
+    "residual": lambda: tqs.Residual(),
+    "noise": lambda: tqs.Noise(probes=2),
+    "adjoint": lambda: tqs.Adjoint(probes=2),
+}
+
+
+class Peak:
+    """The most device memory in use while it is entered, by asking every few milliseconds (torch sees its own only)."""
+
+    def __init__(self, device: str) -> None:
+        self.bytes = 0
+        self._device, self._ended = device, threading.Event()
+
+    def __enter__(self) -> Peak:
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while self._device == "cuda" and not self._ended.wait(0.005):
+            free, total = torch.cuda.mem_get_info()
+            self.bytes = max(self.bytes, total - free)
+
+
+def timed(call: Callable[[], Any], device: str) -> float:
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--layers", type=int, default=20)
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--horizon", type=int, default=16)
+    parser.add_argument("--count", type=int, default=8, help="contexts")
+    parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 8])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--memory-limit", type=int)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    system = forecaster(width=options.width, layers=options.layers, context=options.context, device=options.device)
+    contexts = torch.randn(options.count, options.context, 1, generator=torch.Generator().manual_seed(1))
+
+    def roll() -> Any:
+        return tqs.rollout(system, contexts, horizon=options.horizon, engine="native")
+
+    first = timed(roll, options.device)
+    rollout = min(timed(roll, options.device) for _ in range(3))
+    machine = "cpu"
+    if options.device == "cuda":
+        asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        machine = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    result: dict[str, Any] = {
+        "machine": machine, "torch": torch.__version__, "tqs-fast": tqs.__version__,
+        "parameters": sum(p.numel() for p in system.module.parameters()), "horizon": options.horizon,
+        "contexts": options.count, "context": options.context, "first_rollout_seconds": first,
+        "rollout_seconds": rollout, "methods": {},
+    }  # fmt: skip
+    for name in options.methods:
+        arguments = {"bits": tuple(options.bits)} if name == "residual" else {}
+        with Peak(options.device) as peak:
+            seconds = timed(
+                lambda name=name, arguments=arguments: tqs.score(
+                    system, horizon=options.horizon, initial=tqs.Contexts(contexts), method=METHODS[name](),
+                    engine="native", memory_limit=options.memory_limit, **arguments,
+                ),
+                options.device,
+            )  # fmt: skip
+        result["methods"][name] = {"seconds": seconds, "rollouts": seconds / rollout, "peak_bytes": peak.bytes}
+        print(name, result["methods"][name], flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(result, indent=1))
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

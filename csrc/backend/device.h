@@ -1,0 +1,109 @@
+// A device: what it does beyond the kernels of backend/program_kernels.h, because a launch there costs as much as
+// millions of operations and memory is far from the processor. Products take all lanes of a node at once, and what the
+// processor does between nodes and between steps are tasks, too. Work is enqueued in order and not waited for.
+//
+// Operands and scratch lie on the device, tables on the host (as Operand::lanes), the step number on the device.
+#pragma once
+
+#include <memory>
+
+#include "backend/kernel_table.h"
+#include "backend/place.h"
+
+namespace tqs {
+
+// One axis of a window that slides over x. Position o of the output reads positions o * stride + i * dilation -
+// padding, i < taps; those outside [0, length) count as zero. x_stride: elements between positions of x.
+struct WindowAxis {
+    std::int64_t outputs, length, taps, stride, dilation, padding, x_stride;
+};
+
+// y[r, n] = sum_k x[r, k] w[n, k] + bias[n] over all lanes, samples and rows r of a layer.
+//
+// k runs over (channel, tap along the height, tap along the width), in that order; row r of a lane and sample over
+// (batch, output along the height, along the width). A linear layer has axes of one tap whose outputs are its rows.
+// With groups, outputs [g N / groups, (g + 1) N / groups) read channels [g C / groups, (g + 1) C / groups).
+//
+// ensemble  y_l = x_l W_l^T + b_l
+// tangent   y_0 = x_0 W^T + b,  y_k = x_k W^T + x_0 W_k^T + b_k (x_k, W_k, b_k tangents, null or shared ones zero)
+//
+// An element is a sum in order of k by fused multiply-adds from 0, of the first product, then of the second; then the
+// bias is added: the same bits whatever the other rows are.
+struct LayerTask {
+    Extent extent;
+    Precision precision;
+    Operand x, bias, out;         // bias: data null where absent; out [rows, N] contiguous per lane and sample
+    const void* weight;           // [N, K], contiguous
+    const void* const* weights;   // null, or per lane in place of `weight` (a tangent rollout: entry 0, then tangents)
+    std::int64_t batch, x_batch;  // and elements between them
+    WindowAxis height, width;
+    std::int64_t channels, x_channel, outputs, groups;
+};
+
+// y = x W^T + bias with a packed weight: packed_linear (program/ops/packed_linear.cpp). float32.
+struct PackedLayerTask {
+    Extent extent;
+    Operand x, bias, out;
+    const PackedView* weight;  // arrays on the device
+    const void* panels;        // as Device::prepack wrote them
+    bool int8;
+    void* scratch;
+};
+
+// out = x, one of them moved on by `x_step` or `out_step` elements for every step taken so far.
+struct MoveTask {
+    CopyTask copy;
+    std::int64_t x_step, out_step;
+    const std::int64_t* clock;
+};
+
+// What leaves the step `clock` of a rollout (rollout/collect.h): lanes [first, first + lanes) of `output`
+// [samples, block, channels], as value time = (began + clock) * block + b < values.
+struct CollectTask {
+    Operand output;
+    bool tangent;
+    std::int64_t first, lanes, samples, block, channels, block_stride, channel_stride, values;
+    const void* reference;  // [values, samples, channels] of the output's precision; null: 0
+    const double* scale;    // [channels]
+    double* errors;         // [lanes, values, samples] or null
+    void* outputs;          // [lanes, values, samples, channels] or null
+    const std::int64_t* clock;
+    std::int64_t began;  // steps before the clock began to count
+};
+
+// Work that was recorded once and is then done again and again.
+class Replay {
+  public:
+    virtual ~Replay() = default;
+    virtual void run() = 0;
+};
+
+class Device : public Place {
+  public:
+    Device* device() override { return this; }
+
+    // Bytes that `allocate` may still give.
+    virtual std::int64_t available() = 0;
+
+    virtual void layer(const LayerTask& task) = 0;
+    virtual std::int64_t packed_layer_scratch(const PackedLayerTask& task) = 0;
+    virtual void packed_layer(const PackedLayerTask& task) = 0;
+    virtual void prepack(const PackedView& weight, void* panels) = 0;
+    virtual void move(const MoveTask& task) = 0;
+    virtual void collect(const CollectTask& task) = 0;
+    virtual void advance(std::int64_t* clock) = 0;
+
+    // `work` enqueues the same work every time and has done so before. It is not done now.
+    virtual std::unique_ptr<Replay> record(const std::function<void()>& work) = 0;
+};
+
+namespace cuda {
+
+// Begins after what is enqueued on `stream` (a cudaStream_t) of the caller.
+std::unique_ptr<tqs::Device> open(int device, std::uintptr_t stream);
+// The table of `open`'s kernels.
+const ProgramKernels& program_kernels();
+
+}  // namespace cuda
+
+}  // namespace tqs

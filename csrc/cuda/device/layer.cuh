@@ -1,0 +1,121 @@
+// Products of activations with weights (backend/device.h, LayerTask), of all lanes in one launch: blocks are handed out
+// to *runs* of lanes that multiply by the same weights. Windows of convolutions are read where they lie.
+#pragma once
+
+#include "backend/device.h"
+#include "cuda/device/accumulate.cuh"
+#include "cuda/device/lanes.cuh"
+
+namespace tqs::cuda {
+
+// Lanes [lane, lane + lanes), blocks of rows from `block` on. What null weights would multiply is left out.
+struct LayerRun {
+    std::int64_t block, lane, lanes;
+    const void* weight;   // multiplies the lane's own x
+    const void* tangent;  // multiplies lane 0's
+};
+
+struct LayerArgument {
+    const LayerRun* runs;
+    int run_count;
+    bool tangent;
+    Lanes x, bias, out;
+    bool biased;
+    std::int64_t x_sample, out_sample, samples, rows;  // of a lane and sample
+    std::int64_t batch, x_batch, channels, x_channel, outputs, k;
+    WindowAxis height, width;
+    std::int64_t column_blocks;  // of a group
+};
+
+// Where a row of the product begins.
+template <class T>
+struct LayerRow {
+    const T* x;  // null: zeros
+    std::int64_t top, left;
+};
+
+// Row m of a run that begins at `lane`; of x, lane 0 takes its place with `primal`.
+template <class T>
+__device__ inline LayerRow<T> layer_row(const LayerArgument& a, const LayerRun& run, std::int64_t m, bool primal,
+                                        std::int64_t first_channel) {
+    const std::int64_t each = a.samples * a.rows, lane = m / each;
+    if (lane >= run.lanes) return {nullptr, 0, 0};
+    const char* data = a.x.lane(primal ? 0 : run.lane + lane, a.tangent);
+    if (!data) return {nullptr, 0, 0};
+    m -= lane * each;
+    const std::int64_t sample = m / a.rows;
+    std::int64_t place = m - sample * a.rows;
+    const std::int64_t w = place % a.width.outputs;
+    place /= a.width.outputs;
+    const std::int64_t h = place % a.height.outputs, image = place / a.height.outputs;
+    const T* x = reinterpret_cast<const T*>(data) + sample * a.x_sample + image * a.x_batch;
+    return {x + first_channel * a.x_channel, h * a.height.stride - a.height.padding,
+            w * a.width.stride - a.width.padding};
+}
+
+template <class T>
+__device__ inline T layer_input(const LayerArgument& a, const LayerRow<T>& row, std::int64_t k) {
+    if (!row.x) return T(0);
+    std::int64_t h = row.top, w = row.left;
+    if (const std::int64_t taps = a.height.taps * a.width.taps; taps > 1) {
+        const std::int64_t channel = k / taps, tap = k - channel * taps, i = tap / a.width.taps;
+        h += i * a.height.dilation;
+        w += (tap - i * a.width.taps) * a.width.dilation;
+        k = channel;
+    }
+    if (h < 0 || h >= a.height.length || w < 0 || w >= a.width.length) return T(0);
+    return row.x[k * a.x_channel + h * a.height.x_stride + w * a.width.x_stride];
+}
+
+template <class T, int kEach>
+__global__ void __launch_bounds__(kProductThreads) layer(const LayerArgument a) {
+    using Tile = Tiling<T, kEach>;
+    int low = 0, high = a.run_count;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        (a.runs[middle].block <= blockIdx.x ? low : high) = middle;
+    }
+    const LayerRun run = a.runs[low];
+    const std::int64_t first_row = (blockIdx.x - run.block) * Tile::kEdge;
+    const std::int64_t group = blockIdx.y / a.column_blocks;
+    const std::int64_t first_column = (blockIdx.y - group * a.column_blocks) * Tile::kEdge;
+
+    T sums[kEach][kEach] = {};
+    const auto add = [&](const void* weight, bool primal) {
+        const T* const w = static_cast<const T*>(weight) + group * a.outputs * a.k;
+        LayerRow<T> rows[Tile::kLoads];
+#pragma unroll
+        for (int i = 0; i < Tile::kLoads; ++i) {
+            rows[i] = layer_row<T>(a, run, first_row + loaded<Tile>(i, false).row, primal, group * a.channels);
+        }
+        accumulate<T, Tile>(
+            sums, a.k, false, [&](int i, int, std::int64_t k) { return layer_input(a, rows[i], k); },
+            [&](int, int column, std::int64_t k) {
+                return first_column + column < a.outputs ? w[(first_column + column) * a.k + k] : T(0);
+            });
+    };
+#pragma unroll 1
+    for (int part = 0; part < 2; ++part) {
+        if (const void* weight = part == 0 ? run.weight : run.tangent) add(weight, part == 1);
+    }
+
+    const int side = static_cast<int>(threadIdx.x) % kProductSide, down = static_cast<int>(threadIdx.x) / kProductSide;
+    const std::int64_t each = a.samples * a.rows, columns = a.outputs * (gridDim.y / a.column_blocks);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+        const std::int64_t m = first_row + Tile::place(down, i), lane = m / each;
+        if (lane >= run.lanes) continue;
+        const std::int64_t sample = (m - lane * each) / a.rows, row = m - lane * each - sample * a.rows;
+        T* const y = reinterpret_cast<T*>(a.out.lane(run.lane + lane, false)) + sample * a.out_sample + row * columns;
+        const T* const bias = a.biased ? reinterpret_cast<const T*>(a.bias.lane(run.lane + lane, a.tangent)) : nullptr;
+#pragma unroll
+        for (int j = 0; j < kEach; ++j) {
+            const std::int64_t column = first_column + Tile::place(side, j);
+            if (column >= a.outputs) continue;
+            const std::int64_t n = group * a.outputs + column;
+            y[n] = bias ? sums[i][j] + bias[n] : sums[i][j];
+        }
+    }
+}
+
+}  // namespace tqs::cuda

@@ -1,0 +1,189 @@
+// The GPU as a place of programs (backend/device.h): a stream of its own, memory that is kept for the next tile,
+// graphs.
+#include "backend/device.h"
+
+#include <map>
+#include <vector>
+
+#include "cuda/check.h"
+#include "cuda/device_properties.h"
+#include "cuda/kernels.h"
+#include "cuda/program/context.h"
+#include "cuda/program/kernels.h"
+#include "cuda/program/layer.h"
+#include "cuda/program/packed_layer.h"
+#include "cuda/program/steps.h"
+
+namespace tqs::cuda {
+namespace {
+
+constexpr const char* kName = "engine";
+
+// A graph of what one step enqueues: launching it costs the processor one call, whatever number of kernels it holds.
+class Graph : public Replay {
+  public:
+    Graph(cudaGraph_t graph, cudaStream_t stream) : stream_(stream) {
+        const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
+        cudaGraphDestroy(graph);
+        check_cuda(status, kName, "cudaGraphInstantiate");
+    }
+    ~Graph() override { cudaGraphExecDestroy(executable_); }
+    Graph(const Graph&) = delete;
+    Graph& operator=(const Graph&) = delete;
+
+    void run() override { check_cuda(cudaGraphLaunch(executable_, stream_), kName, "cudaGraphLaunch"); }
+
+  private:
+    cudaStream_t stream_;
+    cudaGraphExec_t executable_ = nullptr;
+};
+
+class Stream {
+  public:
+    explicit Stream(cudaStream_t caller) {
+        check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), kName, "cudaStreamCreateWithFlags");
+        cudaEvent_t before = nullptr;
+        check_cuda(cudaEventCreateWithFlags(&before, cudaEventDisableTiming), kName, "cudaEventCreateWithFlags");
+        cudaError_t status = cudaEventRecord(before, caller);
+        if (status == cudaSuccess) status = cudaStreamWaitEvent(stream_, before, 0);
+        cudaEventDestroy(before);
+        check_cuda(status, kName, "cudaStreamWaitEvent");
+    }
+    ~Stream() {
+        cudaStreamSynchronize(stream_);
+        cudaStreamDestroy(stream_);
+    }
+    Stream(const Stream&) = delete;
+    Stream& operator=(const Stream&) = delete;
+
+    cudaStream_t get() const { return stream_; }
+
+  private:
+    cudaStream_t stream_ = nullptr;
+};
+
+class Gpu : public tqs::Device {
+  public:
+    Gpu(int device, cudaStream_t caller) : device_(device), stream_(caller), context_(stream_.get()) {}
+
+    const ProgramKernels& kernels() const override { return program_kernels(); }
+
+    std::int64_t available() override {
+        const DeviceScope scope(kName, device_);
+        std::size_t available = 0, total = 0;
+        check_cuda(cudaMemGetInfo(&available, &total), kName, "cudaMemGetInfo");
+        return static_cast<std::int64_t>(available);
+    }
+
+    // What a tile gives back waits here for the next one, which asks for the same: after the first, none is allocated.
+    PlaceBytes allocate(std::int64_t bytes) override {
+        const DeviceScope scope(kName, device_);
+        const std::int64_t size = bytes > 0 ? bytes : 1;
+        std::vector<DeviceBytes>& kept = kept_[size];
+        DeviceBytes memory;
+        if (kept.empty()) {
+            memory = obtain(size);
+        } else {
+            memory = std::move(kept.back());
+            kept.pop_back();
+        }
+        return PlaceBytes(static_cast<char*>(memory.release()),
+                          [this, size](char* returned) { kept_[size].emplace_back(returned); });
+    }
+
+    void write(char* to, std::int64_t to_pitch, const void* from, std::int64_t from_pitch, std::int64_t width,
+               std::int64_t rows) override {
+        copy(to, to_pitch, from, from_pitch, width, rows);
+        wait();  // pinned memory is read while the copy runs
+    }
+
+    void read(void* to, std::int64_t to_pitch, const char* from, std::int64_t from_pitch, std::int64_t width,
+              std::int64_t rows) override {
+        copy(to, to_pitch, from, from_pitch, width, rows);
+        wait();
+    }
+
+    void within(const std::function<void()>& work) override {
+        const DeviceScope device(kName, device_);
+        const ContextScope scope(context_);
+        work();
+    }
+
+    void layer(const LayerTask& task) override { multiply_layer(task, properties_of(device_).multiprocessors); }
+    std::int64_t packed_layer_scratch(const PackedLayerTask& task) override {
+        return cuda::packed_layer_scratch(task, properties_of(device_));
+    }
+    void packed_layer(const PackedLayerTask& task) override { multiply_packed_layer(task, properties_of(device_)); }
+    void prepack(const PackedView& weight, void* panels) override {
+        const DeviceScope scope(kName, device_);
+        prepack_weight(weight, static_cast<unsigned char*>(panels), stream_.get());
+        wait();
+    }
+    void move(const MoveTask& task) override { move_operand(task); }
+    void collect(const CollectTask& task) override { collect_output(task); }
+    void advance(std::int64_t* clock) override { advance_clock(clock); }
+
+    std::unique_ptr<Replay> record(const std::function<void()>& work) override {
+        check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), kName,
+                   "cudaStreamBeginCapture");
+        cudaGraph_t graph = nullptr;
+        try {
+            work();
+        } catch (...) {
+            cudaStreamEndCapture(stream_.get(), &graph);
+            if (graph) cudaGraphDestroy(graph);
+            throw;
+        }
+        check_cuda(cudaStreamEndCapture(stream_.get(), &graph), kName, "cudaStreamEndCapture");
+        return std::make_unique<Graph>(graph, stream_.get());
+    }
+
+  private:
+    DeviceBytes obtain(std::int64_t bytes) {
+        try {
+            return allocate_device(bytes);
+        } catch (const Error&) {
+            wait();
+            kept_.clear();
+        }
+        return allocate_device(bytes);
+    }
+
+    void copy(void* to, std::int64_t to_pitch, const void* from, std::int64_t from_pitch, std::int64_t width,
+              std::int64_t rows) {
+        if (width == 0 || rows == 0) return;
+        const DeviceScope scope(kName, device_);
+        const auto bytes = static_cast<std::size_t>(width);
+        if (rows == 1 || (to_pitch == width && from_pitch == width)) {
+            check_cuda(
+                cudaMemcpyAsync(to, from, bytes * static_cast<std::size_t>(rows), cudaMemcpyDefault, stream_.get()),
+                kName, "cudaMemcpyAsync");
+            return;
+        }
+        check_cuda(cudaMemcpy2DAsync(to, static_cast<std::size_t>(to_pitch), from, static_cast<std::size_t>(from_pitch),
+                                     bytes, static_cast<std::size_t>(rows), cudaMemcpyDefault, stream_.get()),
+                   kName, "cudaMemcpy2DAsync");
+    }
+
+    void wait() { check_cuda(cudaStreamSynchronize(stream_.get()), kName, "cudaStreamSynchronize"); }
+
+    int device_;
+    std::map<std::int64_t, std::vector<DeviceBytes>> kept_;
+    Stream stream_;
+    Context context_;
+};
+
+}  // namespace
+
+std::unique_ptr<tqs::Device> open(int device, std::uintptr_t stream) {
+    const DeviceScope scope(kName, device);
+    return std::make_unique<Gpu>(device, reinterpret_cast<cudaStream_t>(stream));
+}
+
+const ProgramKernels& program_kernels() {
+    static constexpr ProgramKernels kernels{product_kernels, attention_kernels, elementwise_kernels, row_kernels,
+                                            movement_kernels};
+    return kernels;
+}
+
+}  // namespace tqs::cuda

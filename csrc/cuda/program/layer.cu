@@ -1,0 +1,83 @@
+#include <vector>
+
+#include "cuda/device/layer.cuh"
+#include "cuda/program/launch.cuh"
+#include "cuda/program/layer.h"
+#include "cuda/program/tilings.h"
+
+namespace tqs::cuda {
+namespace {
+
+// The weights that lane `lane` multiplies by: its own, and those that multiply lane 0's x.
+LayerRun weights_of(const LayerTask& task, std::int64_t lane) {
+    LayerRun run{0, lane, 1, task.weights ? task.weights[task.extent.tangent ? 0 : lane] : task.weight, nullptr};
+    if (!task.extent.tangent || lane == 0) return run;
+    if (is_shared(task.x)) run.weight = nullptr;
+    if (task.weights) run.tangent = task.weights[lane];
+    return run;
+}
+
+// Runs of lanes with the same weights; blocks of `edge` rows, and how many there are in all.
+std::vector<LayerRun> runs_of(const LayerTask& task, std::int64_t rows, int edge, std::int64_t& blocks) {
+    std::vector<LayerRun> runs;
+    for (std::int64_t lane = 0; lane < task.extent.lanes; ++lane) {
+        const LayerRun own = weights_of(task, lane);
+        if (!runs.empty() && runs.back().weight == own.weight && runs.back().tangent == own.tangent) {
+            ++runs.back().lanes;
+        } else {
+            runs.push_back(own);
+        }
+    }
+    blocks = 0;
+    for (LayerRun& run : runs) {
+        run.block = blocks;
+        blocks += (run.lanes * rows + edge - 1) / edge;
+    }
+    return runs;
+}
+
+template <class T>
+void multiply(const LayerTask& task, int multiprocessors) {
+    const std::int64_t lanes = task.extent.lanes, rows = task.batch * task.height.outputs * task.width.outputs;
+    LayerArgument a{};
+    a.tangent = task.extent.tangent;
+    a.x = lanes_of(on_device(task.x, lanes));
+    a.biased = task.bias.data != nullptr;
+    if (a.biased) a.bias = lanes_of(on_device(task.bias, lanes));
+    a.out = lanes_of(task.out);
+    a.x_sample = task.x.sample_stride;
+    a.out_sample = task.out.sample_stride;
+    a.samples = task.extent.samples;
+    a.rows = rows;
+    a.batch = task.batch;
+    a.x_batch = task.x_batch;
+    a.channels = task.channels / task.groups;
+    a.x_channel = task.x_channel;
+    a.outputs = task.outputs / task.groups;
+    a.height = task.height;
+    a.width = task.width;
+    a.k = a.channels * task.height.taps * task.width.taps;
+    with_tiling<T>(multiprocessors, lanes * a.samples * rows, a.outputs, task.groups, [&](auto tile) {
+        using Tile = decltype(tile);
+        std::int64_t blocks = 0;
+        const std::vector<LayerRun> runs = runs_of(task, a.samples * rows, Tile::kEdge, blocks);
+        a.runs = context().constant(runs.data(), static_cast<std::int64_t>(runs.size()));
+        a.run_count = static_cast<int>(runs.size());
+        a.column_blocks = (a.outputs + Tile::kEdge - 1) / Tile::kEdge;
+        launch("layer", layer<T, Tile::kEach>,
+               Grid{static_cast<unsigned>(blocks), static_cast<unsigned>(a.column_blocks * task.groups), 1},
+               kProductThreads, shared_bytes<Tile>(), a);
+    });
+}
+
+}  // namespace
+
+void multiply_layer(const LayerTask& task, int multiprocessors) {
+    if (task.precision == Precision::float32) {
+        multiply<float>(task, multiprocessors);
+    } else {
+        multiply<double>(task, multiprocessors);
+    }
+}
+
+}  // namespace tqs::cuda

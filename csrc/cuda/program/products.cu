@@ -1,0 +1,74 @@
+// Products of activations on the GPU; those with weights are layer.cu.
+#include "cuda/check.h"
+#include "cuda/device/matmul.cuh"
+#include "cuda/device_properties.h"
+#include "cuda/program/kernels.h"
+#include "cuda/program/launch.cuh"
+#include "cuda/program/tilings.h"
+
+namespace tqs::cuda {
+namespace {
+
+template <class T>
+void multiply(const MatmulTask& task) {
+    const Operand* const operands[] = {&task.a, &task.b, &task.out};
+    const int rank = task.out.rank;
+    Nest<3> nest;
+    nest.add(task.extent.samples, 3, [&](int k) { return operands[k]->sample_stride; });
+    for (int axis = 0; axis + 2 < rank; ++axis) {
+        nest.add(task.out.sizes[axis], 3, [&](int k) { return axis_stride(*operands[k], axis); });
+    }
+    const std::int64_t lanes = task.extent.lanes;
+    MatmulArgument p{};
+    p.batches = nest.loops("matmul", 3);
+    p.a = lanes_of(on_device(task.a, lanes));
+    p.b = lanes_of(on_device(task.b, lanes));
+    p.out = lanes_of(task.out);
+    p.tangent = task.extent.tangent;
+    p.rows = task.out.sizes[rank - 2];
+    p.columns = task.out.sizes[rank - 1];
+    p.depth = task.a.sizes[rank - 1];
+    p.a_row = task.a.strides[rank - 2];
+    p.a_k = task.a.strides[rank - 1];
+    p.b_k = task.b.strides[rank - 2];
+    p.b_column = task.b.strides[rank - 1];
+    p.out_row = task.out.strides[rank - 2];
+    int device = 0;
+    check_cuda(cudaGetDevice(&device), "matmul", "cudaGetDevice");
+    const std::int64_t products = lanes * p.batches.count;
+    with_tiling<T>(properties_of(device).multiprocessors, p.rows, p.columns, products, [&](auto tile) {
+        using Tile = decltype(tile);
+        p.row_blocks = (p.rows + Tile::kEdge - 1) / Tile::kEdge;
+        const auto across = static_cast<unsigned>((p.columns + Tile::kEdge - 1) / Tile::kEdge);
+        launch("matmul", matmul<T, Tile::kEach>, Grid{static_cast<unsigned>(products * p.row_blocks), across, 1},
+               kProductThreads, shared_bytes<Tile>(), p);
+    });
+}
+
+std::int64_t no_scratch(const MatmulTask&) {
+    return 0;
+}
+
+}  // namespace
+
+// Weights stay as they are, and products with them are layers (backend/device.h): nothing packs, and there is no gemm.
+constinit const ProductKernels product_kernels[kPrecisions] = {
+    {.panel_columns = 1,
+     .packed_elements = nullptr,
+     .pack = nullptr,
+     .gemm = nullptr,
+     .matmul_scratch = no_scratch,
+     .matmul = multiply<float>,
+     .depthwise_scratch = depthwise_scratch,
+     .depthwise = depthwise<float>},
+    {.panel_columns = 1,
+     .packed_elements = nullptr,
+     .pack = nullptr,
+     .gemm = nullptr,
+     .matmul_scratch = no_scratch,
+     .matmul = multiply<double>,
+     .depthwise_scratch = depthwise_scratch,
+     .depthwise = depthwise<double>},
+};
+
+}  // namespace tqs::cuda

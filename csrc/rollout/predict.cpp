@@ -1,0 +1,67 @@
+#include "rollout/predict.h"
+
+#include <algorithm>
+#include <set>
+
+namespace tqs {
+namespace {
+
+// Counts what it is asked for and has nothing; scratch is as large as at `real`.
+class Counter : public Device {
+  public:
+    explicit Counter(Device& real) : real_(real) {}
+
+    std::int64_t bytes() const { return bytes_; }
+
+    const ProgramKernels& kernels() const override { return real_.kernels(); }
+    std::int64_t available() override { return 0; }
+    PlaceBytes allocate(std::int64_t bytes) override {
+        bytes_ += bytes;
+        return PlaceBytes(&nothing_, [](char*) {});
+    }
+    std::int64_t packed_layer_scratch(const PackedLayerTask& task) override { return real_.packed_layer_scratch(task); }
+
+    void write(char*, std::int64_t, const void*, std::int64_t, std::int64_t, std::int64_t) override {}
+    void read(void*, std::int64_t, const char*, std::int64_t, std::int64_t, std::int64_t) override {}
+    void within(const std::function<void()>&) override {}
+    void layer(const LayerTask&) override {}
+    void packed_layer(const PackedLayerTask&) override {}
+    void prepack(const PackedView&, void*) override {}
+    void move(const MoveTask&) override {}
+    void collect(const CollectTask&) override {}
+    void advance(std::int64_t*) override {}
+    std::unique_ptr<Replay> record(const std::function<void()>&) override { return nullptr; }
+
+  private:
+    Device& real_;
+    std::int64_t bytes_ = 0;
+    char nothing_ = 0;
+};
+
+}  // namespace
+
+std::int64_t predict_bytes(const Stages& stages, Device& place, const Rollout& rollout, const Piece& piece) {
+    const auto counter = std::make_shared<Counter>(place);
+    const Extent extent{piece.lanes + (rollout.tangent ? 1 : 0), piece.samples, rollout.tangent};
+    std::set<int> changed;
+    for (std::int64_t lane = 0; lane < piece.lanes; ++lane) {
+        const auto& own = rollout.changed[static_cast<std::size_t>(piece.lane + lane)];
+        changed.insert(own.begin(), own.end());
+    }
+    LaneConstants constants;
+    for (const int buffer : changed) {
+        const void* data = stages.program->spec().buffers[static_cast<std::size_t>(buffer)].data;
+        constants[buffer].assign(static_cast<std::size_t>(extent.lanes), data);
+    }
+    std::vector<InputSeries> inputs;
+    for (std::size_t leaf = 0; leaf < stages.first().spec().inputs.size(); ++leaf) {
+        inputs.push_back({nullptr, rollout.input_steps});
+    }
+    const std::size_t leaves = stages.program->spec().states.size();
+    const Tile first(stages.first(), counter, extent, constants, inputs, rollout.seeded);
+    if (stages.prologue) Tile(*stages.program, counter, extent, constants, {}, std::vector<bool>(leaves, true));
+    const Collector collector(*stages.program, *counter, extent, rollout.values, rollout.wanted(piece));
+    return counter->bytes() + rollout.drawn_bytes(piece);
+}
+
+}  // namespace tqs

@@ -1,0 +1,258 @@
+"""The native engine on a GPU, or on the emulated one of a build with TQS_CUDA=EMULATED: every op, captured networks,
+and what a runtime must keep to. The engine of the processor and the NumPy oracle say what is right."""
+
+from __future__ import annotations
+
+import itertools
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+import networks_positions
+import tqs_fast as tqs
+from capturing import converted
+from cases.networks import CASES as NETWORKS
+from cases.ops import CASES
+from checking import same_bits
+from programs import Native, draw
+from test_program_ops import TANGENTS, close, close_to_linear, root_mean_square, unit
+from tqs_fast._native import core
+from tqs_fast.capture import capture
+from tqs_fast.engines.native_call import Place
+from tqs_fast.engines.native_program import NativeProgram, Noise
+from tqs_fast.systems.tree import tree_leaves
+
+EMULATED = core.cuda_architectures() == "emulated"
+GPU = Place(torch.device("cpu" if EMULATED else "cuda:0"), 0)
+
+pytestmark = pytest.mark.skipif(core.cuda_device_count() == 0, reason="needs a GPU, or TQS_CUDA=EMULATED")
+
+SAMPLES = 3
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_ops(case, precision):
+    """As test_program_ops.test_values_and_tangents, with its bounds."""
+    data = draw(case, SAMPLES, TANGENTS)
+    native = Native(case, precision, data.values, GPU)
+    u = unit(case, precision)
+    for y, expected in zip(native.ensemble(data.values), data.outputs, strict=True):
+        close(y[0], expected, case.roundings, u)
+    if not case.seeded():
+        return
+    seeds = [s if s is None else np.concatenate([s, 3 * s[:1] - s[1:2] / 2]) for s in data.seeds]
+    outputs, tangents = native.tangents(data.values, seeds)
+    for y, expected in zip(outputs, data.outputs, strict=True):
+        close(y, expected, case.roundings, u)
+    for dy, expected, y in zip(tangents, data.tangents, data.outputs, strict=True):
+        close_to_linear(dy, case.roundings, u)
+        finite = np.isfinite(y)
+        scale = root_mean_square(y[finite]) / max(root_mean_square(expected[:, finite]), 1e-3)
+        close(dy[:-1], expected, case.roundings, u, noise=1e-10 * (1 + scale))
+
+
+# ---------------------------------------------------------------- networks
+
+STEPS = 5  # the first two and those that a graph replays
+
+
+class Rollouts:
+    """One captured system on the processor and on the GPU, from the same states."""
+
+    def __init__(self, system: tqs.System, dtype: torch.dtype, count: int = SAMPLES, steps: int = STEPS) -> None:
+        generator = torch.Generator().manual_seed(1)
+        module = system.module.to(dtype)
+        program = capture(system, module=module, dtype=dtype)
+        self.here, self.there = NativeProgram(program), NativeProgram(program, place=GPU)
+        self.program, self.steps, self.values = program, steps, steps * system.block
+        self.states = tree_leaves(converted(system.initial_state(count, generator), dtype))
+        inputs = None if system.inputs is None else converted(system.inputs(count, steps, generator), dtype)
+        self.inputs = [] if inputs is None else tree_leaves(inputs)
+        self.generator = generator
+
+    def normal(self, *shape: int, like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(*shape, generator=self.generator, dtype=like.dtype)
+
+    def lanes(self):
+        """No change; noise on the first, on the last and on all constants; another last constant."""
+        of = [c for c in self.program.constants if c.parameters]
+
+        def noise(number, constant):
+            return Noise(number, 1, 1e-2, 0, constant.tensor.numel())
+
+        other = of[-1].tensor * 1.01 + self.normal(*of[-1].tensor.shape, like=of[-1].tensor) * 1e-2
+        return [
+            {},
+            {of[0].buffer: noise(1, of[0])},
+            {of[-1].buffer: noise(2, of[-1])},
+            {c.buffer: noise(3 + i, c) for i, c in enumerate(of)},
+            {of[-1].buffer: other.detach()},
+        ]
+
+    def ensemble(self, native, lanes, samples=slice(None)):
+        states, inputs = [x[samples] for x in self.states], [x[samples] for x in self.inputs]
+        outputs, final = native.ensemble(states, inputs, steps=self.steps, values=self.values, lanes=lanes)
+        return [outputs, *final]
+
+    def tangents(self, native, seeds, weight_seeds, samples=slice(None)):
+        states, inputs = [x[samples] for x in self.states], [x[samples] for x in self.inputs]
+        seeds = [None if s is None else s[:, samples] for s in seeds]
+        result = native.tangents(
+            states, inputs, steps=self.steps, values=self.values, seeds=seeds, weight_seeds=weight_seeds
+        )
+        return [result.outputs, *result.states, result.tangent_outputs, *result.state_tangents]
+
+    def directions(self, count: int):
+        """Seeds of all float states, and weight seeds: none, the first, the last constant, all."""
+        seeds = [self.normal(count, *leaf.shape, like=leaf) for leaf in self.states]
+        of = [c for c in self.program.constants if c.parameters]
+        chosen = itertools.cycle(([], of[:1], of[-1:], of))
+        weights = [{c.buffer: self.normal(*c.tensor.shape, like=c.tensor) for c in next(chosen)} for _ in range(count)]
+        return seeds, weights
+
+
+def agree(got, expected, tolerance):
+    """Elements differ by at most `tolerance` of the largest of their tensor (at least 1)."""
+    for x, y in zip(got, expected, strict=True):
+        assert x.shape == y.shape
+        torch.testing.assert_close(x, y, rtol=0, atol=tolerance * max(1.0, float(y.abs().max())), equal_nan=True)
+
+
+@pytest.mark.parametrize("case", NETWORKS, ids=str)
+def test_networks(case):
+    """Ensembles and tangents of every network, in float64: what is left is the order of sums."""
+    both = Rollouts(case.make(), torch.float64)
+    lanes = both.lanes()
+    agree(both.ensemble(both.there, lanes), both.ensemble(both.here, lanes), 1e-11)
+    seeds, weights = both.directions(4)
+    agree(both.tangents(both.there, seeds, weights), both.tangents(both.here, seeds, weights), 1e-10)
+
+
+ROWS = {case.name: case for case in NETWORKS}
+
+
+@pytest.mark.parametrize("name", ["GRU-carried", "LSTM-2-layers", "TCN", "llama", "tokens"])
+def test_networks_in_float32(name):
+    both = Rollouts(ROWS[name].make(), torch.float32)
+    lanes = both.lanes()
+    agree(both.ensemble(both.there, lanes), both.ensemble(both.here, lanes), 1e-4)
+    seeds, weights = both.directions(3)
+    agree(both.tangents(both.there, seeds, weights), both.tangents(both.here, seeds, weights), 1e-3)
+
+
+# ---------------------------------------------------------------- what a runtime must keep to
+
+
+@pytest.mark.parametrize("name", ["GRU-carried", "llama", "fourier"])
+def test_the_same_bits_for_any_chunks_and_from_run_to_run(name):
+    both = Rollouts(ROWS[name].make(), torch.float32)
+    lanes = both.lanes()
+    whole = both.ensemble(both.there, lanes)
+    same(both.ensemble(both.there, lanes), whole)
+    for lane in range(len(lanes)):
+        same(both.ensemble(both.there, [lanes[lane]]), [leaf[lane : lane + 1] for leaf in whole])
+    pieces = [both.ensemble(both.there, lanes, slice(n, n + 1)) for n in range(SAMPLES)]
+    leaves = zip(*(piece[1:] for piece in pieces), strict=True)
+    same([torch.cat([piece[0] for piece in pieces], 2), *(torch.cat(leaf, 1) for leaf in leaves)], whole)
+    seeds, weights = both.directions(3)
+    whole = both.tangents(both.there, seeds, weights)
+    for k in range(3):
+        alone = both.tangents(both.there, [s[k : k + 1] for s in seeds], [weights[k]])
+        leaves = len(both.states)
+        same(alone[: leaves + 1], whole[: leaves + 1])
+        same(alone[leaves + 1 :], [whole[leaves + 1][:, k : k + 1], *(x[k : k + 1] for x in whole[leaves + 2 :])])
+
+
+def same(got, expected):
+    for x, y in zip(got, expected, strict=True):
+        same_bits(x.numpy(), y.numpy())
+
+
+def test_memory_is_predicted_and_its_limit_kept():
+    both = Rollouts(ROWS["llama"].make(), torch.float32)
+    begin = {"steps": both.steps, "lanes": both.lanes()}
+    outputs, _ = both.here.ensemble(both.states, [], steps=both.steps, values=both.values)
+    begin |= {"reference": outputs[0], "scale": torch.ones(outputs.shape[-1])}
+    whole = both.there.errors(both.states, [], **begin)
+    use = both.there.last_use
+    assert use["tile_lanes"] == 5
+    assert use["tile_samples"] == SAMPLES
+    assert use["tile_bytes"] <= use["predicted_bytes"] <= 1.1 * use["tile_bytes"]
+    limit = use["tile_bytes"] // 3
+    same([both.there.errors(both.states, [], memory_limit=limit, **begin)], [whole])
+    use = both.there.last_use
+    assert use["tile_lanes"] * use["tile_samples"] < 5 * SAMPLES
+    assert use["tile_bytes"] <= limit
+    with pytest.raises(tqs.ArgumentError, match="a memory limit of 1000 bytes is too small"):
+        both.there.errors(both.states, [], memory_limit=1000, **begin)
+
+
+def here_and_there(monkeypatch, run):
+    """`run()` on the processor and on the GPU, both captured anew."""
+    here = run()
+    with monkeypatch.context() as patched:
+        if EMULATED:
+            patched.setattr(Place, "of", classmethod(lambda cls, module: GPU))
+        return here, run()
+
+
+@pytest.mark.parametrize("block", [1, 2])
+@pytest.mark.parametrize("make", networks_positions.CAUSAL, ids=lambda make: make.__name__)
+def test_growing_contexts(monkeypatch, make, block):
+    state, seeds = torch.randn(3, 7, 2).double(), torch.randn(2, 3, 7, 2).double()
+
+    def run():
+        torch.manual_seed(0)
+        system = tqs.in_float64(tqs.Forecaster(make(block), 7, channels=2, block=block, growing=True))
+        rolled = tqs.rollout(system, state, horizon=9, tangents=seeds, engine="native")
+        return [rolled.outputs, rolled.tangent_outputs, rolled.state, rolled.tangents]
+
+    here, there = here_and_there(monkeypatch, run)
+    agree(there, here, 1e-10)
+
+
+@pytest.mark.parametrize("method", [tqs.Residual(), tqs.Noise(probes=2), tqs.Tangent(probes=2)], ids=str)
+def test_scores(monkeypatch, method):
+    def run():
+        system = tqs.in_float64(tqs.load_system("lorenz-gru"))
+        table = tqs.score(system, horizon=5, initial=tqs.Attractor(count=2), method=method, layers="*_hh*")
+        assert table.provenance["engine"]["name"] == "native"
+        return table.gain
+
+    here, there = here_and_there(monkeypatch, run)
+    np.testing.assert_allclose(there, here, rtol=1e-8)
+
+
+def test_growth_rates(monkeypatch):
+    def run():
+        system = tqs.in_float64(tqs.load_system("lorenz-gru"))
+        return tqs.growth_rates(
+            system, count=3, horizon=12, initial=tqs.Attractor(count=2), transient=0, engine="native"
+        )
+
+    here, there = here_and_there(monkeypatch, run)
+    np.testing.assert_allclose(there.exponents, here.exponents, rtol=1e-8)
+
+
+def test_a_rollout_that_is_not_finite_is_located(monkeypatch):
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        for layer in module:
+            layer.weight.copy_(1e12 * torch.eye(2))
+            layer.bias.zero_()
+    system = tqs.System(module, step=lambda m, z: (m(z), m(z)), initial_state=lambda n, g: torch.ones(n, 2))
+    state = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    if EMULATED:
+        monkeypatch.setattr(Place, "of", classmethod(lambda cls, module: GPU))
+    with pytest.raises(tqs.DivergenceError, match=r"initial condition 1 is not finite from step 1 on, first in 1 \("):
+        tqs.rollout(system, state, horizon=4, engine="native")
+
+
+@pytest.mark.skipif(find_spec("fracast") is None, reason="needs the fracast package")
+def test_a_trained_forecaster():
+    """Products and convolutions of every size."""
+    both = Rollouts(tqs.load_system("fracast"), torch.float32, count=1, steps=1)
+    agree(both.ensemble(both.there, [{}]), both.ensemble(both.here, [{}]), 1e-4)
