@@ -174,8 +174,8 @@ def test_special_arguments(precision):
 
 
 @by_precision
-def test_functions_made_of_others_are_as_accurate_as_stated(precision):
-    """csrc/cuda/device/functions.cuh; exp and the like are the C library's here and CUDA's on a GPU."""
+def test_functions_made_of_others_are_as_accurate_as_on_the_cpu(precision):
+    """exp and the like are the C library's here; csrc/cuda/device/functions.cuh has what those of CUDA leave."""
     if np.finfo(np.longdouble).nmant < 60:
         pytest.skip("needs an extended precision to compare with")
     generator = np.random.default_rng(0)

@@ -1,19 +1,19 @@
 // Elementary functions of elementwise chains and rows.
 //
-// exp, log and their kin are CUDA's. Largest error in units in the last place of the result, as the CUDA C++
-// Programming Guide tabulates them ("Mathematical functions", accurate division and square root, no fast math), and
-// what follows for those made of them here:
+// exp, log and their kin are CUDA's. Largest error, in units in the last place of the correctly rounded result, as
+// the CUDA C++ Programming Guide states it ("Mathematical Functions", accurate division and square root, no fast math;
+// found by tests, not proven; half a unit more from the exact result), and of those made of them here:
 //
 //     function                            float32         float64
-//     exp log log1p expm1                 1               1
+//     exp / log log1p expm1               2 / 1           1
 //     sin cos / tan                       2 / 4           2
 //     atan / atan2 sinh cosh / tanh       2 / 3 / 2       2
 //     error_function / power              2 / 4           2
-//     sigmoid                             2.5             2.5
-//     softplus                            2               2
-//     silu = x sigmoid(x)                 3.3             3.3
+//     sigmoid                             4               3
+//     softplus                            3.5             3
+//     silu = x sigmoid(x)                 5               4
 //     gelu = x/2 erfc(-x / sqrt 2)        7 + 2 x^2       8 + 2 x^2   the last term for x < 0 only, from the rounding
-//     gelu_tanh = x sigmoid(v)            3 + 3 |v|       3 + 3 |v|   of the argument
+//     gelu_tanh = x sigmoid(v)            5 + 3 |v|       4 + 3 |v|   of the argument
 #pragma once
 
 #include <cmath>
