@@ -1,0 +1,86 @@
+// Products of the engine, emulated: what tests/test_cuda_layers.py calls. Arrays are contiguous.
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "cuda/program/context.h"
+#include "cuda/program/kernels.h"
+#include "cuda/program/layer.h"
+
+using namespace tqs;
+using namespace tqs::cuda;
+
+namespace {
+
+std::string problem;
+
+Operand contiguous(int precision, void* data, std::vector<std::int64_t> sizes) {
+    Operand operand{};
+    operand.precision = static_cast<Precision>(precision);
+    operand.rank = static_cast<int>(sizes.size());
+    operand.data = data;
+    std::int64_t stride = 1;
+    for (int axis = operand.rank - 1; axis >= 0; --axis) {
+        operand.sizes[axis] = sizes[static_cast<std::size_t>(axis)];
+        operand.strides[axis] = stride;
+        stride *= operand.sizes[axis];
+    }
+    operand.sample_stride = operand.lane_stride = stride;
+    return operand;
+}
+
+template <class Run>
+const char* guarded(const Run& run) {
+    try {
+        Context own(nullptr);
+        const ContextScope scope(own);
+        run();
+        return nullptr;
+    } catch (const std::exception& error) {
+        problem = error.what();
+        return problem.c_str();
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// out [lanes, rows, n] = x [lanes, rows, k] weight^T + bias [n]; weights: one [n, k] per lane, null for zero tangents.
+const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::int64_t rows, std::int64_t n,
+                           std::int64_t k, void* x, const void* const* weights, void* bias, void* out,
+                           int multiprocessors) {
+    return guarded([&] {
+        LayerTask task{};
+        task.extent = {lanes, 1, tangent != 0};
+        task.precision = static_cast<Precision>(precision);
+        task.x = contiguous(precision, x, {rows, k});
+        task.bias = contiguous(precision, bias, {n});
+        task.bias.sample_stride = task.bias.lane_stride = 0;
+        task.out = contiguous(precision, out, {rows, n});
+        task.weights = weights;
+        task.batch = 1;
+        task.height = {1, 1, 1, 1, 1, 0, 0};
+        task.width = {rows, rows, 1, 1, 1, 0, k};
+        task.channels = k;
+        task.x_channel = 1;
+        task.outputs = n;
+        task.groups = 1;
+        multiply_layer(task, multiprocessors);
+    });
+}
+
+// out [batch, m, n] = a [batch, m, k] b [batch, k, n], or b [batch, n, k] transposed.
+const char* emulated_matmul(int precision, int transposed, std::int64_t batch, std::int64_t m, std::int64_t n,
+                            std::int64_t k, void* a, void* b, void* out) {
+    return guarded([&] {
+        MatmulTask task{};
+        task.extent = {1, 1, false};
+        task.a = contiguous(precision, a, {batch, m, k});
+        task.b = contiguous(precision, b, {batch, k, n});
+        if (transposed) task.b.strides[1] = 1, task.b.strides[2] = k;
+        task.out = contiguous(precision, out, {batch, m, n});
+        product_kernels[precision].matmul(task);
+    });
+}
+}

@@ -1,0 +1,92 @@
+"""Products of the engine on the emulated GPU: tiles of every size, against float64, and with the same bits."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+
+import emulated
+from checking import same_bits
+
+pytestmark = pytest.mark.skipif(not emulated.COMPILER, reason="needs a C++ compiler")
+
+DTYPES = (np.float32, np.float64)
+# With so many multiprocessors [3 * 150, 140] outputs are cut into tiles of 128 (float32 alone), 64 and 16.
+MULTIPROCESSORS = (1, 10, 1000)
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return emulated.emulator()
+
+
+def call(function, *arguments):
+    function.restype = ctypes.c_char_p
+    said = function(*arguments)
+    assert said is None, said
+
+
+def address(array):
+    return ctypes.c_void_p(array.address)
+
+
+def integers(*values):
+    return [ctypes.c_int64(value) for value in values]
+
+
+def close(got, expected, size, depth, dtype):
+    """Within the bound of a sum of `depth` rounded products whose absolute values add up to `size`."""
+    assert (np.abs(got - expected) <= (depth + 2) * np.finfo(dtype).eps * size).all()
+
+
+@pytest.mark.parametrize("tangent", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layers(emulator, dtype, tangent):
+    lanes, rows, n, k = 3, 150, 140, 37
+    generator = np.random.default_rng(1)
+    x, bias = generator.standard_normal((lanes, rows, k)).astype(dtype), generator.standard_normal(n).astype(dtype)
+    w = generator.standard_normal((lanes, n, k)).astype(dtype)
+    used = [0, 1, 2] if tangent else [0, 0, 2]  # two lanes share a weight; in a tangent rollout lane 1 has none
+    expected, size = np.zeros((lanes, rows, n)), np.zeros((lanes, rows, n))
+    for lane in range(lanes):
+        pairs = [(x[lane], w[0 if tangent else used[lane]])]
+        if tangent and lane == 2:
+            pairs.append((x[0], w[2]))
+        offset = bias if lane == 0 or not tangent else np.zeros(n)
+        expected[lane] = sum(a.astype(float) @ b.T.astype(float) for a, b in pairs) + offset
+        size[lane] = sum(np.abs(a.astype(float)) @ np.abs(b.T.astype(float)) for a, b in pairs) + np.abs(offset)
+    arrays = [emulator.guarded(array) for array in (x, bias, w)]
+    bytes_each = n * k * np.dtype(dtype).itemsize
+    weights = [arrays[2].address + number * bytes_each for number in used]
+    if tangent:
+        weights[1] = None
+    table = (ctypes.c_void_p * lanes)(*weights)
+    results = []
+    for multiprocessors in MULTIPROCESSORS:
+        out = emulated.Guarded(emulator.library, (lanes, rows, n), dtype)
+        call(
+            emulator.library.emulated_layer, DTYPES.index(dtype), int(tangent), *integers(lanes, rows, n, k),
+            address(arrays[0]), table, address(arrays[1]), address(out), multiprocessors,
+        )  # fmt: skip
+        results.append(out.array.copy())
+        close(results[-1], expected, size, 2 * k, dtype)
+        same_bits(results[-1], results[0])
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("batch", "m", "n", "k"), [(2, 260, 300, 33), (9, 40, 70, 16), (3, 5, 7, 50)])
+def test_matmul(emulator, dtype, transposed, batch, m, n, k):
+    """An emulated device has four multiprocessors: tiles of 128, 64 and 16."""
+    generator = np.random.default_rng(2)
+    a, b = (generator.standard_normal(shape).astype(dtype) for shape in ((batch, m, k), (batch, k, n)))
+    memory = [emulator.guarded(a), emulator.guarded(np.ascontiguousarray(b.swapaxes(1, 2)) if transposed else b)]
+    out = emulated.Guarded(emulator.library, (batch, m, n), dtype)
+    call(
+        emulator.library.emulated_matmul, DTYPES.index(dtype), int(transposed), *integers(batch, m, n, k),
+        *map(address, memory), address(out),
+    )  # fmt: skip
+    wide = [part.astype(float) for part in (a, b)]
+    close(out.array, wide[0] @ wide[1], np.abs(wide[0]) @ np.abs(wide[1]), k, dtype)
