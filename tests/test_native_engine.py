@@ -14,7 +14,9 @@ import torch
 
 import networks_positions
 import tqs_fast as tqs
+from tqs_fast._native import core
 from tqs_fast.engines import Lane, choose_engine, roll_outputs
+from tqs_fast.engines.native_call import Place
 from tqs_fast.engines.native_program import NativeProgram
 from tqs_fast.engines.prepared import prepared
 from tqs_fast.systems import draw
@@ -267,6 +269,25 @@ def test_a_rollout_that_is_not_finite_is_located():
     state = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     with pytest.raises(tqs.DivergenceError, match=r"initial condition 1 is not finite from step 1 on, first in 1 \("):
         tqs.rollout(system, state, horizon=4, engine="native")
+
+
+def test_programs_run_where_the_parameters_are(lorenz, monkeypatch):
+    assert Place.of(torch.nn.Linear(2, 2)) == Place.of(torch.nn.Tanh()) == Place()
+    with pytest.raises(tqs.CaptureError, match="the native engine runs on cpu and cuda, got meta"):
+        Place.of(torch.nn.Linear(2, 2, device="meta"))
+    apart = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta"))
+    with pytest.raises(tqs.CaptureError, match="expected a module on one device, got cpu, meta"):
+        Place.of(apart)
+    if core.cuda_built():
+        return
+    monkeypatch.setattr(Place, "of", classmethod(lambda cls, module: Place(number=0)))
+    state = lorenz.initial_state(2, torch.Generator().manual_seed(0))
+    system = tqs.load_system("lorenz-gru")
+    with pytest.raises(tqs.CaptureError, match="tqs-fast was built without CUDA"):
+        tqs.rollout(system, state, horizon=2, engine="native")
+    rolled = tqs.rollout(system, state, horizon=2)
+    assert rolled.provenance["engine"] == "torch"
+    assert "built without CUDA" in rolled.provenance["reason"]
 
 
 def test_leaves_that_do_not_fit_are_refused(lorenz):
