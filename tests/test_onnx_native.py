@@ -128,6 +128,15 @@ def test_an_operator_that_is_not_known_is_named(loop: bool, tmp_path: Path) -> N
     assert re.search(f"the native engine cannot run it: .*{what}", table.provenance["engine"]["reason"])
 
 
+def test_large_files_stay_where_they_are(mapped: tqs.System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tqs_fast.engines.choose.LARGE", 1000)
+    table = tqs.score(mapped, horizon=3, initial=START)
+    assert table.provenance["engine"]["name"] == "swapped"
+    assert re.search(r"would copy \d+ MiB of weights", table.provenance["engine"]["reason"])
+    native = tqs.score(mapped, horizon=3, initial=START, engine="native")
+    assert native.provenance["engine"]["name"] == "native"
+
+
 def test_a_form_that_does_something_else_is_not_used(mapped: tqs.System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPERATORS, ("", "Sin"), lambda call, x: torch.cos(x))
     with pytest.raises(CaptureError, match="the captured program differs from the step by"):

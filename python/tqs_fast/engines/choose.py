@@ -18,6 +18,10 @@ from tqs_fast.errors import ArgumentError, CaptureError
 from tqs_fast.quantization.held import Swappable
 from tqs_fast.systems import States, System
 
+# Bytes of weights from which "auto" leaves a program outside torch there: the native engine holds them three times over
+# (4.6 times the weights at the peak, against 1.4; 1 GB, bench/onnx_stress.py).
+LARGE = 2**28
+
 ENGINES = ("auto", "native", "torch", "serial", "swapped")
 
 
@@ -57,7 +61,7 @@ def choose_engine(
 
     "auto" is the native engine wherever it can capture the step and its first step agrees with torch, else the torch
     engine; for a module that computes outside torch it is the native engine where its torch form can be captured, else
-    "swapped".
+    "swapped"; large ones are "swapped" at once.
 
     Raises:
         ArgumentError: no engine has that name, or a weight is not used by a step.
@@ -74,6 +78,10 @@ def choose_engine(
     if name in ("torch", "serial"):
         system = in_torch(system)
         return TorchEngine(system, states, parameters, horizon=horizon, folded=name == "torch"), "asked for"
+    size = sum(parameter.numel() * parameter.element_size() for parameter in system.module.parameters())
+    if outside and name == "auto" and size >= LARGE:
+        reason = f"the native engine would copy {size / 2**20:.0f} MiB of weights"
+        return SwappedEngine(system, states, parameters, horizon=horizon), reason
     try:
         native = NativeEngine(system, states, parameters, horizon=horizon)
         return native, "asked for" if name == "native" else "the step was captured"
