@@ -227,6 +227,8 @@ def _products() -> list[Case]:
         {"auto_pad": "SAME_UPPER"},
     ):
         cases.append(one("Conv", "x w b", w=kernel, b=bias, x=(2, 9), **options))
+    for side in ("SAME_UPPER", "SAME_LOWER"):  # one more on one side than on the other
+        cases.append(one("Conv", "x w", w=weight(6, 2, 4), x=(2, 9), auto_pad=side))
     cases += [
         one("Conv", "x w", w=weight(4, 1, 3), x=(4, 9), group=4),
         one("Conv", "x w", w=weight(3, 2, 3, 3), x=(2, 7, 8), pads=[1, 0, 1, 0]),

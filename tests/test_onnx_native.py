@@ -228,6 +228,19 @@ def test_a_twin_in_float64(mapped: tqs.System) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in mapped.module.parameters())
 
 
+def test_casts_and_constants_of_a_twin_in_float64(tmp_path: Path) -> None:
+    """Where the file says float32, the twin computes in float64."""
+    nodes = [node("Cast", "x", "c", to=TensorProto.FLOAT), node("Conv", "c A b", "z"), node("Sin", "z", "x_next")]
+    values = {"A": weight(3, 3, 1, scale=2.0), "b": weight(3)}
+    shape = {"x": ["batch", 3, 4]}
+    system = tqs.OnnxSystem(written(model(nodes, shape, {"x_next": shape["x"]}, values), tmp_path))
+    twin = tqs.in_float64(system)
+    x = torch.from_numpy(weight(2, 3, 4))
+    _, output = twin.step(twin.module, {"x": x.double()})
+    assert output.dtype == torch.float64
+    np.testing.assert_allclose(output, system.step(system.module, {"x": x})[1], atol=1e-5)
+
+
 def test_plans_are_evaluated_by_either_engine(mapped: tqs.System) -> None:
     options = {"horizon": 3, "initial": START}
     plan = tqs.allocate(tqs.score(mapped, **options), average_bits=5)
