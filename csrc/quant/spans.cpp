@@ -35,7 +35,7 @@ Spans::Spans(const double* factor, const double* diagonal, const double* hessian
     for (std::vector<Span>& spans : after_) {
         for (Span& span : spans) prepare(span, hessian, threads);
     }
-    scaled_ = {};
+    std::vector<double>().swap(scaled_);  // K^2 that only the panels were made of
 }
 
 void Spans::plan() {
