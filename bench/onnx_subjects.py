@@ -155,7 +155,7 @@ def transformer(folder: Path) -> Subject:
             outputs.append(forecast)
         return np.stack(outputs)
 
-    # at 64 values the chaos of the system has swallowed 4 bits: damages of 0.3 to 0.5, whatever the plan
+    # at 64 values chaos had swallowed 4 bits: damages of 0.3 to 0.5 in a first run, whatever the plan
     return Subject(path, tqs.load_system(str(path)), scored_on, rolled, horizon=24)
 
 
