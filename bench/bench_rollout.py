@@ -18,7 +18,6 @@ The large forecaster is compared with `func steps` instead.
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -77,11 +76,9 @@ def contestants(form: Form, horizon: int, device: str) -> dict[str, Callable[[],
 
 def placed(form: Form, device: str) -> Form:
     """Module, state and tangents on the device."""
-    module = copy.deepcopy(form.system.module).to(device)
-    system = replace(form.system, module=module)
+    form.system.module.to(device)
     return replace(
         form,
-        system=system,
         state=tree_map(lambda leaf: leaf.to(device), form.state),
         tangents=tree_map(lambda leaf: leaf.to(device), form.tangents),
     )
@@ -144,14 +141,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    result: dict[str, Any] = {"machine": harness.machine() | {"device": device}, "networks": []}
+    result: dict[str, Any] = {"device": device, "networks": []}
     for name in options.networks:
         measured = measure(name, options)
         result["networks"].append(measured)
         for way, row in measured["contestants"].items():
             print(f"{name:18} {way:16}", {key: value for key, value in row.items() if key != "seconds"}, flush=True)
         if options.out:
-            harness.write_json(options.out, result)
+            harness.write(str(options.out), result)
 
 
 if __name__ == "__main__":

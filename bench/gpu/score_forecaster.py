@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpu.forecasters import forecaster
 
-METHODS = {
-    "residual": lambda: tqs.Residual(),
-    "noise": lambda: tqs.Noise(probes=2),
-    "adjoint": lambda: tqs.Adjoint(probes=2),
+METHODS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "residual": lambda options: tqs.Residual(bits=tuple(options.bits)),
+    "noise": lambda options: tqs.Noise(probes=2),
+    "adjoint": lambda options: tqs.Adjoint(probes=2),
 }
 
 
@@ -97,15 +97,16 @@ def main() -> None:
         "rollout_seconds": rollout, "methods": {},
     }  # fmt: skip
     for name in options.methods:
-        arguments = {"bits": tuple(options.bits)} if name == "residual" else {}
-        with Peak(options.device) as peak:
-            seconds = timed(
-                lambda name=name, arguments=arguments: tqs.score(
-                    system, horizon=options.horizon, initial=tqs.Contexts(contexts), method=METHODS[name](),
-                    engine="native", memory_limit=options.memory_limit, **arguments,
-                ),
-                options.device,
+        method = METHODS[name](options)
+
+        def score(method: Any = method) -> Any:
+            return tqs.score(
+                system, horizon=options.horizon, initial=tqs.Contexts(contexts), method=method,
+                memory_limit=options.memory_limit,
             )  # fmt: skip
+
+        with Peak(options.device) as peak:
+            seconds = timed(score, options.device)
         result["methods"][name] = {"seconds": seconds, "rollouts": seconds / rollout, "peak_bytes": peak.bytes}
         print(name, result["methods"][name], flush=True)
         if options.out:
