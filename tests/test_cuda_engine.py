@@ -17,7 +17,7 @@ from cases.networks import CASES as NETWORKS
 from cases.ops import CASES
 from checking import same_bits
 from programs import Native, draw
-from test_program_ops import TANGENTS, close, close_to_linear, root_mean_square, unit
+from test_program_ops import TANGENTS, check_values_and_tangents
 from tqs_fast._native import core
 from tqs_fast.capture import capture
 from tqs_fast.engines.native_call import Place
@@ -37,21 +37,7 @@ SAMPLES = 3
 def test_ops(case, precision):
     """As test_program_ops.test_values_and_tangents, with its bounds."""
     data = draw(case, SAMPLES, TANGENTS)
-    native = Native(case, precision, data.values, GPU)
-    u = unit(case, precision)
-    for y, expected in zip(native.ensemble(data.values), data.outputs, strict=True):
-        close(y[0], expected, case.roundings, u)
-    if not case.seeded():
-        return
-    seeds = [s if s is None else np.concatenate([s, 3 * s[:1] - s[1:2] / 2]) for s in data.seeds]
-    outputs, tangents = native.tangents(data.values, seeds)
-    for y, expected in zip(outputs, data.outputs, strict=True):
-        close(y, expected, case.roundings, u)
-    for dy, expected, y in zip(tangents, data.tangents, data.outputs, strict=True):
-        close_to_linear(dy, case.roundings, u)
-        finite = np.isfinite(y)
-        scale = root_mean_square(y[finite]) / max(root_mean_square(expected[:, finite]), 1e-3)
-        close(dy[:-1], expected, case.roundings, u, noise=1e-10 * (1 + scale))
+    check_values_and_tangents(Native(case, precision, data.values, GPU), case, precision, data)
 
 
 # ---------------------------------------------------------------- networks

@@ -22,12 +22,9 @@ from test_program_ops import (
     NAN,
     SPECIAL,
     UNIT,
-    close,
-    close_to_linear,
+    check_values_and_tangents,
     last_places,
-    root_mean_square,
     samples_of,
-    unit,
 )
 
 pytestmark = pytest.mark.skipif(not emulated.COMPILER, reason="needs a C++ compiler")
@@ -74,22 +71,7 @@ def reverse_threads(reverse):
 @by_precision
 @by_case
 def test_values_and_tangents(case, precision):
-    data = draw(case, SAMPLES, TANGENTS)
-    kernel = Emulated(case, precision)
-    u = unit(case, precision)
-    for y, expected in zip(kernel.ensemble(data.values), data.outputs, strict=True):
-        close(y[0], expected, case.roundings, u)
-    if not case.seeded():
-        return
-    seeds = [s if s is None else np.concatenate([s, 3 * s[:1] - s[1:2] / 2]) for s in data.seeds]
-    outputs, tangents = kernel.tangents(data.values, seeds)
-    for y, expected in zip(outputs, data.outputs, strict=True):
-        close(y, expected, case.roundings, u)
-    for dy, expected, y in zip(tangents, data.tangents, data.outputs, strict=True):
-        close_to_linear(dy, case.roundings, u)
-        finite = np.isfinite(y)
-        scale = root_mean_square(y[finite]) / max(root_mean_square(expected[:, finite]), 1e-3)
-        close(dy[:-1], expected, case.roundings, u, noise=1e-10 * (1 + scale))
+    check_values_and_tangents(Emulated(case, precision), case, precision, draw(case, SAMPLES, TANGENTS))
 
 
 @by_case

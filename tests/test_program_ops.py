@@ -81,6 +81,26 @@ def close_to_linear(tangents, roundings, u):
     assert (error <= bound)[np.isfinite(parts[0])].all(), "not linear in the seed"
 
 
+def check_values_and_tangents(kernel, case, precision, data):
+    """Outputs against the reference, tangents against its finite differences; `kernel` has methods as `Native`."""
+    u = unit(case, precision)
+    for y, expected in zip(kernel.ensemble(data.values), data.outputs, strict=True):
+        close(y[0], expected, case.roundings, u)
+    if not case.seeded():
+        return
+    seeds = [s if s is None else np.concatenate([s, 3 * s[:1] - s[1:2] / 2]) for s in data.seeds]
+    outputs, tangents = kernel.tangents(data.values, seeds)
+    for y, expected in zip(outputs, data.outputs, strict=True):
+        close(y, expected, case.roundings, u)
+    for dy, expected, y in zip(tangents, data.tangents, data.outputs, strict=True):
+        close_to_linear(dy, case.roundings, u)
+        dy = dy[:-1]
+        finite = np.isfinite(y)
+        # what differences leave (programs.STEP), with room for fifth derivatives of some hundreds
+        scale = root_mean_square(y[finite]) / max(root_mean_square(expected[:, finite]), 1e-3)
+        close(dy, expected, case.roundings, u, noise=1e-10 * (1 + scale))
+
+
 def test_every_op_has_a_case():
     assert {case.kind for case in CASES} == set(core.program_ops())
 
@@ -91,23 +111,7 @@ def test_every_op_has_a_case():
 def test_values_and_tangents(case, isa, precision):
     kernels.use_isa(isa)
     data = draw(case, SAMPLES, TANGENTS)
-    native = Native(case, precision, data.values)
-    u = unit(case, precision)
-    for y, expected in zip(native.ensemble(data.values), data.outputs, strict=True):
-        close(y[0], expected, case.roundings, u)
-    if not case.seeded():
-        return
-    seeds = [s if s is None else np.concatenate([s, 3 * s[:1] - s[1:2] / 2]) for s in data.seeds]
-    outputs, tangents = native.tangents(data.values, seeds)
-    for y, expected in zip(outputs, data.outputs, strict=True):
-        close(y, expected, case.roundings, u)
-    for dy, expected, y in zip(tangents, data.tangents, data.outputs, strict=True):
-        close_to_linear(dy, case.roundings, u)
-        dy = dy[:-1]
-        finite = np.isfinite(y)
-        # what differences leave (programs.STEP), with room for fifth derivatives of some hundreds
-        scale = root_mean_square(y[finite]) / max(root_mean_square(expected[:, finite]), 1e-3)
-        close(dy, expected, case.roundings, u, noise=1e-10 * (1 + scale))
+    check_values_and_tangents(Native(case, precision, data.values), case, precision, data)
 
 
 def samples_of(parts, n):

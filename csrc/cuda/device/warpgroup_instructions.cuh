@@ -39,12 +39,14 @@ struct alignas(8) Barrier {
     std::uint64_t state;
 };
 
-// By one thread; then `publish_barriers` by it, and a barrier of the block.
+// By one thread; then `publish_barriers` by it, and a barrier of the block. Bulk copies see memory through a proxy of
+// their own, hence the second fence.
 __device__ inline void make_barrier(Barrier* barrier, int arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
 __device__ inline void publish_barriers() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 __device__ inline void arrive(Barrier* barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
