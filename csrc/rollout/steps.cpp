@@ -76,14 +76,16 @@ void Tile::run_moves(const Regime& regime, std::size_t first, std::size_t end, b
 }
 
 void Tile::step(std::int64_t t, const Collect& collect) {
+    const auto all = [](std::size_t) {
+        return true;
+    };
+    Regime& regime = regime_of(t);
+    if (!place_->device()) return take_step(regime, t, collect, all);
     place_->within([&] {
-        Regime& regime = regime_of(t);
         if (regime.replay) return regime.replay->run();
         const bool again = regime.runs++ > 0;
-        if (!place_->device() || !again || changes_)
-            return take_step(regime, t, collect, [](std::size_t) { return true; });
-        regime.replay =
-            place_->device()->record([&] { take_step(regime, t, collect, [](std::size_t) { return true; }); });
+        if (!again || changes_) return take_step(regime, t, collect, all);
+        regime.replay = place_->device()->record([&] { take_step(regime, t, collect, all); });
         regime.replay->run();
     });
 }

@@ -56,7 +56,9 @@ void TileRun::step(std::int64_t t, Collector* collector) {
     enter(t);
     const std::int64_t began = stages_.prologue && t > 0 ? 1 : 0;
     if (!collector) return tile_->step(t - began, {});
-    tile_->step(t - began, [&](const Operand& output) { collector->collect(output, {t, tile_->clock(), began}); });
+    // Of two pointers: a larger closure would be allocated at every step.
+    const Moment moment{t, tile_->clock(), began};
+    tile_->step(t - began, [collector, &moment](const Operand& output) { collector->collect(output, moment); });
 }
 
 std::unique_ptr<NonFinite> TileRun::find_non_finite(std::int64_t t) {

@@ -54,7 +54,7 @@ std::vector<std::uint8_t> run(const Shape& shape, int bits, bool symmetric, int 
             as<std::int64_t>(order)[i] = as<std::int64_t>(sequence)[columns - 1 - i];
         }
         tqs::compensate({weight, as<const double>(matrix), as<const std::int64_t>(order), method == 2 && group_size > 0,
-                         tqs::Search::mse, as<const double>(matrix), 1, threads});
+                         tqs::Search::mse, as<const double>(diagonal), as<const double>(matrix), 1, threads});
     }
     return {codes.data(), codes.data() + rows * tqs::packed_row_bytes(columns, bits)};
 }

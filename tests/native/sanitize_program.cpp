@@ -332,10 +332,10 @@ void check_packed_linear() {
     const Operand in[] = {x.operand(), bias}, out[] = {y.operand()};
     check_tables("packed_linear", {&y}, [&](const tqs::KernelTable& table) {
         tqs::use_isa(tqs::isa_name(table.isa));
-        std::vector<std::unique_ptr<tqs::Prepared>> packed;
-        packed.push_back(tqs::prepack(weight));
+        const auto prepared = tqs::prepack(weight);
+        const tqs::PlacedWeight packed[] = {{prepared->weight, prepared->panels.get()}};
         const auto op = tqs::make_op({node, reads, writes, precisions, std::span(precisions, 1), packed});
-        tqs::Frame frame{s.extent, &table.program, in, out, {}, nullptr, 0};
+        tqs::Frame frame{s.extent, &table.program, nullptr, in, out, {}, nullptr, 0};
         const auto scratch = allocate_scratch(op->scratch_bytes(frame));
         frame.scratch = scratch.get();
         op->run(frame);
