@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "cuda/device/instructions.cuh"
 
@@ -48,10 +49,7 @@ __device__ inline void load_side(const T* position, int side, T (&values)[Tile::
         const T* from = position + (run * kProductSide + side) * Tile::kRun;
         if constexpr (Tile::kRun * sizeof(T) == 16) {
             const Vector vector = load_from_shared(reinterpret_cast<const unsigned char*>(from));
-#pragma unroll
-            for (int i = 0; i < Tile::kRun; ++i) {
-                values[run * Tile::kRun + i] = reinterpret_cast<const T*>(&vector)[i];
-            }
+            std::memcpy(values + run * Tile::kRun, &vector, sizeof vector);
         } else {
 #pragma unroll
             for (int i = 0; i < Tile::kRun; ++i) values[run * Tile::kRun + i] = from[i];
