@@ -14,11 +14,13 @@
 
 namespace tqs {
 
-enum class Precision : int { float32 = 0, float64 = 1 };
-inline constexpr int kPrecisions = 2;
+// How values are stored. Those of 16 bits are computed in float32 and rounded when they are stored, on devices only: the
+// processor's tables have nothing for them.
+enum class Precision : int { float32 = 0, float64 = 1, bfloat16 = 2, float16 = 3 };
+inline constexpr int kPrecisions = 4;
 
 static constexpr std::int64_t precision_bytes(Precision precision) {
-    return precision == Precision::float32 ? 4 : 8;
+    return precision == Precision::float64 ? 8 : precision == Precision::float32 ? 4 : 2;
 }
 
 inline constexpr int kMaxRank = 8;
