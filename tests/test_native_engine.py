@@ -218,10 +218,15 @@ def test_python_runs_while_a_rollout_does(lorenz):
 def test_ctrl_c_ends_a_rollout_between_steps(lorenz):
     run = long_rollout(lorenz, 10_000_000)  # hours
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    timer.join()
+    # A shell may start tests with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     long_rollout(lorenz, 2)()  # and the runtime is as it was
 
 

@@ -58,9 +58,12 @@ static constexpr int tiles_shared_bytes(bool int8, int bits, int group, int colu
     return tiles_stages(columns) * tiles_stage(int8, bits, group, columns).bytes;
 }
 
-// Two warpgroups multiply, one more warp fills stages.
+// Two warpgroups multiply, the first warp of a third fills stages. A block begins with 168 registers per thread, all
+// that a multiprocessor has.
 inline constexpr int kMultiplyingWarps = 8;
-inline constexpr int kWarpgroupsThreads = 32 * (kMultiplyingWarps + 1);
+inline constexpr int kWarpgroupsThreads = 32 * (kMultiplyingWarps + 4);
+inline constexpr int kMultiplyingRegisters = 232, kFillingRegisters = 40;
+static_assert(32 * kMultiplyingWarps * kMultiplyingRegisters + 128 * kFillingRegisters <= 168 * kWarpgroupsThreads);
 inline constexpr int kWarpgroupsTiles = kMultiplyingWarps;  // of outputs per block, one per warp
 
 // x leads: its atoms are aligned to 1024 bytes.

@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kGemvThreads, 2) gemv(const Product p) {
         if (thread < kGemvSums) {
             for (int w = 0; w < kGemvWarps; ++w) sum[0] = plus(sum[0], parts[w * kGemvSums + thread]);
         }
-        if (p.splits > 1 && !combine_splits(p, static_cast<int>(blockIdx.x), kGemvSums, sum)) return;
+        if (p.splits > 1 && !combine_splits<kGemvThreads>(p, static_cast<int>(blockIdx.x), kGemvSums, sum)) return;
     }
     if (thread >= kGemvSums || row >= p.rows || output >= p.outputs) return;
     const float bias = p.bias ? p.bias[output] : 0.0f;

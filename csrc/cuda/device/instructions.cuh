@@ -33,6 +33,12 @@ __device__ inline void block_barrier() {
     __syncthreads();
 }
 
+// Of the first `threads` threads of the block, whole warps; the others may have left.
+template <int threads>
+__device__ inline void part_barrier() {
+    asm volatile("bar.sync 1, %0;" ::"n"(threads) : "memory");
+}
+
 __device__ inline void warp_barrier() {
     __syncwarp();
 }

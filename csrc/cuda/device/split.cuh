@@ -16,9 +16,10 @@ __device__ inline int plus(int a, int b) {
     return a + b;
 }
 
-// partials: Sum [blocks, splits, count, threads]. All threads of the block call; those from `threads` on bring nothing.
+// partials: Sum [blocks, splits, count, threads]. The first `callers` threads of the block call, the others have left;
+// those from `threads` on bring nothing.
 // True in the last block, where `values` are then the sums over all splits. Overwrites shared memory.
-template <class Sum, int count>
+template <int callers, class Sum, int count>
 __device__ inline bool combine_splits(const Product& p, int block, int threads, Sum (&values)[count]) {
     const int thread = static_cast<int>(threadIdx.x);
     const std::int64_t stride = static_cast<std::int64_t>(count) * threads;
@@ -29,9 +30,9 @@ __device__ inline bool combine_splits(const Product& p, int block, int threads, 
     }
     auto* came = reinterpret_cast<unsigned*>(shared_memory());
     device_fence();
-    block_barrier();  // shared memory is no longer read, partials are written
+    part_barrier<callers>();  // shared memory is no longer read, partials are written
     if (thread == 0) *came = count_to(p.counters + block, static_cast<unsigned>(p.splits - 1));
-    block_barrier();
+    part_barrier<callers>();
     if (*came != static_cast<unsigned>(p.splits - 1)) return false;
     device_fence();
     if (thread < threads) {

@@ -208,7 +208,8 @@ __global__ void __launch_bounds__(kTilesThreads) tiles(const Product p) {
         Total flat[kCount];
 #pragma unroll
         for (int i = 0; i < kCount; ++i) flat[i] = totals[i / (columns / 2)][i / 4 % (columns / 8)][i % 4];
-        if (!combine_splits(p, static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x), kTilesThreads, flat)) return;
+        const int block = static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x);
+        if (!combine_splits<kTilesThreads>(p, block, kTilesThreads, flat)) return;
 #pragma unroll
         for (int i = 0; i < kCount; ++i) totals[i / (columns / 2)][i / 4 % (columns / 8)][i % 4] = flat[i];
     }

@@ -32,6 +32,19 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
     return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// ------------------------------------------------------------------------------------------------ registers
+// Per thread, a multiple of 8 from 24 to 256, from now on; by all of a warpgroup. What some release others may claim,
+// and wait for.
+
+template <int count>
+__device__ inline void release_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
+}
+template <int count>
+__device__ inline void claim_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
+}
+
 // ------------------------------------------------------------------------------------------------ barriers in memory
 // A phase is over when as many threads have arrived as the barrier was made for and all announced bytes have come.
 

@@ -1,7 +1,8 @@
 // Products of many rows on sm_90a: 128 outputs and `columns` rows of x per block, K streamed through shared memory.
 //
 //   grid x: blocks of 8 tiles of 16 outputs     grid y: blocks of `columns` rows of x     grid z: splits of K
-//   block:  two warpgroups that multiply, a warp having one tile and all rows, and a warp that fills stages
+//   block:  two warpgroups that multiply, a warp having one tile and all rows, and a third of which one warp fills
+//           stages, and whose registers the others take
 //
 // A stage is one unit of 128 inputs: x as it was arranged (cuda/layout.h), then codes, scales, zeros and sums as they
 // lie in memory, all brought by bulk copies of one contiguous piece each. `full` of a stage says that they have come,
@@ -11,7 +12,7 @@
 // A warpgroup decodes its left operands in *batches* of 32 inputs into one of two sets of registers, and while
 // the tensor cores multiply by one set, decodes the other. A group's sums are taken when all its products are done and
 // scaled into the totals; meanwhile the other warpgroup has the tensor cores for itself. Per thread: totals and sums of
-// columns / 2 each, 32 operands and 8 or 16 words of codes; 224 registers are there.
+// columns / 2 each, 32 operands and 8 or 16 words of codes; 232 registers are there.
 #pragma once
 
 #include <cstdint>
@@ -52,6 +53,8 @@ struct Warpgroups {
     static constexpr int kPerGroup = kBatches / kGroups;
     static constexpr int kOperands = Operand::kOperands / kBatches;  // per batch
     static constexpr bool kWhole = Operand::kInt8 && group == 0;     // totals are integers
+    static constexpr int kOutputs = kTileRows * kWarpgroupsTiles;
+    static_assert(kStages * kStage.bytes >= columns * (4 * kOutputs + 16), "results pass through the stages");
     using Total = std::conditional_t<kWhole, int, float>;
     using Totals = Total[columns / 8][4];
 
@@ -210,20 +213,27 @@ __global__ void __launch_bounds__(kWarpgroupsThreads, 1) warpgroups(const Produc
     }
     block_barrier();
 
-    typename Kernel::Totals totals = {};
     int stage = 0, parity = 0;
-    for (int unit = range.begin; unit < range.end; ++unit) {
-        if (warp == kMultiplyingWarps) {
-            wait_phase(kernel.empty + stage, 1 - parity);
-            kernel.fill(p, unit, stage);
-        } else {
-            wait_phase(kernel.full + stage, parity);
-            Kernel::multiply(p, kernel.stages + stage * Kernel::kStage.bytes, totals);
-            warp_barrier();
-            if (threadIdx.x % 32 == 0) arrive(kernel.empty + stage);
-        }
+    const auto next_stage = [&] {
         stage = stage + 1 == Kernel::kStages ? 0 : stage + 1;
         if (stage == 0) parity = 1 - parity;
+    };
+    if (warp >= kMultiplyingWarps) {
+        release_registers<kFillingRegisters>();
+        if (warp > kMultiplyingWarps) return;
+        for (int unit = range.begin; unit < range.end; ++unit, next_stage()) {
+            wait_phase(kernel.empty + stage, 1 - parity);
+            kernel.fill(p, unit, stage);
+        }
+        return;
+    }
+    claim_registers<kMultiplyingRegisters>();
+    typename Kernel::Totals totals = {};
+    for (int unit = range.begin; unit < range.end; ++unit, next_stage()) {
+        wait_phase(kernel.full + stage, parity);
+        Kernel::multiply(p, kernel.stages + stage * Kernel::kStage.bytes, totals);
+        warp_barrier();
+        if (threadIdx.x % 32 == 0) arrive(kernel.empty + stage);
     }
 
     if (p.splits > 1) {
@@ -231,13 +241,14 @@ __global__ void __launch_bounds__(kWarpgroupsThreads, 1) warpgroups(const Produc
 #pragma unroll
         for (int i = 0; i < kCount; ++i) flat[i] = totals[i / 4][i % 4];
         const int block = static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x);
-        if (!combine_splits(p, block, 32 * kMultiplyingWarps, flat)) return;
+        constexpr int kThreads = 32 * kMultiplyingWarps;
+        if (!combine_splits<kThreads>(p, block, kThreads, flat)) return;
 #pragma unroll
         for (int i = 0; i < kCount; ++i) totals[i / 4][i % 4] = flat[i];
     }
-    if (warp == kMultiplyingWarps) return;
-    write_results<Operand, Kernel::kWhole>(p, static_cast<int>(blockIdx.x) * kWarpgroupsTiles + warp,
-                                           static_cast<int>(blockIdx.y) * columns, totals);
+    const int first_tile = static_cast<int>(blockIdx.x) * kWarpgroupsTiles;
+    write_results_by_rows<Operand, Kernel::kWhole, Kernel::kOutputs, 32 * kMultiplyingWarps>(
+        p, first_tile + warp, first_tile * kTileRows, static_cast<int>(blockIdx.y) * columns, totals, kernel.stages);
 }
 
 }  // namespace tqs::cuda

@@ -78,6 +78,7 @@ struct State {
     std::deque<Fiber*> ready;
     std::vector<Group> warps, warpgroups;
     Group block;
+    std::map<int, Group> parts;      // of the block, by threads
     std::vector<Deferred> deferred;  // by warpgroup
     std::map<void*, PhaseBarrier> barriers;
     unsigned char* shared = nullptr;
@@ -210,6 +211,7 @@ void run_block(int threads) {
     state.deferred.assign(state.warpgroups.size(), Deferred{});
     state.barriers.clear();
     state.block = Group{};
+    state.parts.clear();
     for (int number = 0; number < threads; ++number) {
         if (static_cast<int>(state.fibers.size()) <= number) {
             state.fibers.push_back(std::make_unique<Fiber>());
@@ -368,6 +370,17 @@ void meet_warp(const char* tag, void* brought, Act act) {
 
 void meet_block(const char* tag) {
     meet(state.block, state.running->number, tag, nullptr, nullptr);
+}
+
+void meet_part(const char* tag, int threads) {
+    const int number = state.running->number;
+    if (number >= threads) fail(std::string(tag) + ": a thread that is not of the part");
+    Group& part = state.parts[threads];
+    if (part.members.empty()) {
+        part.members.assign(state.block.members.begin(), state.block.members.begin() + threads);
+        part.brought.resize(part.members.size());
+    }
+    meet(part, number, tag, nullptr, nullptr);
 }
 
 void meet_warpgroup(const char* tag, void* brought, Act act) {

@@ -63,6 +63,8 @@ void require_aligned(const void* address, const char* what);
 using Act = void (*)(void* const* brought, int count);
 void meet_warp(const char* tag, void* brought, Act act);
 void meet_block(const char* tag);
+// Of the first `threads` threads of the block.
+void meet_part(const char* tag, int threads);
 // Of the four warps from a multiple of four on.
 void meet_warpgroup(const char* tag, void* brought, Act act);
 

@@ -28,6 +28,11 @@ inline unsigned char* shared_memory() {
 inline void block_barrier() {
     emulator::meet_block("block_barrier");
 }
+template <int threads>
+inline void part_barrier() {
+    static_assert(threads % 32 == 0);
+    emulator::meet_part("part_barrier", threads);
+}
 inline void warp_barrier() {
     emulator::meet_warp("warp_barrier", nullptr, nullptr);
 }

@@ -20,6 +20,17 @@ inline std::uint32_t shared_address(const void* pointer) {
     return kSharedBegin + static_cast<std::uint32_t>(static_cast<const unsigned char*>(pointer) - shared_memory());
 }
 
+template <int count>
+inline void release_registers() {
+    static_assert(count >= 24 && count <= 256 && count % 8 == 0);
+    emulator::meet_warpgroup("release_registers", nullptr, nullptr);
+}
+template <int count>
+inline void claim_registers() {
+    static_assert(count >= 24 && count <= 256 && count % 8 == 0);
+    emulator::meet_warpgroup("claim_registers", nullptr, nullptr);
+}
+
 struct alignas(8) Barrier {
     std::uint64_t state;
 };
