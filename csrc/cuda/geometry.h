@@ -65,6 +65,7 @@ inline constexpr int kWarpgroupsThreads = 32 * (kMultiplyingWarps + 4);
 inline constexpr int kMultiplyingRegisters = 232, kFillingRegisters = 40;
 static_assert(32 * kMultiplyingWarps * kMultiplyingRegisters + 128 * kFillingRegisters <= 168 * kWarpgroupsThreads);
 inline constexpr int kWarpgroupsTiles = kMultiplyingWarps;  // of outputs per block, one per warp
+inline constexpr int kClusterBlocks = 2;                    // neighbours in outputs, which share rows of x
 
 // x leads: its atoms are aligned to 1024 bytes.
 static constexpr Stage warpgroups_stage(bool int8, int bits, int group, int columns) {

@@ -19,8 +19,18 @@ struct StreamLaunch {
                 cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
                 "qgemm", "cudaFuncSetAttribute");
         }
-        kernel<<<dim3(grid.x, grid.y, grid.z), static_cast<unsigned>(threads), shared, stream>>>(argument);
-        check_cuda(cudaGetLastError(), "qgemm", name);
+        cudaLaunchAttribute cluster{};
+        cluster.id = cudaLaunchAttributeClusterDimension;
+        cluster.val.clusterDim.x = grid.cluster;
+        cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+        cudaLaunchConfig_t config{};
+        config.gridDim = dim3(grid.x, grid.y, grid.z);
+        config.blockDim = dim3(static_cast<unsigned>(threads));
+        config.dynamicSmemBytes = shared;
+        config.stream = stream;
+        config.attrs = &cluster;
+        config.numAttrs = grid.cluster > 1 ? 1 : 0;
+        check_cuda(cudaLaunchKernelEx(&config, kernel, argument), "qgemm", name);
     }
 };
 

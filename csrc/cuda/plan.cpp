@@ -146,6 +146,8 @@ Plan choose_plan(const Problem& problem, const Device& device, const Wanted& wan
         plan.columns = columns;
         plan.output_blocks =
             static_cast<int>(divide_up(problem.weight.rows, std::int64_t{shape.tiles_per_block} * kTileRows));
+        if (kernel == Kernel::warpgroups)
+            plan.output_blocks = static_cast<int>(pad(plan.output_blocks, kClusterBlocks));
         plan.row_blocks = static_cast<int>(divide_up(problem.rows, shape.columns));
         const bool alone = order_is_fixed(problem) || std::int64_t{plan.output_blocks} * plan.row_blocks > kCounters;
         for (plan.splits = 1; plan.splits <= (alone ? 1 : kMostSplits); ++plan.splits) {

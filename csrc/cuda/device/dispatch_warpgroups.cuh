@@ -10,7 +10,7 @@ namespace tqs::cuda {
 template <class Operand, class Launch>
 void run_warpgroups(const Product& p, const Plan& plan, const Launch& launch) {
     const Grid grid{static_cast<unsigned>(plan.output_blocks), static_cast<unsigned>(plan.row_blocks),
-                    static_cast<unsigned>(plan.splits)};
+                    static_cast<unsigned>(plan.splits), kClusterBlocks};
     with_group<Operand>(plan, [&](auto group) {
         constexpr int kGroup = decltype(group)::value;
         const auto run = [&](auto columns) {

@@ -45,6 +45,20 @@ __device__ inline void claim_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
 }
 
+// ------------------------------------------------------------------------------------------------ clusters
+// Blocks of a cluster reach each other's shared memory, whose parts lie at equal addresses within it.
+
+__device__ inline int cluster_rank() {
+    std::uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return static_cast<int>(rank);
+}
+// Of all threads of the cluster.
+__device__ inline void cluster_barrier() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 // ------------------------------------------------------------------------------------------------ barriers in memory
 // A phase is over when as many threads have arrived as the barrier was made for and all announced bytes have come.
 
@@ -52,7 +66,7 @@ struct alignas(8) Barrier {
     std::uint64_t state;
 };
 
-// By one thread; then `publish_barriers` by it, and a barrier of the block. Bulk copies see memory through a proxy of
+// By one thread; then `publish_barriers` by it, and a barrier of the cluster. Bulk copies see memory through a proxy of
 // their own, hence the second fence.
 __device__ inline void make_barrier(Barrier* barrier, int arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
@@ -61,15 +75,38 @@ __device__ inline void publish_barriers() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-__device__ inline void arrive(Barrier* barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+// At the barrier of block `rank` of the cluster.
+__device__ inline void arrive(Barrier* barrier, int rank) {
+    asm volatile(
+        "{\n"
+        ".reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+        "}" ::"r"(shared_address(barrier)),
+        "r"(rank)
+        : "memory");
 }
 // Arrives, and announces `bytes` of bulk copies.
 __device__ inline void arrive_expecting(Barrier* barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                  : "memory");
 }
-// Until a phase of this parity is over; the first phase has parity 0, and the one before it counts as over.
+// Until a phase of this parity is over; the first phase has parity 0, and the one before it counts as over. For
+// barriers that other blocks arrive at.
+__device__ inline void wait_phase_of_cluster(Barrier* barrier, int parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred over;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over, [%0], %1;\n"
+        "@over bra done;\n"
+        "bra again;\n"
+        "done:\n"
+        "}" ::"r"(shared_address(barrier)),
+        "r"(parity)
+        : "memory");
+}
+// The same for those of this block alone.
 __device__ inline void wait_phase(Barrier* barrier, int parity) {
     asm volatile(
         "{\n"
@@ -89,6 +126,15 @@ __device__ inline void copy_bulk(unsigned char* shared, const void* global, int 
                      shared_address(shared)),
                  "l"(global), "r"(bytes), "r"(shared_address(barrier))
                  : "memory");
+}
+// The same into the shared memory of the blocks whose bits are set in `ranks`, announced to the barrier of each.
+__device__ inline void copy_bulk_to(unsigned char* shared, const void* global, int bytes, Barrier* barrier,
+                                    std::uint16_t ranks) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+        "%4;" ::"r"(shared_address(shared)),
+        "l"(global), "r"(bytes), "r"(shared_address(barrier)), "h"(ranks)
+        : "memory");
 }
 
 // ------------------------------------------------------------------------------------------------ products

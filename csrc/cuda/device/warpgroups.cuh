@@ -3,11 +3,14 @@
 //   grid x: blocks of 8 tiles of 16 outputs     grid y: blocks of `columns` rows of x     grid z: splits of K
 //   block:  two warpgroups that multiply, a warp having one tile and all rows, and a third of which one warp fills
 //           stages, and whose registers the others take
+//   cluster: kClusterBlocks blocks along x, which read the same rows of x: each brings its share of them to all. Alone
+//   a
+//           block of 128 rows would read 40 bytes per cycle, more than L2 gives all multiprocessors at once.
 //
 // A stage is one unit of 128 inputs: x as it was arranged (cuda/layout.h), then codes, scales, zeros and sums as they
 // lie in memory, all brought by bulk copies of one contiguous piece each. `full` of a stage says that they have come,
-// `empty` that all warps have read them; a stage is used again and again, so that their phases have the parity of the
-// round.
+// `empty` that all warps of the cluster have read them; a stage is used again and again, so that their phases have the
+// parity of the round.
 //
 // A warpgroup decodes its left operands in *batches* of 32 inputs into one of two sets of registers, and while
 // the tensor cores multiply by one set, decodes the other. A group's sums are taken when all its products are done and
@@ -68,8 +71,8 @@ struct Warpgroups {
         empty = full + kStages;
     }
 
-    // By the warp that fills: lane i copies what belongs to tile i, lane 8 + i slab i of x, lane 16 + i the sums of
-    // group i. Tiles beyond the last one are left as they are: their outputs go nowhere.
+    // By the warp that fills: lane i copies what belongs to tile i, lane 8 + i this block's share of slab i of x, lane
+    // 16 + i the sums of group i. Tiles beyond the last one are left as they are: their outputs go nowhere.
     __device__ void fill(const Product& p, int unit, int stage) const {
         const int lane = static_cast<int>(threadIdx.x) % 32,
                   first_tile = static_cast<int>(blockIdx.x) * kWarpgroupsTiles;
@@ -81,7 +84,8 @@ struct Warpgroups {
         unsigned char* to = stages + stage * kStage.bytes;
         Barrier* barrier = full + stage;
         if (lane == 0) {
-            const int left = p.tiles - first_tile, tiles = left < kWarpgroupsTiles ? left : kWarpgroupsTiles;
+            const int left = p.tiles > first_tile ? p.tiles - first_tile : 0;
+            const int tiles = left < kWarpgroupsTiles ? left : kWarpgroupsTiles;
             arrive_expecting(barrier, tiles * (kCodes + kScales + (p.zeros ? kZeros : 0)) +
                                           kSlabs * columns * kSlabBytes + kGroups * kSums);
         }
@@ -96,9 +100,11 @@ struct Warpgroups {
                 if (p.zeros) copy_bulk(to + kStage.zeros + lane * kZeros, p.zeros + pairs, kZeros, barrier);
             }
         } else if (lane < 8 + kSlabs) {
-            const int slab = lane - 8;
+            constexpr int kShare = columns / kClusterBlocks;
+            const int slab = lane - 8, first = cluster_rank() * kShare;
             const std::int64_t row = (static_cast<std::int64_t>(unit) * kSlabs + slab) * p.padded_rows + first_row;
-            copy_bulk(to + slab * columns * kSlabBytes, p.x + row * kSlabBytes, columns * kSlabBytes, barrier);
+            copy_bulk_to(to + (slab * columns + first) * kSlabBytes, p.x + (row + first) * kSlabBytes,
+                         kShare * kSlabBytes, barrier, (1u << kClusterBlocks) - 1);
         } else if (kSums != 0 && lane >= 16 && lane < 16 + kGroups) {
             const std::int64_t from = (first_group + lane - 16) * p.padded_rows + first_row;
             copy_bulk(to + kStage.sums + (lane - 16) * kSums, p.row_sums + from, kSums, barrier);
@@ -207,11 +213,11 @@ __global__ void __launch_bounds__(kWarpgroupsThreads, 1) warpgroups(const Produc
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < Kernel::kStages; ++stage) {
             make_barrier(kernel.full + stage, 1);
-            make_barrier(kernel.empty + stage, kMultiplyingWarps);
+            make_barrier(kernel.empty + stage, kClusterBlocks * kMultiplyingWarps);
         }
         publish_barriers();
     }
-    block_barrier();
+    cluster_barrier();
 
     int stage = 0, parity = 0;
     const auto next_stage = [&] {
@@ -220,11 +226,13 @@ __global__ void __launch_bounds__(kWarpgroupsThreads, 1) warpgroups(const Produc
     };
     if (warp >= kMultiplyingWarps) {
         release_registers<kFillingRegisters>();
-        if (warp > kMultiplyingWarps) return;
-        for (int unit = range.begin; unit < range.end; ++unit, next_stage()) {
-            wait_phase(kernel.empty + stage, 1 - parity);
-            kernel.fill(p, unit, stage);
+        if (warp == kMultiplyingWarps) {
+            for (int unit = range.begin; unit < range.end; ++unit, next_stage()) {
+                wait_phase_of_cluster(kernel.empty + stage, 1 - parity);
+                kernel.fill(p, unit, stage);
+            }
         }
+        cluster_barrier();
         return;
     }
     claim_registers<kMultiplyingRegisters>();
@@ -233,8 +241,10 @@ __global__ void __launch_bounds__(kWarpgroupsThreads, 1) warpgroups(const Produc
         wait_phase(kernel.full + stage, parity);
         Kernel::multiply(p, kernel.stages + stage * Kernel::kStage.bytes, totals);
         warp_barrier();
-        if (threadIdx.x % 32 == 0) arrive(kernel.empty + stage);
+        const int lane = static_cast<int>(threadIdx.x) % 32;
+        if (lane < kClusterBlocks) arrive(kernel.empty + stage, lane);
     }
+    cluster_barrier();  // a block stays until the others have arrived at its barriers
 
     if (p.splits > 1) {
         typename Kernel::Total flat[kCount];

@@ -36,12 +36,27 @@ struct Group {
     int arrived = 0;
 };
 
+// Groups of work not yet done, the last one open.
+struct Deferred {
+    std::deque<std::vector<std::function<void()>>> groups{1};
+};
+
+struct Block {
+    Index index;
+    Group threads;
+    std::map<int, Group> parts;  // by threads
+    std::vector<Group> warps, warpgroups;
+    std::vector<Deferred> deferred;  // by warpgroup
+    unsigned char* shared = nullptr;
+};
+
 }  // namespace
 
 struct Fiber {
     ucontext_t context;
     std::unique_ptr<unsigned char[]> stack;
-    int number = 0;
+    Block* block = nullptr;
+    int number = 0;  // in its block
     bool done = false;
     const char* waits = nullptr;
     std::vector<Copy> issued;
@@ -53,11 +68,6 @@ Index block_index, grid_size;
 bool reversed = false;
 
 namespace {
-
-// Groups of work not yet done, the last one open.
-struct Deferred {
-    std::deque<std::vector<std::function<void()>>> groups{1};
-};
 
 struct Bulk {
     unsigned char* target;
@@ -76,12 +86,9 @@ struct State {
     const std::function<void()>* kernel = nullptr;
     std::vector<std::unique_ptr<Fiber>> fibers;
     std::deque<Fiber*> ready;
-    std::vector<Group> warps, warpgroups;
-    Group block;
-    std::map<int, Group> parts;      // of the block, by threads
-    std::vector<Deferred> deferred;  // by warpgroup
+    std::vector<Block> cluster;  // the blocks that run
+    Group threads;               // of all of them
     std::map<void*, PhaseBarrier> barriers;
-    unsigned char* shared = nullptr;
     std::size_t shared_bytes = 0;
     Fiber* running = nullptr;
     ucontext_t main;
@@ -94,9 +101,21 @@ std::int64_t bank_conflicts = 0;
     throw std::runtime_error(what);
 }
 
-std::string place(int thread) {
-    return "thread " + std::to_string(thread) + " of block (" + std::to_string(block_index.x) + ", " +
-           std::to_string(block_index.y) + ", " + std::to_string(block_index.z) + ")";
+std::string place(const Fiber* fiber) {
+    if (!fiber) return "the launch";
+    const Index& block = fiber->block->index;
+    return "thread " + std::to_string(fiber->number) + " of block (" + std::to_string(block.x) + ", " +
+           std::to_string(block.y) + ", " + std::to_string(block.z) + ")";
+}
+
+Block& here() {
+    return *state.running->block;
+}
+
+// Before control goes to `next`.
+void choose(Fiber* next) {
+    state.running = next;
+    block_index = next->block->index;
 }
 
 void leave_to_next() {
@@ -108,7 +127,7 @@ void leave_to_next() {
     Fiber* next = state.ready.front();
     state.ready.pop_front();
     if (next == me) return;
-    state.running = next;
+    choose(next);
     swapcontext(&me->context, &next->context);
 }
 
@@ -116,14 +135,14 @@ void run_fiber() {
     try {
         (*state.kernel)();
     } catch (const std::exception& error) {
-        if (state.error.empty()) state.error = place(state.running->number) + ": " + error.what();
+        if (state.error.empty()) state.error = place(state.running) + ": " + error.what();
     }
     state.running->done = true;
     if (!state.error.empty()) setcontext(&state.main);
     if (state.ready.empty()) setcontext(&state.main);
     Fiber* next = state.ready.front();
     state.ready.pop_front();
-    state.running = next;
+    choose(next);
     setcontext(&next->context);
 }
 
@@ -148,7 +167,7 @@ void meet(Group& group, int position, const char* tag, void* brought, Act act) {
 }
 
 void on_fault(int, siginfo_t* info, void*) {
-    state.error = place(state.running ? state.running->number : -1) + ": access outside of every array, at address " +
+    state.error = place(state.running) + ": access outside of every array, at address " +
                   std::to_string(reinterpret_cast<std::uintptr_t>(info->si_addr));
     setcontext(&state.main);
 }
@@ -181,8 +200,8 @@ class FaultScope {
     struct sigaction old_segv_{}, old_bus_{};
 };
 
-void count_bank_conflicts() {
-    for (const Group& warp : state.warps) {
+void count_bank_conflicts(const Block& block) {
+    for (const Group& warp : block.warps) {
         const std::size_t loads = warp.members.front()->shared_loads.size();
         for (const Fiber* lane : warp.members) {
             if (lane->shared_loads.size() != loads) fail("lanes of a warp load different numbers of shared vectors");
@@ -202,63 +221,77 @@ void count_bank_conflicts() {
     }
 }
 
-void run_block(int threads) {
-    const int warps = threads / kWarp;
-    state.ready.clear();
-    state.error.clear();
-    state.warps.assign(static_cast<std::size_t>(warps), Group{});
-    state.warpgroups.assign(static_cast<std::size_t>((threads + kWarpgroup - 1) / kWarpgroup), Group{});
-    state.deferred.assign(state.warpgroups.size(), Deferred{});
-    state.barriers.clear();
-    state.block = Group{};
-    state.parts.clear();
+Fiber& fiber_of(std::size_t number) {
+    if (state.fibers.size() <= number) {
+        state.fibers.push_back(std::make_unique<Fiber>());
+        state.fibers.back()->stack = std::make_unique<unsigned char[]>(kStack);
+    }
+    Fiber& fiber = *state.fibers[number];
+    fiber.done = false;
+    fiber.waits = nullptr;
+    fiber.issued.clear();
+    fiber.committed.clear();
+    fiber.shared_loads.clear();
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStack;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, run_fiber, 0);
+    return fiber;
+}
+
+void make_threads(Block& block, int threads) {
+    block.warps.assign(static_cast<std::size_t>(threads / kWarp), Group{});
+    block.warpgroups.assign(static_cast<std::size_t>((threads + kWarpgroup - 1) / kWarpgroup), Group{});
+    block.deferred.assign(block.warpgroups.size(), Deferred{});
     for (int number = 0; number < threads; ++number) {
-        if (static_cast<int>(state.fibers.size()) <= number) {
-            state.fibers.push_back(std::make_unique<Fiber>());
-            state.fibers.back()->stack = std::make_unique<unsigned char[]>(kStack);
-        }
-        Fiber& fiber = *state.fibers[static_cast<std::size_t>(number)];
+        Fiber& fiber = fiber_of(state.threads.members.size());
+        fiber.block = &block;
         fiber.number = number;
-        fiber.done = false;
-        fiber.waits = nullptr;
-        fiber.issued.clear();
-        fiber.committed.clear();
-        fiber.shared_loads.clear();
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
-        fiber.context.uc_stack.ss_size = kStack;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, run_fiber, 0);
-        state.warps[static_cast<std::size_t>(number / kWarp)].members.push_back(&fiber);
-        state.warpgroups[static_cast<std::size_t>(number / kWarpgroup)].members.push_back(&fiber);
-        state.block.members.push_back(&fiber);
+        block.warps[static_cast<std::size_t>(number / kWarp)].members.push_back(&fiber);
+        block.warpgroups[static_cast<std::size_t>(number / kWarpgroup)].members.push_back(&fiber);
+        block.threads.members.push_back(&fiber);
+        state.threads.members.push_back(&fiber);
         if (reversed) {
             state.ready.push_front(&fiber);
         } else {
             state.ready.push_back(&fiber);
         }
     }
-    for (Group& warp : state.warps) warp.brought.resize(kWarp);
-    for (Group& warpgroup : state.warpgroups) warpgroup.brought.resize(kWarpgroup);
-    state.block.brought.resize(static_cast<std::size_t>(threads));
+    for (Group& warp : block.warps) warp.brought.resize(kWarp);
+    for (Group& warpgroup : block.warpgroups) warpgroup.brought.resize(kWarpgroup);
+    block.threads.brought.resize(block.threads.members.size());
+}
 
-    state.running = state.ready.front();
+void run_cluster(int threads) {
+    state.ready.clear();
+    state.error.clear();
+    state.barriers.clear();
+    state.threads = Group{};
+    for (Block& block : state.cluster) make_threads(block, threads);
+    state.threads.brought.resize(state.threads.members.size());
+
+    choose(state.ready.front());
     state.ready.pop_front();
     swapcontext(&state.main, &state.running->context);  // back when nothing can run
     if (!state.error.empty()) fail(state.error);
-    for (const Fiber* fiber : state.block.members) {
+    for (const Fiber* fiber : state.threads.members) {
         if (!fiber->done) {
-            fail(place(fiber->number) + ": divergence: waits at " + (fiber->waits ? fiber->waits : "nothing") +
+            fail(place(fiber) + ": divergence: waits at " + (fiber->waits ? fiber->waits : "nothing") +
                  " for threads that never come");
         }
-    }
-    for (const Deferred& deferred : state.deferred) {
-        if (deferred.groups.size() > 1 || !deferred.groups.front().empty()) fail("products that were never waited for");
     }
     for (const auto& [address, barrier] : state.barriers) {
         if (!barrier.copies.empty()) fail("a bulk copy that was never waited for");
     }
-    count_bank_conflicts();
+    for (const Block& block : state.cluster) {
+        for (const Deferred& deferred : block.deferred) {
+            if (deferred.groups.size() > 1 || !deferred.groups.front().empty()) {
+                fail("products that were never waited for");
+            }
+        }
+        count_bank_conflicts(block);
+    }
 }
 
 PhaseBarrier& barrier_at(void* address) {
@@ -286,24 +319,31 @@ bool end_phase(PhaseBarrier& barrier) {
 
 }  // namespace
 
-void launch(Index grid, int threads, std::size_t shared_bytes, const std::function<void()>& kernel) {
+void launch(Index grid, int threads, std::size_t shared_bytes, const std::function<void()>& kernel, int cluster) {
     if (threads % kWarp != 0) fail("a block is whole warps");
     if (shared_bytes % 128 != 0) fail("shared memory is a multiple of 128 bytes");
+    if (grid.x % static_cast<unsigned>(cluster) != 0) fail("a grid is whole clusters");
     state.kernel = &kernel;
     grid_size = grid;
-    unsigned char* shared = shared_bytes ? static_cast<unsigned char*>(allocate(shared_bytes)) : nullptr;
-    state.shared = shared;
     state.shared_bytes = shared_bytes;
+    std::vector<unsigned char*> shared(static_cast<std::size_t>(cluster));
+    for (unsigned char*& memory : shared) {
+        memory = shared_bytes ? static_cast<unsigned char*>(allocate(shared_bytes)) : nullptr;
+    }
     std::string error;
     {
         const FaultScope faults;
         for (unsigned z = 0; z < grid.z && error.empty(); ++z) {
             for (unsigned y = 0; y < grid.y && error.empty(); ++y) {
-                for (unsigned x = 0; x < grid.x && error.empty(); ++x) {
-                    block_index = {x, y, z};
-                    if (shared) std::memset(shared, 0xFF, shared_bytes);
+                for (unsigned x = 0; x < grid.x && error.empty(); x += static_cast<unsigned>(cluster)) {
+                    state.cluster.assign(shared.size(), Block{});
+                    for (std::size_t rank = 0; rank < shared.size(); ++rank) {
+                        state.cluster[rank].index = {x + static_cast<unsigned>(rank), y, z};
+                        state.cluster[rank].shared = shared[rank];
+                        if (shared[rank]) std::memset(shared[rank], 0xFF, shared_bytes);
+                    }
                     try {
-                        run_block(threads);
+                        run_cluster(threads);
                     } catch (const std::exception& problem) {
                         error = problem.what();
                     }
@@ -311,7 +351,9 @@ void launch(Index grid, int threads, std::size_t shared_bytes, const std::functi
             }
         }
     }
-    if (shared) release(shared, shared_bytes);
+    for (unsigned char* memory : shared) {
+        if (memory) release(memory, shared_bytes);
+    }
     if (!error.empty()) fail(error);
 }
 
@@ -320,7 +362,16 @@ Index thread_index() {
 }
 
 unsigned char* shared_memory() {
-    return state.shared;
+    return here().shared;
+}
+
+int cluster_rank() {
+    return static_cast<int>(&here() - state.cluster.data());
+}
+
+void* there(void* shared, int rank) {
+    if (rank >= static_cast<int>(state.cluster.size())) fail("a block that the cluster does not have");
+    return state.cluster[static_cast<std::size_t>(rank)].shared + (static_cast<unsigned char*>(shared) - here().shared);
 }
 
 std::size_t shared_memory_bytes() {
@@ -365,40 +416,46 @@ void note_shared_load(const unsigned char* address) {
 
 void meet_warp(const char* tag, void* brought, Act act) {
     const int number = state.running->number;
-    meet(state.warps[static_cast<std::size_t>(number / kWarp)], number % kWarp, tag, brought, act);
+    meet(here().warps[static_cast<std::size_t>(number / kWarp)], number % kWarp, tag, brought, act);
 }
 
 void meet_block(const char* tag) {
-    meet(state.block, state.running->number, tag, nullptr, nullptr);
+    meet(here().threads, state.running->number, tag, nullptr, nullptr);
 }
 
 void meet_part(const char* tag, int threads) {
     const int number = state.running->number;
     if (number >= threads) fail(std::string(tag) + ": a thread that is not of the part");
-    Group& part = state.parts[threads];
+    Group& part = here().parts[threads];
     if (part.members.empty()) {
-        part.members.assign(state.block.members.begin(), state.block.members.begin() + threads);
+        const std::vector<Fiber*>& all = here().threads.members;
+        part.members.assign(all.begin(), all.begin() + threads);
         part.brought.resize(part.members.size());
     }
     meet(part, number, tag, nullptr, nullptr);
 }
 
+void meet_cluster(const char* tag) {
+    const auto number = cluster_rank() * static_cast<int>(here().threads.members.size()) + state.running->number;
+    meet(state.threads, number, tag, nullptr, nullptr);
+}
+
 void meet_warpgroup(const char* tag, void* brought, Act act) {
     const int number = state.running->number;
-    meet(state.warpgroups[static_cast<std::size_t>(number / kWarpgroup)], number % kWarpgroup, tag, brought, act);
+    meet(here().warpgroups[static_cast<std::size_t>(number / kWarpgroup)], number % kWarpgroup, tag, brought, act);
 }
 
 void defer(std::function<void()> work) {
-    state.deferred[static_cast<std::size_t>(state.running->number / kWarpgroup)].groups.back().push_back(
+    here().deferred[static_cast<std::size_t>(state.running->number / kWarpgroup)].groups.back().push_back(
         std::move(work));
 }
 
 void commit_deferred() {
-    state.deferred[static_cast<std::size_t>(state.running->number / kWarpgroup)].groups.emplace_back();
+    here().deferred[static_cast<std::size_t>(state.running->number / kWarpgroup)].groups.emplace_back();
 }
 
 void wait_deferred(int pending) {
-    auto& groups = state.deferred[static_cast<std::size_t>(state.running->number / kWarpgroup)].groups;
+    auto& groups = here().deferred[static_cast<std::size_t>(state.running->number / kWarpgroup)].groups;
     while (static_cast<int>(groups.size()) - 1 > pending) {
         for (const auto& work : groups.front()) work();
         groups.pop_front();
@@ -434,9 +491,10 @@ void copy_bulk(unsigned char* target, const unsigned char* source, std::int64_t 
     require_aligned(target, "copy_bulk");
     require_aligned(source, "copy_bulk");
     if (bytes % 16 != 0) fail("copy_bulk: a multiple of 16 bytes");
-    if (target < state.shared || target + bytes > state.shared + state.shared_bytes) {
-        fail("copy_bulk: outside of shared memory");
-    }
+    const bool within = std::any_of(state.cluster.begin(), state.cluster.end(), [&](const Block& block) {
+        return target >= block.shared && target + bytes <= block.shared + state.shared_bytes;
+    });
+    if (!within) fail("copy_bulk: outside of shared memory");
     std::memset(target, 0xFF, static_cast<std::size_t>(bytes));
     PhaseBarrier& barrier = barrier_at(address);
     barrier.copies.push_back({target, source, bytes});

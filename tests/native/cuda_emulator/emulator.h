@@ -44,12 +44,16 @@ void submit(EmulatedStream* stream, const std::function<void()>& work);
 // Of device memory, now.
 std::size_t allocated_bytes();
 
-// Calls `kernel` for every thread of every block. Throws std::runtime_error.
-void launch(Index grid, int threads, std::size_t shared_bytes, const std::function<void()>& kernel);
+// Calls `kernel` for every thread of every block; `cluster` neighbouring blocks along x run at once. Throws
+// std::runtime_error.
+void launch(Index grid, int threads, std::size_t shared_bytes, const std::function<void()>& kernel, int cluster = 1);
 
 // Of the thread that runs.
 Index thread_index();
 unsigned char* shared_memory();
+int cluster_rank();
+// What lies at `shared` of this block, in block `rank` of the cluster.
+void* there(void* shared, int rank);
 std::size_t shared_memory_bytes();
 void issue_copy(const Copy& copy);
 void commit_copies();
@@ -65,6 +69,8 @@ void meet_warp(const char* tag, void* brought, Act act);
 void meet_block(const char* tag);
 // Of the first `threads` threads of the block.
 void meet_part(const char* tag, int threads);
+// Of all blocks of the cluster.
+void meet_cluster(const char* tag);
 // Of the four warps from a multiple of four on.
 void meet_warpgroup(const char* tag, void* brought, Act act);
 

@@ -14,8 +14,10 @@ struct StreamLaunch {
 
     template <class Kernel, class Argument>
     void operator()(Kernel kernel, Grid grid, int threads, std::size_t shared, const Argument& argument) const {
-        emulator::submit(
-            stream, [=] { emulator::launch({grid.x, grid.y, grid.z}, threads, shared, [&] { kernel(argument); }); });
+        emulator::submit(stream, [=] {
+            emulator::launch(
+                {grid.x, grid.y, grid.z}, threads, shared, [&] { kernel(argument); }, static_cast<int>(grid.cluster));
+        });
     }
 };
 

@@ -31,6 +31,13 @@ inline void claim_registers() {
     emulator::meet_warpgroup("claim_registers", nullptr, nullptr);
 }
 
+inline int cluster_rank() {
+    return emulator::cluster_rank();
+}
+inline void cluster_barrier() {
+    emulator::meet_cluster("cluster_barrier");
+}
+
 struct alignas(8) Barrier {
     std::uint64_t state;
 };
@@ -39,8 +46,8 @@ inline void make_barrier(Barrier* barrier, int arrivals) {
     emulator::make_barrier(barrier, arrivals);
 }
 inline void publish_barriers() {}
-inline void arrive(Barrier* barrier) {
-    emulator::arrive(barrier, 0);
+inline void arrive(Barrier* barrier, int rank) {
+    emulator::arrive(emulator::there(barrier, rank), 0);
 }
 inline void arrive_expecting(Barrier* barrier, int bytes) {
     emulator::arrive(barrier, bytes);
@@ -48,8 +55,19 @@ inline void arrive_expecting(Barrier* barrier, int bytes) {
 inline void wait_phase(Barrier* barrier, int parity) {
     emulator::wait_phase(barrier, parity);
 }
+inline void wait_phase_of_cluster(Barrier* barrier, int parity) {
+    emulator::wait_phase(barrier, parity);
+}
 inline void copy_bulk(unsigned char* shared, const void* global, int bytes, Barrier* barrier) {
     emulator::copy_bulk(shared, static_cast<const unsigned char*>(global), bytes, barrier);
+}
+
+inline void copy_bulk_to(unsigned char* shared, const void* global, int bytes, Barrier* barrier, std::uint16_t ranks) {
+    for (int rank = 0; ranks >> rank != 0; ++rank) {
+        if ((ranks >> rank & 1) == 0) continue;
+        emulator::copy_bulk(static_cast<unsigned char*>(emulator::there(shared, rank)),
+                            static_cast<const unsigned char*>(global), bytes, emulator::there(barrier, rank));
+    }
 }
 
 namespace emulated {
