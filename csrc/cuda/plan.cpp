@@ -12,7 +12,8 @@ namespace {
 // The model. A block spends per unit of K the longest of
 //
 //   memory   its bytes over its share of the bandwidth: blocks that are resident together share it. Weights come from
-//            device memory once; again for further row blocks, and x always, from L2, at twice the rate;
+//            device memory once; again for further row blocks, and x always, from L2, at kCacheRate per multiprocessor;
+//            a cluster reads its x once;
 //   tensor   kProductCycles per instruction of a warp, kAtomCycles per column of one of a warpgroup, again shared;
 //   latency  kLatency over the units it has on their way;
 //
@@ -25,7 +26,7 @@ constexpr double kLatency = 800;
 constexpr double kStart = 1500;
 constexpr double kCombine = 2000;
 constexpr double kArrange = 3000;  // a launch
-constexpr double kCacheRate = 2;   // of L2, in device memory bandwidths
+constexpr double kCacheRate = 28;  // bytes per cycle of L2 and multiprocessor
 
 constexpr int kMostSplits = 16;
 constexpr std::int64_t kUnitsPerSplit = 4;  // below, a split is mostly start-up
@@ -71,8 +72,11 @@ double model(const Problem& problem, const Device& device, const Plan& plan, con
         static_cast<double>(std::min<std::int64_t>(shape.columns, problem.rows)) * kUnitInputs * (problem.int8 ? 1 : 2);
     const double from_memory = weights / plan.row_blocks;
     // Resident blocks of gemv walk through K together, and find x in L1 when one of them has read it.
-    const double from_cache = weights - from_memory + (plan.kernel == Kernel::gemv ? x / together : x);
-    const double memory = (from_memory + from_cache / kCacheRate) * together / device.bytes_per_cycle;
+    const double sharing = plan.kernel == Kernel::gemv         ? together
+                           : plan.kernel == Kernel::warpgroups ? kClusterBlocks
+                                                               : 1;
+    const double from_cache = weights - from_memory + x / sharing;
+    const double memory = (from_memory / device.bytes_per_cycle + from_cache / kCacheRate) * together;
     const double steps = problem.int8 ? 4 : 8;
     const double tensor =
         together * steps *
@@ -85,11 +89,11 @@ double model(const Problem& problem, const Device& device, const Plan& plan, con
     double cycles = waves * (units * per_unit + kStart);
     if (plan.splits > 1) {
         const double bytes = static_cast<double>(plan.workspace - plan.partials) * 2;
-        cycles += kCombine + bytes / (kCacheRate * device.bytes_per_cycle * device.multiprocessors);
+        cycles += kCombine + bytes / (kCacheRate * device.multiprocessors);
     }
     if (plan.kernel == Kernel::warpgroups && !problem.int8) {
         const auto bytes = static_cast<double>(2 * arranged_bytes(problem.weight, problem.rows));
-        cycles += kArrange + bytes / (kCacheRate * device.bytes_per_cycle * device.multiprocessors);
+        cycles += kArrange + bytes / (kCacheRate * device.multiprocessors);
     }
     return cycles;
 }
