@@ -371,7 +371,12 @@ int cluster_rank() {
 
 void* there(void* shared, int rank) {
     if (rank >= static_cast<int>(state.cluster.size())) fail("a block that the cluster does not have");
-    return state.cluster[static_cast<std::size_t>(rank)].shared + (static_cast<unsigned char*>(shared) - here().shared);
+    const Block& other = state.cluster[static_cast<std::size_t>(rank)];
+    const std::vector<Fiber*>& threads = other.threads.members;
+    if (std::all_of(threads.begin(), threads.end(), [](const Fiber* fiber) { return fiber->done; })) {
+        fail("the shared memory of a block that has ended");
+    }
+    return other.shared + (static_cast<unsigned char*>(shared) - here().shared);
 }
 
 std::size_t shared_memory_bytes() {
