@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tqs_fast.capture.program import Buffer, Constant, NextState, Node, PackedConstant, Program, Value
+from tqs_fast.capture.program import PRECISIONS, Buffer, Constant, NextState, Node, PackedConstant, Program, Value
 from tqs_fast.engines.native_call import Place
 from tqs_fast.engines.native_program import NativeProgram
 from tqs_fast.reference.program import run_program
 from tqs_fast.reference.quantization import pack_codes, to_bfloat16
 
 Array = npt.NDArray[Any]
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = PRECISIONS
 
 # Values a generator gives `count` of. All are float32 numbers: the same inputs serve both precisions.
 DRAWS = {
@@ -256,6 +256,11 @@ def evaluate(case: Case, values: Sequence[Array | None]) -> list[Array]:
 SOURCES = ("state", "series")
 
 
+def array(tensor: torch.Tensor) -> Array:
+    """In NumPy, which has no bfloat16: 16 bits in float64."""
+    return (tensor.double() if tensor.dtype.itemsize == 2 else tensor).numpy()
+
+
 class Native:
     """A case on the instruction set in use, or on a GPU."""
 
@@ -289,7 +294,7 @@ class Native:
         buffers = self.constants()
         variants = [{buffers[i]: torch.from_numpy(v) for i, v in lane.items()} for lane in lanes]
         _, final = self.program.ensemble(states, series, steps=1, values=1, lanes=variants)
-        return [leaf.numpy() for leaf in final[len(self.case.states()) :]]
+        return [array(leaf) for leaf in final[len(self.case.states()) :]]
 
     def tangents(
         self, values: Sequence[Array | None], seeds: Sequence[Array | None]
@@ -305,4 +310,4 @@ class Native:
         ]
         result = self.program.tangents(states, series, steps=1, values=1, seeds=directions, weight_seeds=weights)
         skip = len(self.case.states())
-        return [x.numpy() for x in result.states[skip:]], [x.numpy() for x in result.state_tangents[skip:]]
+        return [array(x) for x in result.states[skip:]], [array(x) for x in result.state_tangents[skip:]]

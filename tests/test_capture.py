@@ -349,12 +349,14 @@ def test_a_tensor_kept_in_an_attribute_is_refused():
     assert "'before'" in refused(step, Remembering())
 
 
-def test_half_precision_is_refused():
+def test_half_precision_is_refused_on_the_processor():
     def step(module: nn.Module, state: torch.Tensor):
         state = module(state.bfloat16().float())
         return state, state
 
-    assert "bfloat16" in refused(step)
+    system = tqs.System(nn.Linear(2, 2), step=step, initial_state=lambda n, g: torch.zeros(n, 2))
+    with pytest.raises(tqs.CaptureError, match=r"16 bits .* \.to\(\"cuda\"\)"):
+        tqs.rollout(system, torch.zeros(1, 2), horizon=2, engine="native")
 
 
 def test_errors_of_ours_pass_through():

@@ -4,6 +4,7 @@ and what a runtime must keep to. The engine of the processor and the NumPy oracl
 from __future__ import annotations
 
 import itertools
+from functools import cached_property
 from importlib.util import find_spec
 
 import numpy as np
@@ -52,19 +53,27 @@ class Rollouts:
         generator = torch.Generator().manual_seed(1)
         module = system.module.to(dtype)
         program = capture(system, module=module, dtype=dtype)
-        self.here, self.there = NativeProgram(program), NativeProgram(program, place=GPU)
+        self.there = NativeProgram(program, place=GPU)
         self.program, self.steps, self.values = program, steps, steps * system.block
         self.states = tree_leaves(converted(system.initial_state(count, generator), dtype))
         inputs = None if system.inputs is None else converted(system.inputs(count, steps, generator), dtype)
         self.inputs = [] if inputs is None else tree_leaves(inputs)
         self.generator = generator
 
+    @cached_property
+    def here(self) -> NativeProgram:
+        return NativeProgram(self.program)
+
     def normal(self, *shape: int, like: torch.Tensor) -> torch.Tensor:
         return torch.randn(*shape, generator=self.generator, dtype=like.dtype)
 
+    def varied(self):
+        """The constants that parameters change."""
+        return [c for c in self.program.constants if c.parameters]
+
     def lanes(self):
         """No change; noise on the first, on the last and on all constants; another last constant."""
-        of = [c for c in self.program.constants if c.parameters]
+        of = self.varied()
 
         def noise(number, constant):
             return Noise(number, 1, 1e-2, 0, constant.tensor.numel())
@@ -94,7 +103,7 @@ class Rollouts:
     def directions(self, count: int):
         """Seeds of all float states, and weight seeds: none, the first, the last constant, all."""
         seeds = [self.normal(count, *leaf.shape, like=leaf) for leaf in self.states]
-        of = [c for c in self.program.constants if c.parameters]
+        of = self.varied()
         chosen = itertools.cycle(([], of[:1], of[-1:], of))
         weights = [{c.buffer: self.normal(*c.tensor.shape, like=c.tensor) for c in next(chosen)} for _ in range(count)]
         return seeds, weights

@@ -39,7 +39,7 @@ ProgramSpec convert(const py::object& program, const std::map<int, Address>& con
         const auto found = constants.find(static_cast<int>(spec.buffers.size()));
         spec.buffers.push_back({
             .kind = one_of<BufferKind>(buffer.attr("kind"), {"arena", "constant", "state", "input"}),
-            .precision = one_of<Precision>(buffer.attr("precision"), {"float32", "float64"}),
+            .precision = one_of<Precision>(buffer.attr("precision"), {"float32", "float64", "bfloat16", "float16"}),
             .elements = field<std::int64_t>(buffer, "elements"),
             .data = found == constants.end() ? nullptr : at_address<const void>(found->second),
         });

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/check.h"
 #include "growth/orthonormalize.h"
 
 namespace tqs {
@@ -41,6 +42,8 @@ Frames::Frames(const Program& program, const StretchingTask& task, std::int64_t 
     std::int64_t offset = 0;
     for (std::size_t leaf = 0; leaf < program.spec().states.size(); ++leaf) {
         const BufferSpec& buffer = program.spec().buffers[static_cast<std::size_t>(program.spec().states[leaf].buffer)];
+        require(precision_bytes(buffer.precision) > 2, "growth",
+                "expected states of float32 or float64, got 16 bits; use precision=\"float64\"");
         leaves_.push_back({buffer.precision, leaf_elements(program, leaf), offset});
         offset += leaves_.back().elements;
     }

@@ -65,6 +65,11 @@ struct PlacedWeight {
     const std::uint8_t* panels;
 };
 
+// What values that are stored so are computed in.
+static constexpr Precision computed_in(Precision stored) {
+    return stored == Precision::float64 ? Precision::float64 : Precision::float32;
+}
+
 // What a factory is given: the node and the values it reads and writes (null where absent).
 struct OpContext {
     const NodeSpec& node;

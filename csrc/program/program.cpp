@@ -47,6 +47,9 @@ bool Program::is_kept(int buffer) const {
 
 void Program::check_indices() const {
     for (const BufferSpec& buffer : spec_.buffers) {
+        require(device_ != kHost || precision_bytes(buffer.precision) > 2, kName,
+                "values of 16 bits are computed on a GPU only; move the module there with .to(\"cuda\"), or convert it "
+                "with .float()");
         require(buffer.elements >= 0, kName, "a buffer has ", buffer.elements, " elements");
         require((buffer.kind == BufferKind::constant) == (buffer.data != nullptr), kName,
                 "constants, and only they, have data");

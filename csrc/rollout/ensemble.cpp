@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/check.h"
+#include "core/half.h"
 #include "core/rng.h"
 #include "rollout/collect.h"
 #include "rollout/predict.h"
@@ -59,9 +60,22 @@ void add_noise(const Variant& variant, const void* constant, std::int64_t elemen
     }
 }
 
+auto noise_for(Precision precision) {
+    switch (precision) {
+        case Precision::float32:
+            return add_noise<float>;
+        case Precision::float64:
+            return add_noise<double>;
+        case Precision::bfloat16:
+            return add_noise<Bfloat16>;
+        default:
+            return add_noise<Float16>;
+    }
+}
+
 // The constant with its noise, at `place`; drawn here, so that the bits are the same everywhere.
 PlaceBytes draw(Place& place, const Variant& variant, const BufferSpec& buffer, std::int64_t bytes) {
-    const auto add = buffer.precision == Precision::float32 ? add_noise<float> : add_noise<double>;
+    const auto add = noise_for(buffer.precision);
     PlaceBytes drawn = place.allocate(bytes);
     if (!place.device()) {
         add(variant, buffer.data, buffer.elements, drawn.get());

@@ -2,20 +2,36 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/half.h"
 #include "rollout/tile_nodes.h"
 
 namespace tqs {
 namespace {
 
-double load(const char* element, Precision precision) {
-    if (precision == Precision::float64) {
-        double value;
-        std::memcpy(&value, element, sizeof value);
-        return value;
-    }
-    float value;
+std::uint16_t load_as_bits(const char* element) {
+    std::uint16_t bits;
+    std::memcpy(&bits, element, sizeof bits);
+    return bits;
+}
+
+template <class T>
+double load_as(const char* element) {
+    T value;
     std::memcpy(&value, element, sizeof value);
     return static_cast<double>(value);
+}
+
+double load(const char* element, Precision precision) {
+    switch (precision) {
+        case Precision::float32:
+            return load_as<float>(element);
+        case Precision::float64:
+            return load_as<double>(element);
+        case Precision::bfloat16:
+            return static_cast<double>(bfloat16_to_float(load_as_bits(element)));
+        default:
+            return static_cast<double>(float16_to_float(load_as_bits(element)));
+    }
 }
 
 // Calls body(element pointer) for every element of lane `lane`, sample `sample`.

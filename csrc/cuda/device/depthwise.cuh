@@ -24,8 +24,10 @@ struct DepthwiseArgument {
     std::int64_t lanes;
 };
 
-template <class T>
+// Stored: as all operands are.
+template <class Stored>
 __global__ void __launch_bounds__(kDepthwiseThreads) depthwise_convolution(const DepthwiseArgument a) {
+    using T = Computed<Stored>;
     const std::uint32_t element = blockIdx.x * kDepthwiseThreads + threadIdx.x;
     const std::uint32_t row = a.inner.quotient(element), outer = a.middle.quotient(row);
     if (outer >= a.loops.count) return;
@@ -40,8 +42,8 @@ __global__ void __launch_bounds__(kDepthwiseThreads) depthwise_convolution(const
         for (std::uint32_t tap = 0; tap < a.taps; ++tap) {
             const std::int64_t at = first + tap * a.dilation;
             if (at < 0 || at >= a.x_length) continue;
-            sum = fused(reinterpret_cast<const T*>(x)[from + at * a.x_step],
-                        reinterpret_cast<const T*>(weight)[weight_at + tap * a.weight_tap], sum);
+            sum = fused(number(reinterpret_cast<const Stored*>(x)[from + at * a.x_step]),
+                        number(reinterpret_cast<const Stored*>(weight)[weight_at + tap * a.weight_tap]), sum);
         }
         return sum;
     };
@@ -49,10 +51,10 @@ __global__ void __launch_bounds__(kDepthwiseThreads) depthwise_convolution(const
         const bool moved = a.tangent && lane > 0;
         const std::int64_t base = moved ? 0 : lane;
         const char* bias = a.biased ? a.bias.lane(lane, a.tangent) : nullptr;
-        T sum = bias ? reinterpret_cast<const T*>(bias)[bias_at] : T(0);
+        T sum = bias ? number(reinterpret_cast<const Stored*>(bias)[bias_at]) : T(0);
         sum = add(sum, a.x.lane(lane, a.tangent), a.weight.lane(base, false));
         if (moved) sum = add(sum, a.x.lane(0, false), a.weight.lane(lane, true));
-        reinterpret_cast<T*>(a.out.lane(lane, false))[to] = sum;
+        reinterpret_cast<Stored*>(a.out.lane(lane, false))[to] = rounded<Stored>(sum);
     }
 }
 

@@ -1,6 +1,6 @@
-// One instruction of an elementwise chain on the elements of one thread. Registers lie in memory, a Pack of adjacent
-// elements each: which one an instruction names is known only when it runs, and the hardware's registers cannot be
-// chosen then. Costly functions go element by element in a loop, so that each is in the kernel once.
+// One instruction of an elementwise chain on the elements of one thread. Registers lie in memory, one or two Packs of
+// adjacent elements each: which one an instruction names is known only when it runs, and the hardware's registers
+// cannot be chosen then. Costly functions go element by element in a loop, so that each is in the kernel once.
 #pragma once
 
 #include "cuda/device/functions.cuh"
@@ -8,48 +8,75 @@
 
 namespace tqs::cuda {
 
-template <class T, class F>
-__device__ inline void apply(Pack<T>& out, const Pack<T>& a, const F& f) {
-    const Pack<T> x = a;
-    Pack<T> y;
+// A register of one thread: `parts` Packs, which lie apart so that those of a warp's threads are side by side.
+template <class T, int parts>
+struct Register {
+    Pack<T>* first;
+    int step;
+    __device__ Pack<T>& operator[](int part) const { return first[part * step]; }
+};
+
+template <class T, int parts, class F>
+__device__ inline void apply(Register<T, parts> out, Register<T, parts> a, const F& f) {
 #pragma unroll
-    for (int i = 0; i < Pack<T>::kEach; ++i) y.values[i] = f(x.values[i]);
-    out = y;
-}
-
-template <class T, class F>
-__device__ inline void apply(Pack<T>& out, const Pack<T>& a, const Pack<T>& b, const F& f) {
-    const Pack<T> x = a, y = b;
-    Pack<T> z;
+    for (int part = 0; part < parts; ++part) {
+        const Pack<T> x = a[part];
+        Pack<T> y;
 #pragma unroll
-    for (int i = 0; i < Pack<T>::kEach; ++i) z.values[i] = f(x.values[i], y.values[i]);
-    out = z;
+        for (int i = 0; i < Pack<T>::kEach; ++i) y.values[i] = f(x.values[i]);
+        out[part] = y;
+    }
 }
 
-template <class T, class F>
-__device__ inline void apply_each(Pack<T>& out, const Pack<T>& a, const F& f) {
+template <class T, int parts, class F>
+__device__ inline void apply(Register<T, parts> out, Register<T, parts> a, Register<T, parts> b, const F& f) {
+#pragma unroll
+    for (int part = 0; part < parts; ++part) {
+        const Pack<T> x = a[part], y = b[part];
+        Pack<T> z;
+#pragma unroll
+        for (int i = 0; i < Pack<T>::kEach; ++i) z.values[i] = f(x.values[i], y.values[i]);
+        out[part] = z;
+    }
+}
+
+template <class T, int parts, class F>
+__device__ inline void apply_each(Register<T, parts> out, Register<T, parts> a, const F& f) {
 #pragma unroll 1
-    for (int i = 0; i < Pack<T>::kEach; ++i) out.values[i] = f(a.values[i]);
+    for (int i = 0; i < parts * Pack<T>::kEach; ++i) {
+        const int part = i / Pack<T>::kEach, at = i % Pack<T>::kEach;
+        out[part].values[at] = f(a[part].values[at]);
+    }
 }
 
-template <class T, class F>
-__device__ inline void apply_each(Pack<T>& out, const Pack<T>& a, const Pack<T>& b, const F& f) {
+template <class T, int parts, class F>
+__device__ inline void apply_each(Register<T, parts> out, Register<T, parts> a, Register<T, parts> b, const F& f) {
 #pragma unroll 1
-    for (int i = 0; i < Pack<T>::kEach; ++i) out.values[i] = f(a.values[i], b.values[i]);
+    for (int i = 0; i < parts * Pack<T>::kEach; ++i) {
+        const int part = i / Pack<T>::kEach, at = i % Pack<T>::kEach;
+        out[part].values[at] = f(a[part].values[at], b[part].values[at]);
+    }
 }
 
-// Register r of this thread is registers[r * stride].
-template <class T>
+// Part p of register r of this thread is registers[(r * parts + p) * stride].
+template <class T, int parts>
 __device__ inline void execute(const Instruction& code, Pack<T>* registers, int stride) {
-    Pack<T>& out = registers[code.out * stride];
-    const Pack<T>&a = registers[code.a * stride], &b = registers[code.b * stride];
+    const auto at = [&](int number) {
+        return Register<T, parts>{registers + number * parts * stride, stride};
+    };
+    const Register<T, parts> out = at(code.out), a = at(code.a), b = at(code.b);
     const auto truth = [](bool holds) {
         return holds ? T(1) : T(0);
     };
     switch (code.op) {
         case Opcode::constant: {
 #pragma unroll
-            for (int i = 0; i < Pack<T>::kEach; ++i) out.values[i] = static_cast<T>(code.value);
+            for (int part = 0; part < parts; ++part) {
+                Pack<T> pack;
+#pragma unroll
+                for (int i = 0; i < Pack<T>::kEach; ++i) pack.values[i] = static_cast<T>(code.value);
+                out[part] = pack;
+            }
             return;
         }
         case Opcode::negate:
@@ -154,13 +181,17 @@ __device__ inline void execute(const Instruction& code, Pack<T>* registers, int 
         case Opcode::logical_xor:
             return apply(out, a, b, [&](T x, T y) { return truth((x != T(0)) != (y != T(0))); });
         case Opcode::where: {
-            const Pack<T> condition = a, x = b, y = registers[code.c * stride];
-            Pack<T> chosen;
+            const Register<T, parts> c = at(code.c);
 #pragma unroll
-            for (int i = 0; i < Pack<T>::kEach; ++i) {
-                chosen.values[i] = condition.values[i] != T(0) ? x.values[i] : y.values[i];
+            for (int part = 0; part < parts; ++part) {
+                const Pack<T> condition = a[part], x = b[part], y = c[part];
+                Pack<T> chosen;
+#pragma unroll
+                for (int i = 0; i < Pack<T>::kEach; ++i) {
+                    chosen.values[i] = condition.values[i] != T(0) ? x.values[i] : y.values[i];
+                }
+                out[part] = chosen;
             }
-            out = chosen;
             return;
         }
     }

@@ -1,9 +1,11 @@
-// The lanes of an operand, and its elements, which may be of the other precision than the kernel's.
+// The lanes of an operand, and its elements, which may be of another precision than the kernel's.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "backend/program_kernels.h"
+#include "cuda/device/elements.cuh"
 #include "cuda/device/instructions.cuh"
 
 namespace tqs::cuda {
@@ -30,20 +32,66 @@ static inline Lanes lanes_of(const Operand& operand) {
             operand.lane_stride * precision_bytes(operand.precision), operand.precision, is_shared(operand)};
 }
 
+// T: float, double, or what is stored in 16 bits and computed in float.
 template <class T>
-static constexpr Precision kPrecisionOf = sizeof(T) == 4 ? Precision::float32 : Precision::float64;
+static constexpr bool kIsHalf = std::is_same_v<T, Bfloat16> || std::is_same_v<T, Float16>;
+template <class T>
+using Computed = std::conditional_t<kIsHalf<T>, float, T>;
 
 template <class T>
+static constexpr Precision kPrecisionOf = std::is_same_v<T, Bfloat16>  ? Precision::bfloat16
+                                          : std::is_same_v<T, Float16> ? Precision::float16
+                                          : sizeof(T) == 4             ? Precision::float32
+                                                                       : Precision::float64;
+
+// A stored element as a number, and a number as it is stored: rounded to nearest, ties to even.
+template <class T>
+__device__ inline Computed<T> number(T stored) {
+    if constexpr (kIsHalf<T>) {
+        return to_float(stored);
+    } else {
+        return stored;
+    }
+}
+template <class T, class X>
+__device__ inline T rounded(X value) {
+    if constexpr (kIsHalf<T>) {
+        T result;
+        store(&result, static_cast<float>(value));
+        return result;
+    } else {
+        return static_cast<T>(value);
+    }
+}
+
+// Element `offset` as T; as it lies there, where that is its type.
+template <class T>
 __device__ inline T load(const char* data, Precision precision, std::int64_t offset) {
-    if (precision == Precision::float32) return static_cast<T>(reinterpret_cast<const float*>(data)[offset]);
-    return static_cast<T>(reinterpret_cast<const double*>(data)[offset]);
+    if (precision == kPrecisionOf<T>) return reinterpret_cast<const T*>(data)[offset];
+    switch (precision) {
+        case Precision::float32:
+            return rounded<T>(reinterpret_cast<const float*>(data)[offset]);
+        case Precision::float64:
+            return rounded<T>(reinterpret_cast<const double*>(data)[offset]);
+        case Precision::bfloat16:
+            return rounded<T>(to_float(reinterpret_cast<const Bfloat16*>(data)[offset]));
+        default:
+            return rounded<T>(to_float(reinterpret_cast<const Float16*>(data)[offset]));
+    }
 }
 template <class T>
 __device__ inline void store(char* data, Precision precision, std::int64_t offset, T value) {
-    if (precision == Precision::float32) {
-        reinterpret_cast<float*>(data)[offset] = static_cast<float>(value);
-    } else {
-        reinterpret_cast<double*>(data)[offset] = static_cast<double>(value);
+    switch (precision) {
+        case Precision::float32:
+            reinterpret_cast<float*>(data)[offset] = static_cast<float>(value);
+            return;
+        case Precision::float64:
+            reinterpret_cast<double*>(data)[offset] = static_cast<double>(value);
+            return;
+        case Precision::bfloat16:
+            return store(reinterpret_cast<Bfloat16*>(data) + offset, static_cast<float>(value));
+        default:
+            return store(reinterpret_cast<Float16*>(data) + offset, static_cast<float>(value));
     }
 }
 

@@ -53,8 +53,9 @@ __device__ inline LayerRow<T> layer_row(const LayerArgument& a, const LayerRun& 
             w * a.width.stride - a.width.padding};
 }
 
-template <class T>
-__device__ inline T layer_input(const LayerArgument& a, const LayerRow<T>& row, std::int64_t k) {
+template <class Stored>
+__device__ inline Computed<Stored> layer_input(const LayerArgument& a, const LayerRow<Stored>& row, std::int64_t k) {
+    using T = Computed<Stored>;
     if (!row.x) return T(0);
     std::int64_t h = row.top, w = row.left;
     if (const std::int64_t taps = a.height.taps * a.width.taps; taps > 1) {
@@ -64,11 +65,13 @@ __device__ inline T layer_input(const LayerArgument& a, const LayerRow<T>& row, 
         k = channel;
     }
     if (h < 0 || h >= a.height.length || w < 0 || w >= a.width.length) return T(0);
-    return row.x[k * a.x_channel + h * a.height.x_stride + w * a.width.x_stride];
+    return number(row.x[k * a.x_channel + h * a.height.x_stride + w * a.width.x_stride]);
 }
 
-template <class T, int kEach>
+// Stored: as all operands are.
+template <class Stored, int kEach>
 __global__ void __launch_bounds__(kProductThreads) layer(const LayerArgument a) {
+    using T = Computed<Stored>;
     using Tile = Tiling<T, kEach>;
     int low = 0, high = a.run_count;
     while (high - low > 1) {
@@ -82,16 +85,16 @@ __global__ void __launch_bounds__(kProductThreads) layer(const LayerArgument a) 
 
     T sums[kEach][kEach] = {};
     const auto add = [&](const void* weight, bool primal) {
-        const T* const w = static_cast<const T*>(weight) + group * a.outputs * a.k;
-        LayerRow<T> rows[Tile::kLoads];
+        const Stored* const w = static_cast<const Stored*>(weight) + group * a.outputs * a.k;
+        LayerRow<Stored> rows[Tile::kLoads];
 #pragma unroll
         for (int i = 0; i < Tile::kLoads; ++i) {
-            rows[i] = layer_row<T>(a, run, first_row + loaded<Tile>(i, false).row, primal, group * a.channels);
+            rows[i] = layer_row<Stored>(a, run, first_row + loaded<Tile>(i, false).row, primal, group * a.channels);
         }
         accumulate<T, Tile>(
             sums, a.k, false, [&](int i, int, std::int64_t k) { return layer_input(a, rows[i], k); },
             [&](int, int column, std::int64_t k) {
-                return first_column + column < a.outputs ? w[(first_column + column) * a.k + k] : T(0);
+                return first_column + column < a.outputs ? number(w[(first_column + column) * a.k + k]) : T(0);
             });
     };
 #pragma unroll 1
@@ -106,14 +109,16 @@ __global__ void __launch_bounds__(kProductThreads) layer(const LayerArgument a) 
         const std::int64_t m = first_row + Tile::place(down, i), lane = m / each;
         if (lane >= run.lanes) continue;
         const std::int64_t sample = (m - lane * each) / a.rows, row = m - lane * each - sample * a.rows;
-        T* const y = reinterpret_cast<T*>(a.out.lane(run.lane + lane, false)) + sample * a.out_sample + row * columns;
-        const T* const bias = a.biased ? reinterpret_cast<const T*>(a.bias.lane(run.lane + lane, a.tangent)) : nullptr;
+        Stored* const y =
+            reinterpret_cast<Stored*>(a.out.lane(run.lane + lane, false)) + sample * a.out_sample + row * columns;
+        const Stored* const bias =
+            a.biased ? reinterpret_cast<const Stored*>(a.bias.lane(run.lane + lane, a.tangent)) : nullptr;
 #pragma unroll
         for (int j = 0; j < kEach; ++j) {
             const std::int64_t column = first_column + Tile::place(side, j);
             if (column >= a.outputs) continue;
             const std::int64_t n = group * a.outputs + column;
-            y[n] = bias ? sums[i][j] + bias[n] : sums[i][j];
+            y[n] = rounded<Stored>(bias ? sums[i][j] + number(bias[n]) : sums[i][j]);
         }
     }
 }

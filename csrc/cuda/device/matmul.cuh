@@ -16,8 +16,10 @@ struct MatmulArgument {
     std::int64_t row_blocks;
 };
 
-template <class T, int kEach>
+// Stored: as all operands are.
+template <class Stored, int kEach>
 __global__ void __launch_bounds__(kProductThreads) matmul(const MatmulArgument p) {
+    using T = Computed<Stored>;
     using Tile = Tiling<T, kEach>;
     const std::int64_t product = blockIdx.x / p.row_blocks, lane = product / p.batches.count;
     const auto batch = static_cast<std::uint32_t>(product - lane * p.batches.count);
@@ -27,15 +29,16 @@ __global__ void __launch_bounds__(kProductThreads) matmul(const MatmulArgument p
     T sums[kEach][kEach] = {};
     const auto add = [&](const char* a_data, const char* b_data) {
         if (!a_data || !b_data) return;
-        const T* const a = reinterpret_cast<const T*>(a_data) + p.batches.offset(0, batch);
-        const T* const b = reinterpret_cast<const T*>(b_data) + p.batches.offset(1, batch);
+        const Stored* const a = reinterpret_cast<const Stored*>(a_data) + p.batches.offset(0, batch);
+        const Stored* const b = reinterpret_cast<const Stored*>(b_data) + p.batches.offset(1, batch);
         accumulate<T, Tile>(
             sums, p.depth, p.b_column == 1,
             [&](int, int row, std::int64_t k) {
-                return first_row + row < p.rows ? a[(first_row + row) * p.a_row + k * p.a_k] : T(0);
+                return first_row + row < p.rows ? number(a[(first_row + row) * p.a_row + k * p.a_k]) : T(0);
             },
             [&](int, int column, std::int64_t k) {
-                return first_column + column < p.columns ? b[k * p.b_k + (first_column + column) * p.b_column] : T(0);
+                return first_column + column < p.columns ? number(b[k * p.b_k + (first_column + column) * p.b_column])
+                                                         : T(0);
             });
     };
 #pragma unroll 1
@@ -45,7 +48,7 @@ __global__ void __launch_bounds__(kProductThreads) matmul(const MatmulArgument p
     }
 
     const int side = static_cast<int>(threadIdx.x) % kProductSide, down = static_cast<int>(threadIdx.x) / kProductSide;
-    T* const out = reinterpret_cast<T*>(p.out.lane(lane, false)) + p.batches.offset(2, batch);
+    Stored* const out = reinterpret_cast<Stored*>(p.out.lane(lane, false)) + p.batches.offset(2, batch);
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
         const std::int64_t row = first_row + Tile::place(down, i);
@@ -53,7 +56,7 @@ __global__ void __launch_bounds__(kProductThreads) matmul(const MatmulArgument p
 #pragma unroll
         for (int j = 0; j < kEach; ++j) {
             const std::int64_t column = first_column + Tile::place(side, j);
-            if (column < p.columns) out[row * p.out_row + column] = sums[i][j];
+            if (column < p.columns) out[row * p.out_row + column] = rounded<Stored>(sums[i][j]);
         }
     }
 }

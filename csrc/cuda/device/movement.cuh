@@ -1,6 +1,6 @@
 // Copies: strided and converting, by runs, and by index. In a tangent rollout a lane whose input has no tangent is
-// written with zeros. Threads side by side take elements side by side in the output, or in squares through shared
-// memory where input and output lie along different axes.
+// written with zeros. T is the type of the output as it is stored. Threads side by side take elements side by side in
+// the output, or in squares through shared memory where input and output lie along different axes.
 #pragma once
 
 #include <limits>
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kMovementThreads) remap(const RemapArgument a)
     for (std::int64_t lane = blockIdx.y; lane < a.lanes; lane += gridDim.y) {
         char* out = a.out.lane(lane, false);
         const char* x = a.x.lane(lane, a.tangent);
-        const T fill = a.tangent && lane > 0 ? T(0) : static_cast<T>(a.fill);
+        const T fill = a.tangent && lane > 0 ? T(0) : rounded<T>(a.fill);
         for (std::int64_t sample = blockIdx.z; sample < a.samples; sample += gridDim.z) {
             const std::int64_t offset = sample * a.x_sample + run.from + (element - run.to) * run.step;
             reinterpret_cast<T*>(out)[sample * a.out_sample + element] =
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kMovementThreads) gather(const GatherArgument 
         T value = T(0);
         if (x) {
             const auto chosen = load<double>(a.index.lane(a.tangent ? 0 : lane, false), a.index.precision, at);
-            value = std::numeric_limits<T>::quiet_NaN();
+            value = rounded<T>(std::numeric_limits<float>::quiet_NaN());
             if (chosen >= 0.0 && chosen < static_cast<double>(a.size)) {
                 value = load<T>(x, a.x.precision, from + static_cast<std::int64_t>(chosen) * a.step);
             }

@@ -29,10 +29,10 @@ static __global__ void __launch_bounds__(kStepThreads) move(const MoveArgument a
     for (std::int64_t lane = blockIdx.y; lane < a.lanes; lane += gridDim.y) {
         const char* x = a.x.lane(lane, a.tangent);
         char* out = a.out.lane(lane, false);
-        if (a.x.precision == Precision::float32) {
-            store(out, a.out.precision, to, x ? load<float>(x, a.x.precision, from) : 0.0f);
-        } else {
+        if (a.x.precision == Precision::float64) {
             store(out, a.out.precision, to, x ? load<double>(x, a.x.precision, from) : 0.0);
+        } else {
+            store(out, a.out.precision, to, x ? load<float>(x, a.x.precision, from) : 0.0f);
         }
     }
 }

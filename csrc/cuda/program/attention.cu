@@ -12,10 +12,6 @@ constexpr const char* kName = "attention";
 // Queries from which on a block of 64 is worth it; below, one of 16.
 constexpr std::int64_t kManyQueries = 17;
 
-std::int64_t attention_scratch(const AttentionTask&) {
-    return 0;
-}
-
 // Shared memory of a block on the current device.
 std::int64_t shared_limit() {
     int device = 0, bytes = 0;
@@ -117,11 +113,92 @@ void attention_kernel(const AttentionTask& task) {
     return many ? launch_groups<T, 4, 1, most>(a, shared) : launch_groups<T, 1, 1, 4>(a, shared);
 }
 
+std::int64_t no_scratch(const AttentionTask&) {
+    return 0;
+}
+
+// ------------------------------------------------------------------------------------------------ 16 bits
+
+// What copies of operands in float32 take from a task's scratch, one after the other.
+class Scratch {
+  public:
+    explicit Scratch(void* memory) : memory_(static_cast<char*>(memory)) {}
+
+    std::int64_t bytes() const { return bytes_; }
+
+    // Room for `x` in float32, contiguous but for what it broadcasts along.
+    Operand room_for(const Operand& x, const Extent& extent) {
+        Operand copy = x;
+        copy.precision = Precision::float32;
+        copy.lanes = nullptr;
+        std::int64_t elements = 1;
+        for (int axis = x.rank - 1; axis >= 0; --axis) {
+            if (axis_stride(x, axis) == 0) {
+                copy.strides[axis] = 0;
+                continue;
+            }
+            copy.strides[axis] = elements;
+            elements *= x.sizes[axis];
+        }
+        copy.sample_stride = x.sample_stride == 0 ? 0 : elements;
+        if (x.sample_stride != 0) elements *= extent.samples;
+        copy.lane_stride = is_shared(x) ? 0 : elements;
+        if (!is_shared(x)) elements *= extent.lanes;
+        copy.data = memory_ ? memory_ + bytes_ : nullptr;
+        bytes_ += (elements * std::int64_t{sizeof(float)} + 255) / 256 * 256;
+        return copy;
+    }
+
+  private:
+    char* memory_;
+    std::int64_t bytes_ = 0;
+};
+
+// The task on float32 copies of its operands.
+struct Widened {
+    AttentionTask task;
+    Scratch scratch;
+
+    explicit Widened(const AttentionTask& narrow) : task(narrow), scratch(narrow.scratch) {
+        for (Operand* operand : {&task.q, &task.k, &task.v, &task.out}) {
+            *operand = scratch.room_for(*operand, task.extent);
+        }
+        if (task.mask.data || task.mask.lanes) task.mask = scratch.room_for(task.mask, task.extent);
+    }
+};
+
+std::int64_t widened_scratch(const AttentionTask& task) {
+    return Widened(task).scratch.bytes();
+}
+
+// Copies `from` to `to`; what both broadcast along is copied once.
+void convert(const Extent& extent, Operand from, Operand to) {
+    for (int axis = 0; axis < from.rank; ++axis) {
+        if (axis_stride(to, axis) == 0) from.sizes[axis] = to.sizes[axis] = 1;
+    }
+    const std::int64_t lanes = is_shared(to) ? 1 : extent.lanes;
+    const std::int64_t samples = to.sample_stride == 0 ? 1 : extent.samples;
+    movement_kernels[static_cast<int>(to.precision)].copy({{lanes, samples, extent.tangent && lanes > 1}, from, to});
+}
+
+void widened_attention(const AttentionTask& narrow) {
+    const Widened wide(narrow);
+    const AttentionTask& task = wide.task;
+    convert(task.extent, narrow.q, task.q);
+    convert(task.extent, narrow.k, task.k);
+    convert(task.extent, narrow.v, task.v);
+    if (task.mask.data || task.mask.lanes) convert(task.extent, narrow.mask, task.mask);
+    attention_kernel<float>(task);
+    convert(task.extent, task.out, narrow.out);
+}
+
 }  // namespace
 
 constinit const AttentionKernels attention_kernels[kPrecisions] = {
-    {attention_scratch, attention_kernel<float>},
-    {attention_scratch, attention_kernel<double>},
+    {no_scratch, attention_kernel<float>},
+    {no_scratch, attention_kernel<double>},
+    {widened_scratch, widened_attention},
+    {widened_scratch, widened_attention},
 };
 
 }  // namespace tqs::cuda

@@ -9,7 +9,7 @@ std::int64_t depthwise_scratch(const DepthwiseTask&) {
     return 0;
 }
 
-template <class T>
+template <class Stored>
 void depthwise(const DepthwiseTask& task) {
     const int c = task.out.rank - 2, l = task.out.rank - 1;
     const Operand* const operands[] = {&task.out, &task.x};
@@ -48,10 +48,12 @@ void depthwise(const DepthwiseTask& task) {
                               .tangent = task.extent.tangent,
                               .lanes = lanes};
     const auto blocks = static_cast<unsigned>((elements + kDepthwiseThreads - 1) / kDepthwiseThreads);
-    launch("depthwise", depthwise_convolution<T>, Grid{blocks, grid_lanes(lanes), 1}, kDepthwiseThreads, 0, a);
+    launch("depthwise", depthwise_convolution<Stored>, Grid{blocks, grid_lanes(lanes), 1}, kDepthwiseThreads, 0, a);
 }
 
 template void depthwise<float>(const DepthwiseTask& task);
 template void depthwise<double>(const DepthwiseTask& task);
+template void depthwise<Bfloat16>(const DepthwiseTask& task);
+template void depthwise<Float16>(const DepthwiseTask& task);
 
 }  // namespace tqs::cuda

@@ -1,4 +1,6 @@
 // Elementwise chains on the GPU (device/elementwise.cuh).
+#include <algorithm>
+
 #include "cuda/device/elementwise.cuh"
 #include "cuda/program/kernels.h"
 #include "cuda/program/launch.cuh"
@@ -14,9 +16,19 @@ constexpr std::int64_t kSharedEach = 48 << 10, kSharedMost = 96 << 10;
 // Blocks that keep registers in scratch memory at a time: one on each multiprocessor of a large GPU.
 constexpr std::int64_t kScratchBlocks = 128;
 
+// Packs that a thread takes at a time, at most: two of float32 where operands have 16 bits.
+int parts_of(const ElementwiseTask& task) {
+    const auto narrow = [](const Operand& operand) {
+        return precision_bytes(operand.precision) == 2;
+    };
+    return std::any_of(task.in, task.in + task.inputs, narrow) || std::any_of(task.out, task.out + task.outputs, narrow)
+               ? 2
+               : 1;
+}
+
 // Threads of a block, or 0 where not even a warp's registers fit into shared memory.
 int threads_of(const ElementwiseTask& task) {
-    constexpr std::int64_t pack = 16;
+    const std::int64_t pack = 16 * parts_of(task);
     for (int threads = kElementwiseThreads; threads >= 32; threads /= 2) {
         if (task.registers * pack * threads <= kSharedEach) return threads;
     }
@@ -26,7 +38,7 @@ int threads_of(const ElementwiseTask& task) {
 template <class T>
 std::int64_t elementwise_scratch(const ElementwiseTask& task) {
     if (threads_of(task) > 0) return 0;
-    return kScratchBlocks * task.registers * kElementwiseThreads * std::int64_t{sizeof(Pack<T>)};
+    return kScratchBlocks * task.registers * kElementwiseThreads * parts_of(task) * std::int64_t{sizeof(Pack<T>)};
 }
 
 bool aligned(const Operand& operand, std::int64_t lanes) {
@@ -45,9 +57,15 @@ struct Launched {
     Grid grid;
 };
 
+// Of elements that a thread loads and stores in vectors, `each` at a time.
 template <class T>
+bool has_vectors(const Operand& operand) {
+    return operand.precision == kPrecisionOf<T> || (sizeof(T) == 4 && precision_bytes(operand.precision) == 2);
+}
+
+template <class T, int parts>
 Launched prepare(const ElementwiseTask& task) {
-    constexpr int each = Pack<T>::kEach;
+    constexpr int each = Elements<T, parts>::kEach;
     const std::int64_t lanes = task.extent.lanes;
     const int count = task.inputs + task.outputs;
     const Operand* operands[kElementwiseOperands];
@@ -76,7 +94,7 @@ Launched prepare(const ElementwiseTask& task) {
     for (int k = 0; k < count; ++k) {
         const bool single = a.loops.rank == 1 && nest.inner_stride(k) == 1;
         const bool steps = operands[k]->lanes || operands[k]->lane_stride % each == 0;
-        if (operands[k]->precision == kPrecisionOf<T> && (single || nest.vectors(k, each)) && steps &&
+        if (has_vectors<T>(*operands[k]) && (single || nest.vectors(k, each)) && steps &&
             aligned(*operands[k], lanes)) {
             a.vectors |= 1u << k;
         }
@@ -113,26 +131,37 @@ Launched prepare(const ElementwiseTask& task) {
     return {a, {static_cast<unsigned>(blocks), rows, 1}};
 }
 
-template <class T>
-void elementwise_kernel(const ElementwiseTask& task) {
-    const Launched it = prepare<T>(task);
+template <class T, int parts>
+void run_elementwise(const ElementwiseTask& task, const Launched& it) {
     const bool one = task.outputs == 1, in_shared = !it.argument.registers_memory;
     const auto run = [&](auto kernel, std::size_t shared) {
         launch(kName, kernel, it.grid, it.argument.threads, shared, it.argument);
     };
-    const auto bytes = static_cast<std::size_t>(task.registers) * it.argument.threads * sizeof(Pack<T>);
+    const auto bytes = static_cast<std::size_t>(task.registers) * parts * it.argument.threads * sizeof(Pack<T>);
     if (in_shared) {
-        run(one ? elementwise<T, 1, true> : elementwise<T, kMaxElementwiseOutputs, true>, bytes);
+        run(one ? elementwise<T, 1, parts, true> : elementwise<T, kMaxElementwiseOutputs, parts, true>, bytes);
     } else {
-        run(elementwise<T, kMaxElementwiseOutputs, false>, 0);
+        run(elementwise<T, kMaxElementwiseOutputs, parts, false>, 0);
     }
 }
 
+template <class T>
+void elementwise_kernel(const ElementwiseTask& task) {
+    if constexpr (sizeof(T) == 4) {
+        if (parts_of(task) == 2) {
+            const Launched wide = prepare<T, 2>(task);
+            if (wide.argument.regular) return run_elementwise<T, 2>(task, wide);
+        }
+    }
+    run_elementwise<T, 1>(task, prepare<T, 1>(task));
+}
+
+template <class T>
+constexpr ElementwiseKernels kernels = {elementwise_scratch<T>, elementwise_kernel<T>};
+
 }  // namespace
 
-constinit const ElementwiseKernels elementwise_kernels[kPrecisions] = {
-    {elementwise_scratch<float>, elementwise_kernel<float>},
-    {elementwise_scratch<double>, elementwise_kernel<double>},
-};
+constinit const ElementwiseKernels elementwise_kernels[kPrecisions] = {kernels<float>, kernels<double>, kernels<float>,
+                                                                       kernels<float>};
 
 }  // namespace tqs::cuda

@@ -36,7 +36,7 @@ std::vector<LayerRun> runs_of(const LayerTask& task, std::int64_t rows, int edge
     return runs;
 }
 
-template <class T>
+template <class Stored>
 void multiply(const LayerTask& task, int multiprocessors) {
     const std::int64_t lanes = task.extent.lanes, rows = task.batch * task.height.outputs * task.width.outputs;
     LayerArgument a{};
@@ -57,14 +57,14 @@ void multiply(const LayerTask& task, int multiprocessors) {
     a.height = task.height;
     a.width = task.width;
     a.k = a.channels * task.height.taps * task.width.taps;
-    with_tiling<T>(multiprocessors, lanes * a.samples * rows, a.outputs, task.groups, [&](auto tile) {
+    with_tiling<Computed<Stored>>(multiprocessors, lanes * a.samples * rows, a.outputs, task.groups, [&](auto tile) {
         using Tile = decltype(tile);
         std::int64_t blocks = 0;
         const std::vector<LayerRun> runs = runs_of(task, a.samples * rows, Tile::kEdge, blocks);
         a.runs = context().constant(runs.data(), static_cast<std::int64_t>(runs.size()));
         a.run_count = static_cast<int>(runs.size());
         a.column_blocks = (a.outputs + Tile::kEdge - 1) / Tile::kEdge;
-        launch("layer", layer<T, Tile::kEach>,
+        launch("layer", layer<Stored, Tile::kEach>,
                Grid{static_cast<unsigned>(blocks), static_cast<unsigned>(a.column_blocks * task.groups), 1},
                kProductThreads, shared_bytes<Tile>(), a);
     });
@@ -73,10 +73,15 @@ void multiply(const LayerTask& task, int multiprocessors) {
 }  // namespace
 
 void multiply_layer(const LayerTask& task, int multiprocessors) {
-    if (task.precision == Precision::float32) {
-        multiply<float>(task, multiprocessors);
-    } else {
-        multiply<double>(task, multiprocessors);
+    switch (task.precision) {
+        case Precision::float32:
+            return multiply<float>(task, multiprocessors);
+        case Precision::float64:
+            return multiply<double>(task, multiprocessors);
+        case Precision::bfloat16:
+            return multiply<Bfloat16>(task, multiprocessors);
+        case Precision::float16:
+            return multiply<Float16>(task, multiprocessors);
     }
 }
 

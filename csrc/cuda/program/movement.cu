@@ -134,11 +134,12 @@ void gather_kernel(const GatherTask& task) {
     launch("gather", gather<T>, Grid{blocks_of(a.loops.count), grid_lanes(lanes), 1}, kMovementThreads, 0, a);
 }
 
+template <class T>
+constexpr MovementKernels kernels = {copy_kernel<T>, remap_kernel<T>, gather_kernel<T>};
+
 }  // namespace
 
-constinit const MovementKernels movement_kernels[kPrecisions] = {
-    {copy_kernel<float>, remap_kernel<float>, gather_kernel<float>},
-    {copy_kernel<double>, remap_kernel<double>, gather_kernel<double>},
-};
+constinit const MovementKernels movement_kernels[kPrecisions] = {kernels<float>, kernels<double>, kernels<Bfloat16>,
+                                                                 kernels<Float16>};
 
 }  // namespace tqs::cuda

@@ -1,6 +1,7 @@
 #include "cuda/program/packed_layer.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "cuda/check.h"
 #include "cuda/kernels.h"
@@ -11,14 +12,24 @@
 namespace tqs::cuda {
 namespace {
 
-constexpr DType kElement = DType::float32;
+DType element_of(const PackedLayerTask& task) {
+    switch (task.x.precision) {
+        case Precision::bfloat16:
+            return DType::bfloat16;
+        case Precision::float16:
+            return DType::float16;
+        default:
+            return DType::float32;
+    }
+}
 
 // x and y as rows, `each` of a lane and sample.
 struct Rows {
-    std::int64_t each, columns, samples, lanes;
+    std::int64_t each, item, columns, samples, lanes;
 
     explicit Rows(const PackedLayerTask& task)
         : each(1),
+          item(precision_bytes(task.x.precision)),
           columns(task.weight->columns),
           samples(task.extent.samples),
           lanes(is_shared(task.x) ? 1 : task.extent.lanes) {
@@ -26,9 +37,7 @@ struct Rows {
     }
 
     std::int64_t of_lane() const { return each * samples; }
-    std::int64_t copied_bytes() const {
-        return pad(lanes * of_lane() * columns * std::int64_t{sizeof(float)}, kAlignment);
-    }
+    std::int64_t copied_bytes() const { return pad(lanes * of_lane() * columns * item, kAlignment); }
 };
 
 QgemmTask product_of(const PackedLayerTask& task, std::int64_t rows) {
@@ -41,16 +50,17 @@ QgemmTask product_of(const PackedLayerTask& task, std::int64_t rows) {
     return product;
 }
 
-Plan plan_of(const QgemmTask& product, bool int8, const cuda::Device& device) {
-    if (!int8) return {};
-    const Plan plan = choose_plan(problem_of(product, kElement, true), device);
-    require(plan.kernel != Kernel::simple, "engine", "int8 activations on CUDA want fewer than 2^20 rows and at most ",
-            kSpan, " inputs for one scale per channel; use groups, or float activations");
+// Kernel::simple for what the kernels of prepacked weights do not take: rows of float32, or of odd lengths.
+Plan plan_of(const QgemmTask& product, DType element, bool int8, const cuda::Device& device) {
+    const Plan plan = choose_plan(problem_of(product, element, int8), device);
+    require(!int8 || plan.kernel != Kernel::simple, "engine",
+            "int8 activations on CUDA want fewer than 2^20 rows and at most ", kSpan,
+            " inputs for one scale per channel; use groups, or float activations");
     return plan;
 }
 
 // The rows of x, contiguous in all lanes and samples: copied to the beginning of the scratch.
-const float* contiguous_rows(const PackedLayerTask& task, const Rows& rows) {
+const char* contiguous_rows(const PackedLayerTask& task, const Rows& rows) {
     Operand copy = task.x;
     copy.data = task.scratch;
     copy.lanes = nullptr;
@@ -62,8 +72,8 @@ const float* contiguous_rows(const PackedLayerTask& task, const Rows& rows) {
     copy.sample_stride = stride;
     copy.lane_stride = rows.lanes == 1 ? 0 : stride * rows.samples;
     const Extent extent{rows.lanes, rows.samples, task.extent.tangent && rows.lanes > 1};
-    movement_kernels[static_cast<int>(Precision::float32)].copy({extent, task.x, copy});
-    return static_cast<const float*>(task.scratch);
+    movement_kernels[static_cast<int>(copy.precision)].copy({extent, task.x, copy});
+    return static_cast<const char*>(task.scratch);
 }
 
 // Lanes [lane, lane + lanes) of y from as many of x that begin at x_lane.
@@ -73,22 +83,46 @@ struct LaneProducts {
     bool int8;
 };
 
+const float* bias_of(const PackedLayerTask& task, std::int64_t lane) {
+    const Operand& bias = task.bias;
+    if (!bias.data || (task.extent.tangent && lane > 0 && !bias.lanes)) return nullptr;
+    return static_cast<const float*>(bias.lanes ? bias.lanes[lane] : bias.data);
+}
+
+// The products of a task: runs of lanes with one bias and one form of activations.
+std::vector<LaneProducts> parts_of(const PackedLayerTask& task, const Rows& rows) {
+    const bool tangent = task.extent.tangent, once = rows.lanes == 1;
+    const bool first_alone = once && (tangent || !task.bias.lanes);  // what others have is no product
+    const std::int64_t lanes = first_alone ? 1 : task.extent.lanes;
+    std::vector<LaneProducts> parts;
+    for (std::int64_t lane = 0, end; lane < lanes; lane = end) {
+        const bool int8 = task.int8 && !(tangent && lane > 0);
+        end = lane + 1;
+        while (!once && end < lanes && bias_of(task, end) == bias_of(task, lane) && !(tangent && lane == 0)) ++end;
+        parts.push_back({once ? 0 : lane, lane, end - lane, bias_of(task, lane), int8});
+    }
+    return parts;
+}
+
 class Layer {
   public:
     Layer(const PackedLayerTask& task, const cuda::Device& device)
-        : task_(task), device_(device), rows_(task), x_(contiguous_rows(task, rows_)) {}
+        : task_(task), device_(device), element_(element_of(task)), rows_(task), x_(contiguous_rows(task, rows_)) {}
 
     void multiply(const LaneProducts& lanes) const {
         QgemmTask product = product_of(task_, lanes.lanes * rows_.of_lane());
-        product.x = x_ + lanes.x_lane * rows_.of_lane() * rows_.columns;
+        product.x = x_ + lanes.x_lane * rows_.of_lane() * rows_.columns * rows_.item;
         product.bias = lanes.bias;
-        product.y = static_cast<float*>(task_.out.data) + lanes.lane * task_.out.lane_stride;
+        product.y = static_cast<char*>(task_.out.data) + lanes.lane * task_.out.lane_stride * rows_.item;
         const cudaStream_t stream = context().stream();
-        if (!lanes.int8) return multiply_simple(product, kElement, stream);
-        const Plan plan = plan_of(product, true, device_);
+        const Plan plan = plan_of(product, element_, lanes.int8, device_);
+        if (plan.kernel == Kernel::simple) return multiply_simple(product, element_, stream);
         auto* const workspace = static_cast<unsigned char*>(task_.scratch) + rows_.copied_bytes();
-        check_cuda(cudaMemsetAsync(workspace, 0, kCounters * sizeof(unsigned), stream), "engine", "cudaMemsetAsync");
-        multiply_prepacked(product, plan, kElement, true, workspace, stream);
+        if (plan.workspace > 0) {
+            check_cuda(cudaMemsetAsync(workspace, 0, kCounters * sizeof(unsigned), stream), "engine",
+                       "cudaMemsetAsync");
+        }
+        multiply_prepacked(product, plan, element_, lanes.int8, workspace, stream);
     }
 
     // Lanes of y as copies of what `x` broadcasts to it; in a tangent rollout zero where x has no tangent.
@@ -100,44 +134,32 @@ class Layer {
             x.sizes[axis] = y.sizes[axis];
         }
         x.rank = y.rank;
-        movement_kernels[static_cast<int>(Precision::float32)].copy({task_.extent, x, y});
-    }
-
-    const float* bias(std::int64_t lane) const {
-        const Operand& bias = task_.bias;
-        if (!bias.data || (task_.extent.tangent && lane > 0 && !bias.lanes)) return nullptr;
-        return static_cast<const float*>(bias.lanes ? bias.lanes[lane] : bias.data);
+        movement_kernels[static_cast<int>(y.precision)].copy({task_.extent, x, y});
     }
 
     void run() const {
         const std::int64_t lanes = task_.extent.lanes;
         const bool tangent = task_.extent.tangent, once = rows_.lanes == 1;
-        if (lanes > 1 && once && !task_.bias.lanes && !tangent) {
-            multiply({0, 0, 1, bias(0), task_.int8});
-            Operand first = task_.out;
-            first.lane_stride = 0;
-            return fill(first);
-        }
+        const bool alike = lanes > 1 && once && !task_.bias.lanes && !tangent;
         if (tangent && once && lanes > 1) {  // tangents are those of the bias
             Operand start = task_.bias.data ? task_.bias : task_.out;
             if (!task_.bias.data) start.lane_stride = 0;
             fill(start);
-            return multiply({0, 0, 1, bias(0), task_.int8});
         }
-        // Runs of lanes with one bias and one form of activations.
-        for (std::int64_t lane = 0, end; lane < lanes; lane = end) {
-            const bool int8 = task_.int8 && !(tangent && lane > 0);
-            end = lane + 1;
-            while (!once && end < lanes && bias(end) == bias(lane) && !(tangent && lane == 0)) ++end;
-            multiply({once ? 0 : lane, lane, end - lane, bias(lane), int8});
+        for (const LaneProducts& part : parts_of(task_, rows_)) multiply(part);
+        if (alike) {
+            Operand first = task_.out;
+            first.lane_stride = 0;
+            fill(first);
         }
     }
 
   private:
     const PackedLayerTask& task_;
     const cuda::Device& device_;
+    DType element_;
     Rows rows_;
-    const float* x_;
+    const char* x_;
 };
 
 }  // namespace
@@ -145,8 +167,9 @@ class Layer {
 std::int64_t packed_layer_scratch(const PackedLayerTask& task, const cuda::Device& device) {
     const Rows rows(task);
     std::int64_t workspace = 0;
-    for (const std::int64_t count : {std::int64_t{1}, rows.lanes}) {
-        workspace = std::max(workspace, plan_of(product_of(task, count * rows.of_lane()), task.int8, device).workspace);
+    for (const LaneProducts& part : parts_of(task, rows)) {
+        const QgemmTask product = product_of(task, part.lanes * rows.of_lane());
+        workspace = std::max(workspace, plan_of(product, element_of(task), part.int8, device).workspace);
     }
     return rows.copied_bytes() + workspace;
 }

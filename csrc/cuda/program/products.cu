@@ -9,7 +9,7 @@
 namespace tqs::cuda {
 namespace {
 
-template <class T>
+template <class Stored>
 void multiply(const MatmulTask& task) {
     const Operand* const operands[] = {&task.a, &task.b, &task.out};
     const int rank = task.out.rank;
@@ -36,11 +36,11 @@ void multiply(const MatmulTask& task) {
     int device = 0;
     check_cuda(cudaGetDevice(&device), "matmul", "cudaGetDevice");
     const std::int64_t products = lanes * p.batches.count;
-    with_tiling<T>(properties_of(device).multiprocessors, p.rows, p.columns, products, [&](auto tile) {
+    with_tiling<Computed<Stored>>(properties_of(device).multiprocessors, p.rows, p.columns, products, [&](auto tile) {
         using Tile = decltype(tile);
         p.row_blocks = (p.rows + Tile::kEdge - 1) / Tile::kEdge;
         const auto across = static_cast<unsigned>((p.columns + Tile::kEdge - 1) / Tile::kEdge);
-        launch("matmul", matmul<T, Tile::kEach>, Grid{static_cast<unsigned>(products * p.row_blocks), across, 1},
+        launch("matmul", matmul<Stored, Tile::kEach>, Grid{static_cast<unsigned>(products * p.row_blocks), across, 1},
                kProductThreads, shared_bytes<Tile>(), p);
     });
 }
@@ -49,26 +49,20 @@ std::int64_t no_scratch(const MatmulTask&) {
     return 0;
 }
 
+// Weights stay as they are, and products with them are layers (backend/device.h): nothing packs, and there is no gemm.
+template <class Stored>
+constexpr ProductKernels kernels = {.panel_columns = 1,
+                                    .packed_elements = nullptr,
+                                    .pack = nullptr,
+                                    .gemm = nullptr,
+                                    .matmul_scratch = no_scratch,
+                                    .matmul = multiply<Stored>,
+                                    .depthwise_scratch = depthwise_scratch,
+                                    .depthwise = depthwise<Stored>};
+
 }  // namespace
 
-// Weights stay as they are, and products with them are layers (backend/device.h): nothing packs, and there is no gemm.
-constinit const ProductKernels product_kernels[kPrecisions] = {
-    {.panel_columns = 1,
-     .packed_elements = nullptr,
-     .pack = nullptr,
-     .gemm = nullptr,
-     .matmul_scratch = no_scratch,
-     .matmul = multiply<float>,
-     .depthwise_scratch = depthwise_scratch,
-     .depthwise = depthwise<float>},
-    {.panel_columns = 1,
-     .packed_elements = nullptr,
-     .pack = nullptr,
-     .gemm = nullptr,
-     .matmul_scratch = no_scratch,
-     .matmul = multiply<double>,
-     .depthwise_scratch = depthwise_scratch,
-     .depthwise = depthwise<double>},
-};
+constinit const ProductKernels product_kernels[kPrecisions] = {kernels<float>, kernels<double>, kernels<Bfloat16>,
+                                                               kernels<Float16>};
 
 }  // namespace tqs::cuda

@@ -214,10 +214,10 @@ void run_running_extreme(const RunningExtremeTask& task) {
 }
 
 void running_extreme_kernel(const RunningExtremeTask& task) {
-    if (task.x.precision == Precision::float32) {
-        run_running_extreme<float>(task);
-    } else {
+    if (task.x.precision == Precision::float64) {
         run_running_extreme<double>(task);
+    } else {
+        run_running_extreme<float>(task);
     }
 }
 
@@ -279,6 +279,6 @@ constexpr RowKernels kernels = {
 
 }  // namespace
 
-constinit const RowKernels row_kernels[kPrecisions] = {kernels<float>, kernels<double>};
+constinit const RowKernels row_kernels[kPrecisions] = {kernels<float>, kernels<double>, kernels<float>, kernels<float>};
 
 }  // namespace tqs::cuda

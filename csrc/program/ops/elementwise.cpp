@@ -2,7 +2,7 @@
 // sizes. ints code = (opcode, out, a, b, c)* with registers as in Instruction, output_registers; floats values, one per
 // instruction. Tangent: sum over the inputs of d output / d input (chain.h) times their tangents.
 //
-// Computed in the widest precision of inputs and outputs.
+// Computed in float64 where an input or output is float64, else in float32: a chain rounds its outputs only.
 #include <algorithm>
 
 #include "program/chain.h"
@@ -68,7 +68,9 @@ class ElementwiseOp : public Op {
             }
         }
         for (const auto precisions : {context.input_precisions, context.output_precisions}) {
-            for (const Precision precision : precisions) precision_ = std::max(precision_, precision);
+            for (const Precision precision : precisions) {
+                precision_ = std::max(precision_, computed_in(precision));
+            }
         }
         const Chain chain = simplify(read_chain(context));
         forward_ = allocate_registers(chain);

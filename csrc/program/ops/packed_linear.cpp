@@ -1,6 +1,7 @@
-// packed_linear: x [..., K], bias [N] or absent -> [..., N], all float32, with a weight [N, K] in the packed format
+// packed_linear: x [..., K], bias [N] or absent -> [..., N], with a weight [N, K] in the packed format
 // (quant/format.h): number `weight` of ProgramSpec::packed, which has neither variants nor tangents. With `int8` 1
 // (default 0) the rows of x are rounded to int8 first (Activation::int8).
+// x and the result are float32 or, on devices, both bfloat16 or float16; the bias is float32.
 // Tangent: dx W^T + dbias, for int8 too: the derivative of rounding, zero almost everywhere, is taken to be one.
 //
 // Rows are first rewritten as the product wants them (QgemmTask::activations), wherever they lie in x: there is no
@@ -248,10 +249,12 @@ std::unique_ptr<Op> make_packed_linear(const OpContext& context) {
     context.require(out.sizes == sizes && is_contiguous(out), "expected a contiguous output [..., N]");
     context.require(!inputs[1] || (inputs[1]->sizes == std::vector{sizes.back()} && is_contiguous(*inputs[1])),
                     "expected a contiguous bias [N]");
-    const bool single = context.input_precisions[0] == Precision::float32 &&
-                        context.output_precisions[0] == Precision::float32 &&
+    const bool single = context.output_precisions[0] != Precision::float64 &&
+                        context.input_precisions[0] == context.output_precisions[0] &&
                         (!inputs[1] || context.input_precisions[1] == Precision::float32);
-    context.require(single, "expected float32; in float64 a weight is dequantized first, and the node is a linear");
+    context.require(single,
+                    "expected x and output of one precision and a bias of float32; in float64 a weight is dequantized "
+                    "first, and the node is a linear");
     const std::int64_t int8 = context.integer("int8", 0);
     context.require(int8 == 0 || int8 == 1, "expected `int8` to be 0 or 1");
     return std::make_unique<PackedLinear>(prepared, active_table(), static_cast<int>(x.sizes.size()),

@@ -18,7 +18,7 @@ const RowKernels& kernels_of(const Frame& frame, Precision precision) {
 }
 
 Precision wider(const Frame& frame) {
-    return std::max(frame.in[0].precision, frame.out[0].precision);
+    return std::max(computed_in(frame.in[0].precision), computed_in(frame.out[0].precision));
 }
 
 const std::vector<std::int64_t>& sizes_of_one(const OpContext& context, std::size_t outputs) {

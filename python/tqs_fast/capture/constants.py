@@ -10,9 +10,7 @@ from tqs_fast.capture import eager
 from tqs_fast.capture.expressions import Expression
 from tqs_fast.capture.graph import Tensor
 from tqs_fast.capture.layout import Layout, contiguous
-from tqs_fast.capture.program import Constant, PackedConstant
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+from tqs_fast.capture.program import PRECISIONS, Constant, PackedConstant
 
 
 class ConstantPool:
@@ -80,7 +78,7 @@ class ConstantPool:
         tensor: torch.Tensor = expression.value
         content = None
         if not expression.parameters:
-            content = (precision, tensor.cpu().numpy().tobytes())
+            content = (precision, _bytes(tensor))
             if content in self._alike:
                 return self._alike[content]
         buffer = self._new_buffer("constant", precision, tensor.numel())
@@ -96,8 +94,13 @@ def _first(narrow: tuple[int, ...], order: tuple[int, ...]) -> tuple[slice, ...]
     return tuple(slice(0, 1) if axis in narrow else slice(None) for axis in order)
 
 
+def _bytes(tensor: torch.Tensor) -> bytes:
+    here = tensor.cpu()  # whose bfloat16 NumPy does not know
+    return (here.view(torch.int16) if here.dtype == torch.bfloat16 else here).numpy().tobytes()
+
+
 def _fits(tensor: torch.Tensor, precision: str) -> bool:
-    return tensor.dtype == DTYPES[precision] and tensor.is_contiguous()
+    return tensor.dtype == PRECISIONS[precision] and tensor.is_contiguous()
 
 
 def _unpermuted(expression: Expression, order: tuple[int, ...]) -> Expression | None:
@@ -110,4 +113,4 @@ def _unpermuted(expression: Expression, order: tuple[int, ...]) -> Expression | 
 
 
 def _stored(tensor: torch.Tensor, narrow: tuple[int, ...], order: tuple[int, ...], precision: str) -> torch.Tensor:
-    return tensor.permute(order)[_first(narrow, order)].to(DTYPES[precision]).contiguous()
+    return tensor.permute(order)[_first(narrow, order)].to(PRECISIONS[precision]).contiguous()

@@ -9,9 +9,10 @@ from typing import Any
 
 from tqs_fast.capture.layout import contiguous
 from tqs_fast.capture.opcodes import ARITY, OPCODES, REDUCTIONS
-from tqs_fast.capture.program import Node, Program
+from tqs_fast.capture.program import PRECISIONS, Node, Program
 
-BYTES = {"float32": 4, "float64": 8}
+BYTES = {name: dtype.itemsize for name, dtype in PRECISIONS.items()}
+MARKS = {"float32": "", "float64": "d", "bfloat16": "b", "float16": "h"}
 LETTERS = {"arena": "a", "constant": "c", "state": "s", "input": "i"}
 RUN_FIELDS = 4
 
@@ -97,8 +98,7 @@ def describe(program: Program) -> str:
 
 def _name(program: Program, buffer: int) -> str:
     kind = program.buffers[buffer].kind
-    mark = "" if program.buffers[buffer].precision == "float32" else "d"
-    return f"{LETTERS[kind]}{mark}{buffer}"
+    return f"{LETTERS[kind]}{MARKS[program.buffers[buffer].precision]}{buffer}"
 
 
 def value_text(program: Program, index: int) -> str:

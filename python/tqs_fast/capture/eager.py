@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from tqs_fast.capture.program import PRECISIONS, computed_in
+
 OPCODES: dict[str, Callable[..., torch.Tensor]] = {
     "cast": lambda x: x,
     "negate": torch.neg,
@@ -65,10 +67,10 @@ OPCODES: dict[str, Callable[..., torch.Tensor]] = {
 
 
 def elementwise(opcode: str, sizes: tuple[int, ...], precision: str, *operands: Any) -> torch.Tensor:
-    """One opcode over constants and numbers, broadcast to `sizes`."""
-    dtype = getattr(torch, precision)
+    """One opcode over constants and numbers, broadcast to `sizes`; rounded once."""
+    dtype = PRECISIONS[computed_in(precision)]
     given = [torch.as_tensor(operand, dtype=dtype) for operand in operands]
-    return OPCODES[opcode](*given).to(dtype).expand(sizes)
+    return OPCODES[opcode](*given).to(PRECISIONS[precision]).expand(sizes)
 
 
 def permute(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:

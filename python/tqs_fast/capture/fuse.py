@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tqs_fast.capture.graph import VIEWS, Operation, Tensor
 from tqs_fast.capture.opcodes import MAX_INPUTS, MAX_INSTRUCTIONS, MAX_OUTPUTS
 from tqs_fast.capture.passes import users_of
+from tqs_fast.capture.program import computed_in
 
 
 @dataclass(eq=False)
@@ -29,9 +30,16 @@ class Group:
 
 
 def compute_precision(operation: Operation) -> str:
-    """A conversion is computed in the wider of its two precisions, everything else in its own."""
-    precisions = {operation.outputs[0].precision, *(x.precision for x in operation.tensors)}
-    return "float64" if "float64" in precisions else "float32"
+    """A conversion is computed in the wider of its two precisions, everything else in its own (float32 for 16 bits)."""
+    return computed_in(operation.outputs[0].precision, *(x.precision for x in operation.tensors))
+
+
+def _is_read_rounded(x: Tensor, maker: Operation, reader: Operation) -> bool:
+    """Whether x must be read back as it is stored. A node rounds what it writes to 16 bits and nothing before, unless
+    the step itself converts on from there.
+    """
+    narrow = computed_in(x.precision) != x.precision
+    return computed_in(x.precision) != compute_precision(maker) or (narrow and reader.attributes["opcode"] == "cast")
 
 
 def fuse(operations: Sequence[Operation], results: Sequence[Tensor]) -> list[Group]:
@@ -100,8 +108,7 @@ class _Fusion:
         made = {id(member): member for member in group.operations}
         for x in operation.tensors:
             member = made.get(id(x.source))
-            # what has been rounded must be read back rounded
-            if member is not None and x.precision != compute_precision(member):
+            if member is not None and _is_read_rounded(x, member, operation):
                 return False
         others = 0
         for source in sources - {number}:
@@ -121,9 +128,7 @@ class _Fusion:
                 continue
             members = {id(member) for member in other.operations} | {id(member) for member in group.operations}
             rounded = any(
-                id(x.source) in members
-                and isinstance(x.source, Operation)
-                and x.precision != compute_precision(x.source)
+                id(x.source) in members and isinstance(x.source, Operation) and _is_read_rounded(x, x.source, member)
                 for member in (*other.operations, *group.operations)
                 for x in member.tensors
             )

@@ -34,7 +34,7 @@ class Tensor:
 
     Attributes:
         sizes: of its axes, the batch of size one included.
-        precision: "float32" or "float64", also of what torch holds as integers or booleans.
+        precision: how it is stored (`PRECISIONS`), also what torch holds as integers or booleans.
         source: what it comes from; of an operation, output number `index`.
     """
 
@@ -162,6 +162,14 @@ class Graph:
         if all(isinstance(x, float) or (isinstance(x, Tensor) and x.is_constant) for x in operands):
             return self.fold(eager.elementwise, opcode, tuple(sizes), precision, *operands, precision=precision)
         return self.add("elementwise", operands, sizes, precision=precision, opcode=opcode)[0]
+
+    def cast(self, x: Tensor, precision: str) -> Tensor:
+        """x in another precision."""
+        if x.precision == precision:
+            return x
+        if isinstance(x.source, Expression):
+            return self.constant(x.source, precision)
+        return self.elementwise("cast", [x], x.sizes, precision)
 
     # ---------------------------------------------------------------- views
 

@@ -155,8 +155,21 @@ class _Lowerer:
             result = lowering(context, *arguments, **keywords)
         except CaptureError as error:
             raise self._error(node, str(error)) from None
+        result = self._as_returned(context, result)
         self._check(node, result)
         return result
+
+    def _as_returned(self, context: Context, result: Any) -> Any:
+        """Floats in the precision that torch returns them in, whatever they were computed in."""
+
+        def converted(tensor: Tensor | None, meta: torch.Tensor | None) -> Tensor | None:
+            if tensor is None or meta is None or not (meta.is_floating_point() or meta.is_complex()):
+                return tensor
+            return context.convert(tensor, context.precision_of(meta.dtype))
+
+        if not isinstance(context.returned, (tuple, list)):
+            return converted(result, context.returned)
+        return tuple(converted(tensor, meta) for tensor, meta in zip(result, context.returned, strict=True))
 
     def _fold(self, node: torch.fx.Node) -> Expression:
         arguments = torch.fx.map_arg(node.args, self.values.__getitem__)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from tqs_fast.capture.graph import Graph, Operand, Operation, Tensor, broadcast
 from tqs_fast.capture.masks import HIDDEN, causal_offset
 from tqs_fast.capture.passes import Pass, again, arguments, opcode
+from tqs_fast.capture.program import computed_in
 
 
 def recognise(operations: Sequence[Operation], results: Sequence[Tensor]) -> tuple[Graph, list[Tensor]]:
@@ -58,12 +59,14 @@ class _Patterns(Pass):
             return None
         graph, leading = self.graph, weights.sizes[:-2]
         q, k, value = (self.new(x) for x in (scores.q, scores.k, v))
+        if not q.precision == k.precision == value.precision:
+            return None
         k = graph.permute(k, (*range(k.rank - 2), k.rank - 1, k.rank - 2))
         q, k, value = (graph.reshape(x, (*leading, *x.sizes[-2:])) for x in (q, k, value))
         mask, offset = scores.mask, None
         if mask is not None:
             offset = causal_offset(mask)
-            mask = graph.expand(mask, weights.sizes) if offset is None else None
+            mask = graph.cast(graph.expand(mask, weights.sizes), q.precision) if offset is None else None
         sizes = (*leading, q.sizes[-2], value.sizes[-1])
         y = graph.add(
             "attention",
@@ -123,7 +126,8 @@ class _Patterns(Pass):
 
     def _combined(self, name: str, *operands: Operand) -> Tensor:
         tensors = [x for x in operands if isinstance(x, Tensor)]
-        return self.graph.elementwise(name, operands, broadcast(*(x.sizes for x in tensors)), tensors[0].precision)
+        precision = computed_in(*(x.precision for x in tensors))
+        return self.graph.elementwise(name, operands, broadcast(*(x.sizes for x in tensors)), precision)
 
     def _shared_heads(self, operation: Operation) -> Tensor | None:
         """Keys and values that are repeated for several query heads are read where they are."""
@@ -150,7 +154,7 @@ class _Patterns(Pass):
         first, second = self.inputs(operation)
         for x, gate in ((first, second), (second, first)):
             if isinstance(x, Tensor) and opcode(gate) == "sigmoid" and arguments(gate)[0] is x:
-                return self.graph.elementwise("silu", [x], x.sizes, x.precision)
+                return self.graph.elementwise("silu", [x], x.sizes, operation.outputs[0].precision)
         return None
 
     def _root_mean_square(self, operation: Operation) -> Tensor | None:
@@ -163,7 +167,15 @@ class _Patterns(Pass):
             found = _mean_square(x, arguments(root)[0])
             if found is not None:
                 axes, epsilon = found
-                return self.graph.add("normalize", [x], x.sizes, axes=axes, epsilon=epsilon, center=False)[0]
+                return self.graph.add(
+                    "normalize",
+                    [x],
+                    x.sizes,
+                    precision=operation.outputs[0].precision,
+                    axes=axes,
+                    epsilon=epsilon,
+                    center=False,
+                )[0]
         return None
 
     def _bias(self, operation: Operation) -> Tensor | None:

@@ -11,8 +11,24 @@ from dataclasses import dataclass, field
 
 import torch
 
-PRECISIONS = ("float32", "float64")
+# How values are stored, with the type of their tensors. Those of 16 bits are computed in float32, on GPUs only.
+PRECISIONS = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 BUFFER_KINDS = ("arena", "constant", "state", "input")
+
+
+def computed_in(*precisions: str) -> str:
+    """What an operation on values of these precisions is computed in: float64 where there is one, else float32."""
+    return "float64" if "float64" in precisions else "float32"
+
+
+def promoted(*precisions: str) -> str:
+    """That of values that are stored together."""
+    return precisions[0] if len(set(precisions)) == 1 else computed_in(*precisions)
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,8 @@ class Buffer:
 
     Attributes:
         kind: "arena" (written by one node), "constant", "state" or "input" (a leaf of either, in tree order).
-        precision: "float32" or "float64". Booleans and integers are stored as numbers of the precision they meet.
+        precision: of `PRECISIONS`. Booleans and integers are stored as numbers: of float64 in a program that has
+            any, else of float32 (16 bits do not hold the integers from 256 or 2048 on).
         elements: per sample; of a constant, in all.
     """
 

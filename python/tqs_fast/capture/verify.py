@@ -18,7 +18,9 @@ Runner = Callable[[Leaves, Leaves, int], tuple[torch.Tensor, Leaves]]
 SAMPLES = 3  # a step that mixes samples, or only fits a batch of one, shows
 STEPS = 2  # the second starts from a state that the program itself has left
 # Of the largest element: far above what rounding does in two steps, far below what another function would give.
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
+# Of 16 bits torch rounds after every operation, by u = 2^-8 or 2^-11 of the result: 64 roundings in a row in each of
+# two steps add up to sqrt(128) u, and the program's own to less.
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9, torch.bfloat16: 2.0**-4, torch.float16: 2.0**-7}
 # With activations rounded to int8 what differs in the last bit may be rounded to the next integer, 1/127 of the largest
 # element of the row; a few of those in two steps.
 ROUNDED_TOLERANCE = 0.05

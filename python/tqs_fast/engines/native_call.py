@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from tqs_fast._native import core
-from tqs_fast.capture.program import PackedConstant, Program
+from tqs_fast.capture.program import PRECISIONS, PackedConstant, Program
 from tqs_fast.errors import ArgumentError, CaptureError
 
 CPU = torch.device("cpu")
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
 def ready(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -14,6 +14,7 @@ from tqs_fast.capture.graph import Operand, Tensor
 from tqs_fast.capture.lowering.elementwise import result
 from tqs_fast.capture.lowering.movement import positions, rearrange, write
 from tqs_fast.capture.lowering.registry import Context, lowers
+from tqs_fast.capture.program import computed_in
 
 MOST_STRETCHES = 3  # a copy each; more are one remap
 
@@ -161,7 +162,7 @@ def put_row(context: Context, x: Tensor, axis: int, position: Tensor, row: Opera
         context.elementwise("add", position, x.sizes[axis]),
         position,
     )
-    places = context.graph.fold(_steps, x.rank, axis, x.sizes[axis], precision=x.precision)
+    places = context.graph.fold(_steps, x.rank, axis, x.sizes[axis], precision=computed_in(x.precision))
     return result(context, "where", context.elementwise("equal", places, wrapped), row, x)
 
 

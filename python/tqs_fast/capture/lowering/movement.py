@@ -11,6 +11,7 @@ import torch
 from tqs_fast.capture.graph import Tensor
 from tqs_fast.capture.lowering.registry import Context, lowers
 from tqs_fast.capture.positions import Positions
+from tqs_fast.capture.program import promoted
 
 
 @lowers("aten.cat.default", "aten.concat.default")
@@ -28,7 +29,7 @@ def stack(context: Context, pieces: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def join(context: Context, pieces: Sequence[Tensor], axis: int) -> Tensor:
-    precision = "float64" if any(x.precision == "float64" for x in pieces) else "float32"
+    precision = promoted(*(x.precision for x in pieces))
     return context.graph.concatenate([context.convert(x, precision) for x in pieces], axis)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from tqs_fast.capture.graph import Tensor
 from tqs_fast.capture.lowering.registry import Context, lowers
+from tqs_fast.capture.program import computed_in
 
 
 @lowers("aten.native_layer_norm.default", "aten.layer_norm.default")
@@ -32,7 +33,7 @@ def rms_norm(
 ) -> Any:
     meta = context.returned
     dtype = (meta[0] if isinstance(meta, (tuple, list)) else meta).dtype
-    epsilon = torch.finfo(dtype).eps if epsilon is None else epsilon
+    epsilon = torch.finfo(torch.promote_types(dtype, torch.float32)).eps if epsilon is None else epsilon
     y = _affine(context, normalize(context, x, len(shape), epsilon, False), weight, None)
     return (y, None) if isinstance(meta, (tuple, list)) else y
 
@@ -81,13 +82,14 @@ def batch_norm(
     epsilon: float,
 ) -> tuple[Tensor, None, None]:
     """(x - mean) / sqrt(var + epsilon) * weight + bias as x * scale + shift."""
-    scale = context.graph.fold(_batch_scale, var, weight, float(epsilon), precision=x.precision)
-    shift = context.graph.fold(_batch_shift, scale, mean, bias, precision=x.precision)
+    precision = computed_in(x.precision)
+    scale = context.graph.fold(_batch_scale, var, weight, float(epsilon), precision=precision)
+    shift = context.graph.fold(_batch_shift, scale, mean, bias, precision=precision)
     return _affine(context, x, _per_channel(context, x, scale), _per_channel(context, x, shift)), None, None
 
 
 def _batch_scale(var: torch.Tensor, weight: torch.Tensor | None, epsilon: float) -> torch.Tensor:
-    scale = torch.rsqrt(var + epsilon)
+    scale = torch.rsqrt(var.to(torch.promote_types(var.dtype, torch.float32)) + epsilon)
     return scale if weight is None else scale * weight
 
 

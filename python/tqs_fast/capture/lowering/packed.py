@@ -28,7 +28,7 @@ def qgemm(
     graph = context.graph
     columns = codes.sizes[0]
     own = bias if bias is not None and bias.is_constant else None
-    single = context.convert(x, "float32")  # as the operator does with any other dtype
+    single = context.convert(x, "float32") if x.precision == "float64" else x  # as the operator has it
     rows = single if x.rank > 1 else graph.reshape(single, (1, *x.sizes))
     y = graph.add(
         "packed_linear",

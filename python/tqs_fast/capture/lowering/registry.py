@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from tqs_fast.capture.graph import Graph, Operand, Tensor, broadcast
+from tqs_fast.capture.program import PRECISIONS, computed_in
 from tqs_fast.errors import CaptureError
 
 Lowering = Callable[..., Any]
@@ -59,34 +60,32 @@ class Context:
         return dtype
 
     def precision_of(self, dtype: torch.dtype) -> str:
-        if dtype in (torch.float64, torch.complex128):
-            return "float64"
-        if dtype in (torch.float32, torch.complex64):
-            return "float32"
-        if dtype.is_floating_point or dtype.is_complex:
-            raise self.error(
-                f"{str(dtype).removeprefix('torch.')} tensors are not supported; convert the module to float32"
-            )
-        return self.precision
+        if not dtype.is_floating_point and not dtype.is_complex:
+            return self.precision
+        name = str(dtype).removeprefix("torch.")
+        precision = {"complex64": "float32", "complex128": "float64"}.get(name, name)
+        if precision not in PRECISIONS:
+            raise self.error(f"{name} tensors are not supported; convert the module to float32")
+        return precision
 
     def error(self, reason: str) -> CaptureError:
         return CaptureError(reason)
 
     def elementwise(self, opcode: str, *operands: Operand, precision: str | None = None) -> Tensor:
-        """One opcode over operands that broadcast; they are converted to the precision that the op is computed in."""
+        """One opcode over operands that broadcast; by default the result has the precision that it is computed in."""
         tensors = [operand for operand in operands if isinstance(operand, Tensor)]
         if precision is None:
-            precision = "float64" if any(x.precision == "float64" for x in tensors) else "float32"
+            precision = computed_in(*(x.precision for x in tensors))
         sizes = broadcast(*(x.sizes for x in tensors))
-        given = [self.simple(self.convert(x, precision)) if isinstance(x, Tensor) else float(x) for x in operands]
+        given = [self._argument(x, computed_in(precision)) if isinstance(x, Tensor) else float(x) for x in operands]
         return self.graph.elementwise(opcode, given, sizes, precision)
 
+    def _argument(self, x: Tensor, computed: str) -> Operand:
+        """Of an operation that is computed in `computed`: what has 16 bits is read as it is."""
+        return self.simple(x if computed_in(x.precision) == computed else self.convert(x, computed))
+
     def convert(self, x: Tensor, precision: str) -> Tensor:
-        if x.precision == precision:
-            return x
-        if x.is_constant:
-            return self.graph.constant(x.source, precision)  # type: ignore[arg-type]
-        return self.graph.elementwise("cast", [x], x.sizes, precision)
+        return self.graph.cast(x, precision)
 
     def simple(self, x: Tensor) -> Operand:
         """A constant that is one number everywhere, and no parameter, as a number."""
@@ -96,9 +95,7 @@ class Context:
         first = value[(0,) * value.dim()]
         if x.elements > 1 and not bool((value == first).all()):
             return x
-        return float(
-            first.to(torch.float32 if x.precision == "float32" and value.is_floating_point() else torch.float64)
-        )
+        return float(first.to(PRECISIONS[x.precision] if value.is_floating_point() else torch.float64))
 
     def number(self, value: float) -> Tensor:
         """A constant of rank 0."""

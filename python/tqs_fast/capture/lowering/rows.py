@@ -9,29 +9,34 @@ import torch
 
 from tqs_fast.capture.graph import Tensor
 from tqs_fast.capture.lowering.registry import LOWERINGS, Context, Lowering, lowers
+from tqs_fast.capture.program import computed_in
 
 Axes = Sequence[int] | int | None
 
 
-def reduce(context: Context, x: Tensor, kind: str, axes: Axes, keepdim: bool) -> Tensor:
-    """One reduction; no axes means all of them."""
+def reduce(context: Context, x: Tensor, kind: str, axes: Axes, keepdim: bool, precision: str | None = None) -> Tensor:
+    """One reduction; no axes means all of them. By default the result has the precision that it is computed in."""
+    precision = precision or computed_in(x.precision)
     if axes is None or axes == [] or axes == ():
         chosen = tuple(range(x.rank))
     else:
         chosen = tuple(sorted({axis % max(x.rank, 1) for axis in ([axes] if isinstance(axes, int) else axes)}))
     if x.rank == 0:
-        return x if kind not in ("argmax", "argmin") else context.full((), 0.0, x.precision)
+        return x if kind not in ("argmax", "argmin") else context.full((), 0.0, precision)
     kept = tuple(1 if axis in chosen else size for axis, size in enumerate(x.sizes))
-    y = context.graph.add("reduce", [x], kept, reduction=kind, axes=chosen)[0]
+    y = context.graph.add("reduce", [x], kept, precision=precision, reduction=kind, axes=chosen)[0]
     return y if keepdim else context.graph.reshape(y, [size for axis, size in enumerate(kept) if axis not in chosen])
 
 
 def _reduction(kind: str) -> Lowering:
     def lower(context: Context, x: Tensor, axes: Axes = None, keepdim: bool = False, **_: Any) -> Tensor:
         dtype: torch.dtype = context.returned.dtype
-        if dtype.is_floating_point:
-            x = context.convert(x, context.precision_of(dtype))
-        return reduce(context, x, kind, axes, keepdim)
+        if not dtype.is_floating_point:
+            return reduce(context, x, kind, axes, keepdim)
+        precision = context.precision_of(dtype)
+        if computed_in(precision) != computed_in(x.precision):
+            x = context.convert(x, precision)
+        return reduce(context, x, kind, axes, keepdim, precision)
 
     return lower
 
@@ -54,8 +59,7 @@ for _kind, _names in {
 @lowers("aten.max.dim", "aten.min.dim")
 def extreme(context: Context, x: Tensor, axis: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     kinds = ("maximum", "argmax") if "max" in str(context.node.target) else ("minimum", "argmin")
-    value, position = (reduce(context, x, kind, axis, keepdim) for kind in kinds)
-    return value, position
+    return reduce(context, x, kinds[0], axis, keepdim, x.precision), reduce(context, x, kinds[1], axis, keepdim)
 
 
 @lowers("aten.var.correction", "aten.std.correction", "aten.var.dim", "aten.std.dim")
@@ -162,10 +166,16 @@ def log_scan(context: Context, x: Tensor, axis: int) -> Tensor:
 @lowers("aten.cummax.default", "aten.cummin.default")
 def running_extreme(context: Context, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     if x.rank == 0:
-        return x, context.full((), 0.0, x.precision)
+        return x, context.full((), 0.0, computed_in(x.precision))
     largest = "cummax" in str(context.node.target)
     values, positions = context.graph.add(
-        "running_extreme", [x], x.sizes, outputs=2, axis=axis % x.rank, largest=largest
+        "running_extreme",
+        [x],
+        x.sizes,
+        outputs=2,
+        precision=computed_in(x.precision),
+        axis=axis % x.rank,
+        largest=largest,
     )
     return values, positions
 
@@ -175,7 +185,8 @@ def top_k(context: Context, x: Tensor, count: int, axis: int = -1, largest: bool
     order, back = to_last(x.rank, axis)
     rows = context.graph.permute(x, order)
     sizes = (*rows.sizes[:-1], count)
-    found = context.graph.add("top_k", [rows], sizes, outputs=2, count=count, largest=largest)
+    precision = computed_in(x.precision)  # of the positions, which need it
+    found = context.graph.add("top_k", [rows], sizes, outputs=2, precision=precision, count=count, largest=largest)
     return tuple(context.graph.permute(part, back) for part in found)
 
 
