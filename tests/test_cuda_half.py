@@ -14,13 +14,17 @@ import torch
 import tqs_fast as tqs
 from cases.networks import CASES as NETWORKS
 from cases.ops import CASES
+from packing import plan_for
 from programs import DTYPES, Case, Data, Native, difference, draw, evaluate
-from test_cuda_engine import GPU, Rollouts, same
+from rounding import rounding_plan
+from test_cuda_engine import EMULATED, GPU, Rollouts, same
 from test_program_ops import TANGENTS, root_mean_square
 from tqs_fast._native import core
 from tqs_fast.capture import capture
 from tqs_fast.engines.lane import Drawn, materialise
+from tqs_fast.engines.native_call import Place
 from tqs_fast.engines.native_program import NativeProgram, Noise
+from tqs_fast.systems.precision import cast
 from tqs_fast.systems.system import iterate
 from tqs_fast.systems.tree import tree_map
 
@@ -238,3 +242,90 @@ def test_noise_on_weights_is_rounded_once(precision):
     assert changed.double().mean() < 0.005
     torch.testing.assert_close(outputs[0, 0].double(), expected.double(), rtol=2 * STORED[precision][0], atol=1e-7)
     assert (outputs[0, 0] != weight)[0, 100:800].double().mean() > 0.9
+
+
+# ---------------------------------------------------------------- the whole way
+
+
+def in_halves(system: tqs.System, dtype: torch.dtype) -> tqs.System:
+    twin = copy.copy(system)
+    twin.module = copy.deepcopy(system.module).to(dtype)
+    twin.initial_state = lambda count, generator: cast(system.initial_state(count, generator), dtype)
+    return twin
+
+
+@pytest.fixture
+def on_the_gpu(monkeypatch):
+    if EMULATED:
+        monkeypatch.setattr(Place, "of", classmethod(lambda cls, module: GPU))
+
+
+def test_scores(on_the_gpu):
+    """Residuals at 2 and 4 bits by this engine and by that of torch. The root of a damage is a distance of two
+    trajectories in spreads of the outputs; both are off by their roundings, a few of 2^-9 in the mean."""
+
+    def run(engine):
+        system = in_halves(tqs.load_system("lorenz-gru"), torch.bfloat16)
+        method = tqs.Residual(bits=(2, 4))
+        table = tqs.score(system, horizon=12, initial=tqs.Attractor(count=4), method=method, engine=engine)
+        assert table.provenance["engine"]["name"] == engine
+        return table.damage
+
+    ours, theirs = run("native"), run("torch")
+    np.testing.assert_allclose(np.sqrt(ours), np.sqrt(theirs), rtol=0, atol=2.0**-7)
+    assert (ours[:, 0].argsort() == theirs[:, 0].argsort()).all()
+
+
+def test_auto_takes_torch_on_the_processor():
+    system = in_halves(tqs.load_system("lorenz-gru"), torch.bfloat16)
+    rolled = tqs.rollout(system, system.initial_state(2, torch.Generator()), horizon=3)
+    assert rolled.provenance["engine"] == "torch"
+    assert "16 bits" in rolled.provenance["reason"]
+
+
+@by_precision
+@pytest.mark.parametrize("activation", ["float", "int8"])
+def test_packed_modules(on_the_gpu, precision, activation):
+    """A quantized network is checked against torch when it is captured; here its rollout is, to rounding."""
+    system = in_halves(ROWS["llama"].make(), DTYPES[precision])
+    plan = plan_for(system.module, [8])
+    small = tqs.quantize(system.module, rounding_plan(plan) if activation == "int8" else plan)
+    state = system.initial_state(3, torch.Generator().manual_seed(0))
+    twin = copy.copy(system)
+    twin.module = small
+    program = capture(twin, dtype=DTYPES[precision])
+    read = [program.values[node.inputs[0]] for node in program.nodes if node.kind == "packed_linear"]
+    assert {program.buffers[value.buffer].precision for value in read} == {precision}
+    ours, theirs = (tqs.rollout(twin, state, horizon=4, engine=engine).outputs for engine in ("native", "torch"))
+    assert ours.dtype == DTYPES[precision]
+    assert distance(ours, theirs) <= 16 * STORED[precision][0]
+
+
+def test_a_rollout_that_is_not_finite_is_located(on_the_gpu):
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        for layer in module:
+            layer.weight.copy_(200 * torch.eye(2))  # 200^2 fits float16, 200^3 does not; then inf * 0
+            layer.bias.zero_()
+    module.half()
+    system = tqs.System(module, step=lambda m, z: (m(z), m(z)), initial_state=lambda n, g: torch.ones(n, 2).half())
+    state = torch.tensor([[0.0, 0.0], [1.0, 0.0]]).half()
+    with pytest.raises(tqs.DivergenceError, match=r"initial condition 1 is not finite from step 1 on, first in 1 \("):
+        tqs.rollout(system, state, horizon=4, engine="native")
+
+
+def test_what_the_step_rounds_is_rounded():
+    """A node rounds its outputs only, but where the step converts on from 16 bits."""
+
+    def step(module, state):
+        once = (state * module[0]).half()
+        return state, torch.cat([(once.float() * 3 - state), (once + 1).float()], 1)
+
+    weight = torch.nn.Parameter(torch.tensor(1.2345))
+    system = tqs.System(torch.nn.ParameterList([weight]), step=step, initial_state=lambda n, g: torch.zeros(n, 50))
+    state = torch.randn(2, 50)
+    native = NativeProgram(capture(system), place=GPU)
+    outputs, _ = native.ensemble([state], [], steps=1, values=1)
+    expected = step(system.module, state)[1]
+    torch.testing.assert_close(outputs[0, 0], expected, rtol=0, atol=2.0**-10)
+    same([outputs[0, 0, :, :50]], [expected[:, :50].detach()])

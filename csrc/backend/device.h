@@ -40,7 +40,7 @@ struct LayerTask {
     std::int64_t channels, x_channel, outputs, groups;
 };
 
-// y = x W^T + bias with a packed weight: packed_linear (program/ops/packed_linear.cpp). float32.
+// y = x W^T + bias with a packed weight: packed_linear (program/ops/packed_linear.cpp).
 struct PackedLayerTask {
     Extent extent;
     Operand x, bias, out;

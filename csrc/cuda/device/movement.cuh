@@ -46,9 +46,10 @@ __global__ void __launch_bounds__(kMovementThreads) copy(const CopyArgument a) {
     }
 }
 
-// out[i * out_row + j] = x[i + j * x_column], by squares: grid x counts them, the other loops around them.
+// out[i * out_row + j] = x[i + j * x_column], by squares: grid x counts them, the other loops around them. (Of 6 blocks
+// at a time: the 32 registers that the compiler would try to live with on sm_80 are not enough.)
 template <class T>
-__global__ void __launch_bounds__(kMovementThreads) transpose(const CopyArgument a) {
+__global__ void __launch_bounds__(kMovementThreads, 6) transpose(const CopyArgument a) {
     auto* square = reinterpret_cast<T*>(shared_memory());  // [kSquare][kSquare + 1]: columns fall into different banks
     constexpr int kPitch = kSquare + 1, kRows = kMovementThreads / kSquare;
     const auto column = static_cast<int>(threadIdx.x) % kSquare, row = static_cast<int>(threadIdx.x) / kSquare;
