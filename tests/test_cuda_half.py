@@ -329,3 +329,16 @@ def test_what_the_step_rounds_is_rounded():
     expected = step(system.module, state)[1]
     torch.testing.assert_close(outputs[0, 0], expected, rtol=0, atol=2.0**-8)
     same([outputs[0, 0, :, :50]], [expected[:, :50].detach()])
+
+
+def test_what_an_operation_works_out_in_float32_is_returned_in_16_bits():
+    def step(module, state):
+        worked_out = torch.cat([state.std(2), state.logsumexp(2), torch.linalg.vector_norm(state, dim=2)], 1)
+        return state, module(worked_out)
+
+    torch.manual_seed(0)
+    module = torch.nn.Linear(12, 3).bfloat16()
+    system = tqs.System(module, step=step, initial_state=lambda n, g: torch.zeros(n, 4, 30).bfloat16())
+    state = (torch.randn(2, 4, 30) + 8).bfloat16()  # whose mean 16 bits would round
+    outputs, _ = NativeProgram(capture(system), place=GPU).ensemble([state], [], steps=1, values=1)
+    torch.testing.assert_close(outputs[0, 0], step(module, state)[1].detach(), rtol=0, atol=2.0**-5)
