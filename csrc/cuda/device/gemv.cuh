@@ -9,7 +9,9 @@
 // by side on a multiprocessor share: they walk through K together.
 //
 // The tensor instruction has 8 columns, so one row costs as much as eight and M does not matter. It is no limit: at
-// 20 bytes (40 codes) a cycle per multiprocessor there is one m16n8k16 in 6 cycles, of which the slowest takes 2.
+// 20 bytes (40 codes) a cycle per multiprocessor there is one m16n8k16 in 6 cycles, of which the slowest takes 2. Issue
+// nearly is one: a unit of 4 bits and one group is there in 50 cycles, and takes some 155 instructions of a warp
+// (sm_90a, nvcc 13.0) of 200 that can be issued, 76 of them on the integer pipe of 100.
 //
 // Sums of 16-bit rows: a warp adds its groups in order, then the warps are added in order. Int8 rows of one scale per
 // channel: integers until the end. Int8 rows of groups: one float per group, which thread (n, m) adds in the order of K
@@ -24,48 +26,78 @@
 
 namespace tqs::cuda {
 
+// Where a lane finds its part of unit 0. Lanes of columns that have no row of x take the last row's: what becomes of
+// them is not written.
+template <class Operand, int group>
+struct GemvLane {
+    const unsigned char* codes;
+    const unsigned char* x;
+    const std::uint32_t* scales;
+    const std::uint16_t* zeros;  // null: `zero` everywhere
+    const std::int32_t* sums;
+    std::uint32_t zero;
+    int x_bytes;  // from x on to the end of its row
+
+    __device__ GemvLane(const Product& p, int lane) {
+        const std::int64_t tile = blockIdx.x, pairs = tile * p.groups * 8 + lane / 4;
+        const int row = lane / 4 < p.rows ? lane / 4 : p.rows - 1, first = 16 * (lane % 4);
+        codes = p.codes + (tile * p.units * (Operand::bits / 2) * 32 + lane) * 16;
+        x = p.x + row * p.x_bytes + first;
+        scales = p.scales + pairs;
+        zeros = p.zeros ? p.zeros + pairs : nullptr;
+        sums = p.row_sums + 2 * (lane % 4);
+        zero = static_cast<std::uint32_t>(p.zero) * 0x101u;
+        x_bytes = p.inputs * Operand::kInputBytes - first;
+    }
+};
+
 // What a lane holds of one unit.
 template <class Operand, int group>
 struct GemvUnit {
     static constexpr int kGroups = groups_per_unit(group);
+    static constexpr int kCodeBytes = Operand::bits / 2 * 512, kInputBytes = kUnitInputs * Operand::kInputBytes;
     std::uint32_t codes[2 * Operand::bits];
     std::uint32_t x[2 * Operand::kOperands];
     std::uint32_t scales[kGroups], zeros[kGroups];
     int sums[kGroups][2];
 
-    __device__ void load(const Product& p, int unit, int lane) {
-        const int tile = static_cast<int>(blockIdx.x), row = lane / 4;
-        const std::int64_t place = static_cast<std::int64_t>(tile) * p.units + unit;
-        const unsigned char* from = p.codes + (place * (Operand::bits / 2) * 32 + lane) * 16;
+    // Addresses are one multiply-add each: instructions are scarce here.
+    __device__ void load(const Product& p, const GemvLane<Operand, group>& own, int unit) {
+        const unsigned char* from = own.codes + std::int64_t{unit} * kCodeBytes;
 #pragma unroll
         for (int v = 0; v < Operand::bits / 2; ++v) {
             const Vector vector = load_streamed(from + v * 512);
 #pragma unroll
             for (int i = 0; i < 4; ++i) codes[4 * v + i] = vector.words[i];
         }
+        const unsigned char* inputs = own.x + std::int64_t{unit} * kInputBytes;
+        const int left = own.x_bytes - unit * kInputBytes;
+        if ((unit + 1) * kUnitInputs <= p.inputs) {
 #pragma unroll
-        for (int v = 0; v < Operand::kOperands / 2; ++v) {
-            const std::int64_t byte =
-                static_cast<std::int64_t>(unit) * kUnitInputs * Operand::kInputBytes + 64 * v + 16 * (lane % 4);
-            Vector vector{};
-            if (row < p.rows && byte < static_cast<std::int64_t>(p.inputs) * Operand::kInputBytes) {
-                vector = load_shared_data(p.x + row * p.x_bytes + byte);
+            for (int v = 0; v < Operand::kOperands / 2; ++v) take(v, load_shared_data(inputs + 64 * v));
+        } else {
+#pragma unroll
+            for (int v = 0; v < Operand::kOperands / 2; ++v) {
+                take(v, 64 * v < left ? load_shared_data(inputs + 64 * v) : Vector{});
             }
-#pragma unroll
-            for (int i = 0; i < 4; ++i) x[4 * v + i] = vector.words[i];
         }
         const int first = p.groups == 1 ? 0 : unit * kGroups;
 #pragma unroll
         for (int i = 0; i < kGroups; ++i) {
-            const std::int64_t pair = (static_cast<std::int64_t>(tile) * p.groups + first + i) * 8 + row;
-            if (group != 0) scales[i] = load_word(p.scales + pair);
-            zeros[i] = p.zeros ? load_half_word(p.zeros + pair) : static_cast<std::uint32_t>(p.zero) * 0x101u;
+            const std::int64_t pair = std::int64_t{first + i} * 8;
+            if (group != 0) scales[i] = load_word(own.scales + pair);
+            zeros[i] = own.zeros ? load_half_word(own.zeros + pair) : own.zero;
             if (Operand::kInt8 && group != 0) {
-                const std::int32_t* from_sums = p.row_sums + (first + i) * p.padded_rows + 2 * (lane % 4);
+                const std::int32_t* from_sums = own.sums + (first + i) * p.padded_rows;
                 sums[i][0] = from_sums[0];
                 sums[i][1] = from_sums[1];
             }
         }
+    }
+
+    __device__ void take(int v, const Vector& vector) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) x[4 * v + i] = vector.words[i];
     }
 
     // The sums of group i of the unit, on top of c.
@@ -95,11 +127,12 @@ __global__ void __launch_bounds__(kGemvThreads, 2) gemv(const Product p) {
 
     Sum total[4] = {};
     float chain = 0.0f;  // kOrdered: sum `thread` of the block
+    const GemvLane<Operand, group> own(p, lane);
     GemvUnit<Operand, group> units[kGemvAhead];
 #pragma unroll
     for (int a = 0; a < kGemvAhead; ++a) {
         const int unit = range.begin + a * kGemvWarps + warp;
-        if (unit < range.end) units[a].load(p, unit, lane);
+        if (unit < range.end) units[a].load(p, own, unit);
     }
     for (int base = range.begin; base < range.end; base += kGemvAhead * kGemvWarps) {
 #pragma unroll
@@ -130,7 +163,7 @@ __global__ void __launch_bounds__(kGemvThreads, 2) gemv(const Product p) {
                 }
             }
             if (unit + kGemvAhead * kGemvWarps < range.end) {
-                units[a].load(p, unit + kGemvAhead * kGemvWarps, lane);
+                units[a].load(p, own, unit + kGemvAhead * kGemvWarps);
             }
         }
         if constexpr (kOrdered) {
