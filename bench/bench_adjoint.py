@@ -33,7 +33,7 @@ import harness
 import tqs_fast as tqs
 from tqs_fast.engines import Lane, choose_engine, roll_outputs, roll_reference
 from tqs_fast.scoring.adjoint import expected_damage
-from tqs_fast.scoring.adjoint_norms import squared_norms
+from tqs_fast.scoring.adjoint_norms import finest_sums, squared_norms
 from tqs_fast.scoring.task import Task, prepare
 from tqs_fast.systems import default_initial, draw
 
@@ -133,9 +133,11 @@ def measured(task: Task, quantizer: tqs.Quantizer, bits: int, roundings: int) ->
 
 def delta_prediction(task: Task, norms: list[Array], quantizer: tqs.Quantizer, bits: int) -> Array:
     """Σ_g Δ_g² / 12 ‖G_g‖_F², [L]."""
-    errors = [grid(parameter.detach(), quantizer, bits)[0].square().numpy() / 12 for parameter in task.parameters]
-    pairs = zip(norms, errors, strict=True)
-    return np.array([expected_damage(squared, error, quantizer.group_size).mean() for squared, error in pairs])
+    damages = []
+    for squared, parameter in zip(norms, task.parameters, strict=True):
+        error = finest_sums(grid(parameter.detach(), quantizer, bits)[0].square() / 12)
+        damages.append(expected_damage(squared, error, parameter[0].numel(), quantizer.group_size).mean())
+    return np.array(damages)
 
 
 def rank(a: Array, b: Array) -> float:

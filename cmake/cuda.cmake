@@ -21,8 +21,10 @@ set(cuda_sources
     csrc/cuda/program/elementwise.cu
     csrc/cuda/program/layer.cu
     csrc/cuda/program/movement.cu
+    csrc/cuda/program/noise.cu
     csrc/cuda/program/packed_layer.cpp
     csrc/cuda/program/products.cu
+    csrc/cuda/program/rounding.cu
     csrc/cuda/program/rows.cu
     csrc/cuda/program/steps.cu
     csrc/cuda/table.cpp)
@@ -61,7 +63,7 @@ if(build_cuda)
     find_package(CUDAToolkit REQUIRED)
     set(TQS_CUDA_SOURCES ${cuda_sources})
     # Multiply-adds are written out where they are meant: no element differs for the kernel or the loop it was inlined in.
-    foreach(family attention depthwise elementwise layer movement products rows steps)
+    foreach(family attention depthwise elementwise layer movement noise products rounding rows steps)
         set_source_files_properties(csrc/cuda/program/${family}.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
     endforeach()
     if("90a" IN_LIST TQS_CUDA_ARCHITECTURES)
@@ -94,6 +96,10 @@ elseif(TQS_CUDA STREQUAL "EMULATED")
             LANGUAGE CXX
             COMPILE_OPTIONS "-x;c++;-Wno-unknown-pragmas"
             INCLUDE_DIRECTORIES ${CMAKE_CURRENT_SOURCE_DIR}/tests/native/cuda_emulator)
+    endforeach()
+    # Whose bits are those of the processor's files.
+    foreach(family noise rounding)
+        set_property(SOURCE csrc/cuda/program/${family}.cu APPEND PROPERTY COMPILE_OPTIONS -ffp-contract=off)
     endforeach()
     set_source_files_properties(csrc/cuda/table.cpp PROPERTIES COMPILE_DEFINITIONS
         "TQS_CUDA_ARCHITECTURES=\"emulated\"")

@@ -19,6 +19,7 @@ from cases.ops import CASES
 from checking import same_bits
 from programs import Native, draw
 from test_program_ops import TANGENTS, check_values_and_tangents
+from tqs_fast import _cuda_weights
 from tqs_fast._native import core
 from tqs_fast.capture import capture
 from tqs_fast.engines.native_call import Place
@@ -191,6 +192,8 @@ def here_and_there(monkeypatch, run):
     with monkeypatch.context() as patched:
         if EMULATED:
             patched.setattr(Place, "of", classmethod(lambda cls, module: GPU))
+            patched.setattr(_cuda_weights, "on_device", lambda tensor: True)
+            patched.setattr(_cuda_weights, "_place", lambda tensor: (0, 0))
         return here, run()
 
 

@@ -6,6 +6,9 @@ horizon and contexts would have taken as long.
 
     python bench/gpu/score_forecaster.py --out bench/results/score_forecaster.json
     python bench/gpu/score_forecaster.py --width 256 --layers 2 --device cpu       to try it
+
+`--stream` keeps the weights in host memory and lets half of their bytes be the memory limit of the GPU, so that most of
+them pass through it at every step (engine="native:cuda"; `Adjoint` would differentiate on the CPU and is left out).
 """
 
 from __future__ import annotations
@@ -76,13 +79,20 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 8])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--memory-limit", type=int)
+    parser.add_argument("--stream", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    system = forecaster(width=options.width, layers=options.layers, context=options.context, device=options.device)
+    if options.stream and options.device == "cpu":
+        parser.error("--stream brings weights to a GPU; leave out --device cpu")
+    home, engine = ("cpu", f"native:{options.device}") if options.stream else (options.device, "native")
+    system = forecaster(width=options.width, layers=options.layers, context=options.context, device=home)
+    if options.stream:
+        options.methods = [name for name in options.methods if name != "adjoint"]
+        options.memory_limit = options.memory_limit or sum(p.numel() * 2 for p in system.module.parameters())
     contexts = torch.randn(options.count, options.context, 1, generator=torch.Generator().manual_seed(1))
 
     def roll() -> Any:
-        return tqs.rollout(system, contexts, horizon=options.horizon, engine="native")
+        return tqs.rollout(system, contexts, horizon=options.horizon, engine=engine)
 
     first = timed(roll, options.device)
     rollout = min(timed(roll, options.device) for _ in range(3))
@@ -93,6 +103,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": machine, "torch": torch.__version__, "tqs-fast": tqs.__version__,
         "parameters": sum(p.numel() for p in system.module.parameters()), "horizon": options.horizon,
+        "engine": engine, "memory_limit": options.memory_limit,
         "contexts": options.count, "context": options.context, "first_rollout_seconds": first,
         "rollout_seconds": rollout, "methods": {},
     }  # fmt: skip
@@ -102,7 +113,7 @@ def main() -> None:
         def score(method: Any = method) -> Any:
             return tqs.score(
                 system, horizon=options.horizon, initial=tqs.Contexts(contexts), method=method,
-                memory_limit=options.memory_limit,
+                memory_limit=options.memory_limit, engine=engine if options.stream else "auto",
             )  # fmt: skip
 
         with Peak(options.device) as peak:

@@ -6,6 +6,8 @@
 #pragma once
 
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "backend/kernel_table.h"
 #include "backend/place.h"
@@ -57,6 +59,26 @@ struct MoveTask {
     const std::int64_t* clock;
 };
 
+// to = from [elements], with noise at [begin, begin + count): element begin + i gets `scale` times element i of the
+// stream of normal numbers (core/rng.h), summed in float64 and rounded once. The bits of the host's. May be in place.
+struct NoiseTask {
+    Precision precision;
+    const void* from;
+    void* to;
+    std::int64_t elements, begin, count;
+    double scale;
+    std::uint64_t seed, stream;
+};
+
+// values = what the codes of the weights stand for, [rows, columns] both: the bits of `quantize` and `dequantize`.
+struct RoundTask {
+    const float* weights;  // finite
+    float* values;
+    std::int64_t rows, columns, group_size;
+    int bits;
+    bool symmetric, search;
+};
+
 // What leaves the step `clock` of a rollout (rollout/collect.h): lanes [first, first + lanes) of `output`
 // [samples, block, channels], as value time = (began + clock) * block + b < values.
 struct CollectTask {
@@ -78,6 +100,17 @@ class Replay {
     virtual void run() = 0;
 };
 
+// Copies from the memory of this process, which is page-locked (cuda::pin), into places on the device, beside the work
+// that is enqueued there. A number names a copy until the next of that number.
+class Feed {
+  public:
+    virtual ~Feed() = default;
+    // Copies once all that has been enqueued by now is done; meanwhile other work goes on.
+    virtual void copy(int number, char* to, const void* from, std::int64_t bytes) = 0;
+    // What is enqueued from now on begins after that copy.
+    virtual void await(int number) = 0;
+};
+
 class Device : public Place {
   public:
     Device* device() override { return this; }
@@ -92,6 +125,9 @@ class Device : public Place {
     virtual void move(const MoveTask& task) = 0;
     virtual void collect(const CollectTask& task) = 0;
     virtual void advance(std::int64_t* clock) = 0;
+    virtual void add_noise(const NoiseTask& task) = 0;
+    // Copies numbered 0 ... numbers - 1. Null where nothing is copied. Not to be recorded.
+    virtual std::unique_ptr<Feed> feed(int numbers) = 0;
 
     // `work` enqueues the same work every time and has done so before. It is not done now.
     virtual std::unique_ptr<Replay> record(const std::function<void()>& work) = 0;
@@ -103,6 +139,14 @@ namespace cuda {
 std::unique_ptr<tqs::Device> open(int device, std::uintptr_t stream);
 // The table of `open`'s kernels.
 const ProgramKernels& program_kernels();
+
+// Keeps memory of this process [begin, end) page-locked, so that a GPU reads it beside other work, until the last copy
+// of what is returned is gone. Ranges may overlap; what is page-locked already stays as it is.
+std::vector<std::shared_ptr<const void>> pin(const std::vector<std::pair<const void*, const void*>>& ranges);
+
+// On arrays of the caller on `device`, enqueued on its `stream`.
+void add_noise(const NoiseTask& task, int device, std::uintptr_t stream);
+void round_weights(const RoundTask& task, const ScaleRatios& ratios, int device, std::uintptr_t stream);
 
 }  // namespace cuda
 

@@ -86,6 +86,8 @@ py::dict describe(const RolloutUse& use) {
     result["tile_samples"] = use.largest.samples;
     result["tile_bytes"] = use.tile_bytes;
     result["predicted_bytes"] = use.predicted;
+    result["constant_bytes"] = use.constants;
+    result["streamed_bytes"] = use.streamed;
     return result;
 }
 
@@ -94,10 +96,12 @@ py::dict describe(const RolloutUse& use) {
 void bind_program(py::module_& m) {
     py::class_<Program>(m, "Program")
         .def(py::init([](const py::object& program, const std::map<int, Address>& constants,
-                         const std::vector<PackedView>& packed, int device) {
-                 return std::make_unique<Program>(convert(program, constants, packed), device);
+                         const std::vector<PackedView>& packed, int device, bool constants_here, const py::object&) {
+                 return std::make_unique<Program>(convert(program, constants, packed), device, constants_here);
              }),
-             py::arg("program"), py::kw_only(), py::arg("constants"), py::arg("packed"), py::arg("device"))
+             // page-locked constants are let go before their memory
+             py::keep_alive<1, 7>(), py::arg("program"), py::kw_only(), py::arg("constants"), py::arg("packed"),
+             py::arg("device"), py::arg("constants_here"), py::arg("held"))
         .def_property_readonly("arena_bytes", &Program::arena_bytes)
         .def_property_readonly("state_bytes", &Program::state_bytes)
         .def_property_readonly("packed_bytes", &Program::packed_bytes)

@@ -1,3 +1,4 @@
+#include "backend/device.h"
 #include "bindings/bindings.h"
 #include "core/check.h"
 #include "quant/dequantize.h"
@@ -91,6 +92,16 @@ void bind_quant(py::module_& m) {
                   int8 ? Activation::int8 : Activation::exact, threads);
         },
         unlocked());
+    m.def(
+        "round_cuda",
+        [](Address weights, Address values, std::int64_t rows, std::int64_t columns, int bits, std::int64_t group_size,
+           bool symmetric, bool mse, int device, Address stream) {
+            cuda::round_weights({at_address<const float>(weights), at_address<float>(values), rows, columns, group_size,
+                                 bits, symmetric, mse},
+                                scale_ratios(bits, symmetric), device, stream);
+        },
+        py::kw_only(), py::arg("weights"), py::arg("values"), py::arg("rows"), py::arg("columns"), py::arg("bits"),
+        py::arg("group_size"), py::arg("symmetric"), py::arg("mse"), py::arg("device"), py::arg("stream"), unlocked());
     m.def("cuda_prepacked_bytes", [](const PackedView& packed) {
         check_packed("prepack", packed);
         return cuda::prepacked_bytes(packed);

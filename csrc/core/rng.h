@@ -10,13 +10,11 @@
 //   per normal keeps element i addressable, which Box-Muller's pairs and rejection methods do not. |normal| < 6.4.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
-namespace tqs {
+#include "core/normal.h"
 
-// The raw generator, public so that it can be checked against the published vectors.
-std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key);
+namespace tqs {
 
 // Elements [offset, offset + count) of the stream into out[count].
 void fill_uniform(float* out, std::int64_t count, std::uint64_t seed, std::uint64_t stream, std::uint64_t offset);

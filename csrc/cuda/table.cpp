@@ -1,11 +1,23 @@
 // The CUDA backend as the callers see it (backend/kernel_table.h). Its twin is no_cuda/table.cpp.
+#include "backend/device.h"
 #include "cuda/check.h"
 #include "cuda/device_properties.h"
 #include "cuda/kernels.h"
 #include "cuda/layout.h"
 #include "cuda/plan.h"
+#include "cuda/program/context.h"
+#include "cuda/program/variants.h"
 
 namespace tqs::cuda {
+
+template <class Work>
+static void on_stream(int device, std::uintptr_t stream, const Work& work) {
+    const DeviceScope scope("engine", device);
+    Context context(reinterpret_cast<cudaStream_t>(stream));
+    const ContextScope current(context);
+    work();
+}
+
 bool built() {
     return true;
 }
@@ -54,6 +66,14 @@ std::int64_t qgemm(const QgemmTask& task, DType dtype, Activation activation, Wo
     multiply_prepacked(task, plan, dtype, activation == Activation::int8, workspace.bytes,
                        reinterpret_cast<cudaStream_t>(stream));
     return 0;
+}
+
+void add_noise(const NoiseTask& task, int device, std::uintptr_t stream) {
+    on_stream(device, stream, [&] { add_noise(task); });
+}
+
+void round_weights(const RoundTask& task, const ScaleRatios& ratios, int device, std::uintptr_t stream) {
+    on_stream(device, stream, [&] { round_weights(task, ratios); });
 }
 
 }  // namespace tqs::cuda

@@ -35,7 +35,6 @@ void check(const Program& program, const StretchingTask& task) {
 
 RolloutUse run_stretching(const Program& program, const StretchingTask& task, const Interrupt& interrupt) {
     check(program, task);
-    const Stages stages{&program, nullptr};
     const std::int64_t N = task.samples, K = task.directions, intervals = intervals_of(task);
     std::fill_n(task.logs, task.blocks * N * K, 0.0);
     std::fill_n(task.condition, N, 1.0);
@@ -43,6 +42,8 @@ RolloutUse run_stretching(const Program& program, const StretchingTask& task, co
     const std::vector<bool> seeded(task.states.size(), true);
     // Together: a frame is factored as a whole.
     const std::shared_ptr<Place> place = program.place(task.stream);
+    Residence residence(program, nullptr, *place);
+    const Stages stages{&program, nullptr, &residence};
     const Rollout rollout{.changed = std::vector<std::vector<int>>(static_cast<std::size_t>(K)),
                           .seeded = seeded,
                           .samples = N,

@@ -47,6 +47,18 @@ std::unique_ptr<tqs::Device> open(int, std::uintptr_t) {
     refuse("Program");
 }
 
+std::vector<std::shared_ptr<const void>> pin(const std::vector<std::pair<const void*, const void*>>&) {
+    refuse("Program");
+}
+
+void add_noise(const NoiseTask&, int, std::uintptr_t) {
+    refuse("noise");
+}
+
+void round_weights(const RoundTask&, const ScaleRatios&, int, std::uintptr_t) {
+    refuse("round");
+}
+
 const ProgramKernels& program_kernels() {
     refuse("Program");
 }

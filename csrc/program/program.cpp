@@ -23,13 +23,15 @@ std::int64_t elements(const ValueSpec& value) {
 
 }  // namespace
 
-Program::Program(ProgramSpec spec, int device)
+Program::Program(ProgramSpec spec, int device, bool here)
     : spec_(std::move(spec)),
       device_(device),
+      here_(here),
       kernels_(device == kHost ? &active_table().program : &cuda::program_kernels()) {
     check_indices();
     check_views();
     prepack_weights();
+    if (here_) pin_constants();
     make_ops();
     strips_ = device_ == kHost ? find_strips(spec_, ops_) : no_strips(spec_);
     plan();
@@ -141,6 +143,23 @@ void Program::prepack_weights() {
         packed_.push_back({weight, prepared_.back()->panels.get()});
         packed_bytes_ += active_table().prepacked_bytes(weight);
     }
+}
+
+void Program::pin_constants() {
+    std::vector<std::pair<const void*, const void*>> ranges;
+    for (const BufferSpec& buffer : spec_.buffers) {
+        if (buffer.kind != BufferKind::constant) continue;
+        const char* begin = static_cast<const char*>(buffer.data);
+        ranges.emplace_back(begin, begin + buffer.elements * precision_bytes(buffer.precision));
+    }
+    pinned_ = cuda::pin(ranges);
+}
+
+int Program::packed_constant(std::size_t node) const {
+    const int input = ops_[node]->packed_input();
+    return input < 0 ? -1
+                     : spec_.values[static_cast<std::size_t>(spec_.nodes[node].inputs[static_cast<std::size_t>(input)])]
+                           .buffer;
 }
 
 void Program::make_ops() {

@@ -16,10 +16,14 @@ class Program {
   public:
     // Checks every index and every view, makes the ops and packs the constants for the instruction set in use.
     // Constants stay where they are: the caller keeps them alive. `device` >= 0: the program runs on that GPU, where
-    // its constants and packed weights already are. Throws ArgumentError, Error.
-    explicit Program(ProgramSpec spec, int device = kHost);
+    // its packed weights already are, and its constants, unless they are `here`, in the memory of this process: it is
+    // then page-locked, and a rollout brings them (rollout/residence.h). Throws ArgumentError, Error.
+    explicit Program(ProgramSpec spec, int device = kHost, bool here = false);
 
     static constexpr int kHost = -1;
+
+    // Whether it runs on a device and its constants lie in the memory of this process.
+    bool constants_here() const { return here_; }
 
     const ProgramSpec& spec() const { return spec_; }
     int device() const { return device_; }
@@ -29,7 +33,9 @@ class Program {
     const Op& op(std::size_t node) const { return *ops_[node]; }
     // Bytes of the prepacked weights.
     std::int64_t packed_bytes() const { return packed_bytes_; }
-    // Of the constant that the node packs (on a device: the constant itself); null if it packs none.
+    // The constant that the node packs: its buffer; -1: none.
+    int packed_constant(std::size_t node) const;
+    // Of that constant (on a device: its data); null if there is none.
     const void* panels(std::size_t node) const { return panels_[node]; }
     // Byte offset of an arena buffer, per (lane, sample): multiply by their number.
     std::int64_t arena_offset(int buffer) const { return offsets_[static_cast<std::size_t>(buffer)]; }
@@ -51,6 +57,7 @@ class Program {
 
   private:
     void prepack_weights();
+    void pin_constants();
     bool is_kept(int buffer) const;
     void check_indices() const;
     void check_views() const;
@@ -59,7 +66,9 @@ class Program {
 
     ProgramSpec spec_;
     int device_;
+    bool here_;
     const ProgramKernels* kernels_;
+    std::vector<std::shared_ptr<const void>> pinned_;
     std::vector<PlacedWeight> packed_;  // read by the ops
     std::vector<std::unique_ptr<Prepared>> prepared_;
     std::unique_ptr<Device> keeper_;  // of the prepacked weights on a device

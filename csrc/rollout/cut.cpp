@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <set>
 #include <utility>
 
 #include "core/check.h"
@@ -67,12 +66,16 @@ std::int64_t device_limit(Device& device, std::int64_t memory_limit) {
     return static_cast<std::int64_t>(kDeviceShare * static_cast<double>(device.available()));
 }
 
+std::int64_t fewest_lanes(const Rollout& rollout) {
+    return rollout.together ? static_cast<std::int64_t>(rollout.changed.size()) : 1;
+}
+
 // On a device memory grows with units, from what does not depend on them.
 Units count_device_units(const Stages& stages, Device& device, const Rollout& rollout, std::int64_t limit) {
-    const std::int64_t own = rollout.tangent ? 1 : 0;
-    const std::int64_t lanes = rollout.together ? static_cast<std::int64_t>(rollout.changed.size()) : 1;
-    const std::int64_t one = predict_bytes(stages, device, rollout, {0, lanes, 1});
-    const std::int64_t each = predict_bytes(stages, device, rollout, {0, lanes, 2}) - one;  // of own + lanes units
+    const std::int64_t own = rollout.tangent ? 1 : 0, lanes = fewest_lanes(rollout);
+    const std::int64_t held = stages.residence->resident_bytes();
+    const std::int64_t one = held + predict_bytes(stages, device, rollout, {0, lanes, 1});
+    const std::int64_t each = held + predict_bytes(stages, device, rollout, {0, lanes, 2}) - one;  // own + lanes units
     require(one <= limit, "rollout", "a memory limit of ", limit, " bytes is too small for a rollout that takes ", one,
             " bytes on the device; raise it, or use fewer tangents at once");
     const std::int64_t allowed = (1 + (limit - one) / std::max<std::int64_t>(1, each)) * (own + lanes);
@@ -207,20 +210,29 @@ std::vector<Piece> Cutter::pieces() const {
     return pieces;
 }
 
+// Constants are streamed where they do not fit beside the smallest tile that there may be.
+void place_constants(const Stages& stages, Device& device, const Rollout& rollout, std::int64_t limit) {
+    std::int64_t lane = 0, most = 0;
+    const std::int64_t lanes = fewest_lanes(rollout);
+    for (std::int64_t first = 0; first + lanes <= static_cast<std::int64_t>(rollout.changed.size()); ++first) {
+        const std::int64_t drawn = rollout.drawn_bytes({first, lanes, 1});
+        if (drawn > most) lane = first, most = drawn;
+    }
+    const std::int64_t least = predict_bytes(stages, device, rollout, {lane, lanes, 1});
+    if (stages.residence->resident_bytes() + least > limit) stages.residence->stream_all();
+}
+
 // Tables of lanes and constants that lanes draw are no part of what grows with units: where they are what is too much,
 // tiles become smaller until all fit.
 std::vector<Piece> cut_for_device(const Stages& stages, Device& device, const Rollout& rollout, std::int64_t limit) {
     Units units = count_device_units(stages, device, rollout, limit);
     for (;;) {
         std::vector<Piece> pieces = Cutter(stages, rollout, 1, units).pieces();
-        std::int64_t most = 0;
-        std::set<std::pair<std::int64_t, std::int64_t>> seen;
-        for (const Piece& piece : pieces) {
-            const std::int64_t drawn = rollout.drawn_bytes(piece);
-            if (!seen.emplace(piece.lanes * piece.samples, drawn).second) continue;
-            most = std::max(most, predict_bytes(stages, device, rollout, piece));
+        const std::int64_t most = predict_most(stages, device, rollout, pieces);
+        if (most <= limit) {
+            stages.residence->keep(limit - most);
+            return pieces;
         }
-        if (most <= limit) return pieces;
         require(units.allowed > 1 + units.own, "rollout", "a memory limit of ", limit,
                 " bytes is too small for a rollout that takes ", most,
                 " bytes on the device; raise it, or change fewer weights per lane");
@@ -234,7 +246,11 @@ std::vector<Piece> cut_for_device(const Stages& stages, Device& device, const Ro
 std::vector<Piece> cut(const Stages& stages, Place& place, const Rollout& rollout, int threads,
                        std::int64_t memory_limit) {
     if (Device* device = place.device()) {
-        return cut_for_device(stages, *device, rollout, device_limit(*device, memory_limit));
+        const std::int64_t limit = device_limit(*device, memory_limit);
+        place_constants(stages, *device, rollout, limit);
+        std::vector<Piece> pieces = cut_for_device(stages, *device, rollout, limit);
+        stages.residence->bring();
+        return pieces;
     }
     const std::int64_t workers = threads == 0 ? default_threads() : threads;
     return Cutter(stages, rollout, workers, count_units(stages, rollout, workers, memory_limit)).pieces();

@@ -36,7 +36,8 @@ struct Rollout {
 // bytes (0: none) hold for all threads together. Costly pieces come first. Throws ArgumentError where not even one lane
 // of one sample fits.
 //
-// On a device, tiles are as large as its memory (or `memory_limit`) allows, by a dry run.
+// On a device, tiles are as large as its memory (or `memory_limit`) allows, by a dry run; the constants are then where
+// stages.residence says, which is not null.
 std::vector<Piece> cut(const Stages& stages, Place& place, const Rollout& rollout, int threads,
                        std::int64_t memory_limit);
 

@@ -6,6 +6,10 @@ Failure find_non_finite(Stages stages, const TangentTask& task, const Interrupt&
     const std::int64_t N = task.samples, K = task.tangents;
     Failure earliest{-1, -1, -1, -1};
     const std::shared_ptr<Place> place = stages.program->place(task.stream);
+    Residence residence(*stages.program, stages.prologue, *place);
+    stages.residence = &residence;
+    residence.stream_all();
+    residence.bring();
     for (std::int64_t sample = 0; sample < N; ++sample) {
         std::vector<bool> seeded;
         for (const void* seed : task.seeds) seeded.push_back(seed != nullptr);

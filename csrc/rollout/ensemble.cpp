@@ -5,7 +5,6 @@
 #include <set>
 
 #include "core/check.h"
-#include "core/half.h"
 #include "core/rng.h"
 #include "rollout/collect.h"
 #include "rollout/predict.h"
@@ -48,7 +47,7 @@ void add_noise(const Variant& variant, const void* constant, std::int64_t elemen
     constexpr std::int64_t kBlock = 256;
     const T* from = static_cast<const T*>(constant);
     T* to = static_cast<T*>(out);
-    if (from != to) std::copy(from, from + elements, to);
+    std::copy(from, from + elements, to);
     float normal[kBlock];
     for (std::int64_t begin = 0; begin < variant.count; begin += kBlock) {
         const std::int64_t count = std::min(kBlock, variant.count - begin);
@@ -60,31 +59,22 @@ void add_noise(const Variant& variant, const void* constant, std::int64_t elemen
     }
 }
 
-auto noise_for(Precision precision) {
-    switch (precision) {
-        case Precision::float32:
-            return add_noise<float>;
-        case Precision::float64:
-            return add_noise<double>;
-        case Precision::bfloat16:
-            return add_noise<Bfloat16>;
-        default:
-            return add_noise<Float16>;
-    }
-}
-
-// The constant with its noise, at `place`; drawn here, so that the bits are the same everywhere.
-PlaceBytes draw(Place& place, const Variant& variant, const BufferSpec& buffer, std::int64_t bytes) {
-    const auto add = noise_for(buffer.precision);
+// The constant with its noise, at `place`: the same bits everywhere.
+PlaceBytes draw(Place& place, const Residence& residence, const Variant& variant, const BufferSpec& buffer,
+                std::int64_t bytes) {
     PlaceBytes drawn = place.allocate(bytes);
-    if (!place.device()) {
+    if (Device* device = place.device()) {
+        const void* from = residence.data(variant.buffer);
+        if (residence.streams(variant.buffer)) {
+            place.write(drawn.get(), 0, from, 0, bytes, 1);
+            from = drawn.get();
+        }
+        device->add_noise({buffer.precision, from, drawn.get(), buffer.elements, variant.begin, variant.count,
+                           variant.scale, variant.seed, variant.stream});
+    } else {
+        const auto add = buffer.precision == Precision::float32 ? add_noise<float> : add_noise<double>;
         add(variant, buffer.data, buffer.elements, drawn.get());
-        return drawn;
     }
-    const AlignedBytes here = allocate_aligned(bytes);
-    place.read(here.get(), 0, static_cast<const char*>(buffer.data), 0, bytes, 1);
-    add(variant, here.get(), buffer.elements, here.get());
-    place.write(drawn.get(), 0, here.get(), 0, bytes, 1);
     return drawn;
 }
 
@@ -122,8 +112,8 @@ struct TileVariants {
     std::int64_t bytes = 0;
 };
 
-TileVariants gather_variants(const Program& program, Place& place, const EnsembleTask& task, std::int64_t first,
-                             std::int64_t lanes) {
+TileVariants gather_variants(const Program& program, Place& place, const Residence& residence, const EnsembleTask& task,
+                             std::int64_t first, std::int64_t lanes) {
     TileVariants result;
     std::map<int, const void*> done;
     for (std::int64_t lane = 0; lane < lanes; ++lane) {
@@ -134,7 +124,7 @@ TileVariants gather_variants(const Program& program, Place& place, const Ensembl
             if (!data && variant.data) data = variant.data;
             if (!data) {
                 const std::int64_t bytes = buffer.elements * precision_bytes(buffer.precision);
-                result.drawn.push_back(draw(place, variant, buffer, bytes));
+                result.drawn.push_back(draw(place, residence, variant, buffer, bytes));
                 result.bytes += bytes;
                 data = result.drawn.back().get();
             }
@@ -156,6 +146,8 @@ RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt
     const std::int64_t item = precision_bytes(program.buffer_of(spec.output).precision);
     const std::int64_t N = task.samples, T = task.values, C = shape.channels;
     const std::shared_ptr<Place> place = program.place(task.stream);
+    Residence residence(program, stages.prologue, *place);
+    stages.residence = &residence;
     const auto wanted = [&](const Piece& piece, std::int64_t sample) {
         const auto at = [&](const void* rows, std::int64_t row) {
             return rows ? static_cast<const char*>(rows) + row * C * item : nullptr;
@@ -184,14 +176,18 @@ RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt
                           .drawn_bytes = [&](const Piece& piece) { return drawn_bytes(program, task, piece); }};
     const std::vector<Piece> pieces = cut(stages, *place, rollout, task.threads, task.memory_limit);
     RolloutUse use{largest(pieces), 0};
-    if (Device* device = place->device()) use.predicted = predict_bytes(stages, *device, rollout, use.largest);
+    if (Device* device = place->device()) {
+        use.constants = residence.resident_bytes();
+        use.streamed = residence.streamed_bytes();
+        use.predicted = predict_most(stages, *device, rollout, pieces);
+    }
     std::mutex mutex;
 
     for_each_tile(
         pieces, N, place->device() ? 1 : task.threads, interrupt,
         [&](std::int64_t lane, std::int64_t tile_lanes, std::int64_t sample, std::int64_t samples,
             const std::function<void()>& stop) {
-            TileVariants variants = gather_variants(program, *place, task, lane, tile_lanes);
+            TileVariants variants = gather_variants(program, *place, residence, task, lane, tile_lanes);
             TileRun tile(stages, place, {tile_lanes, samples, false}, variants.constants, task.inputs, task.input_steps,
                          sample, {});
             for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
@@ -213,8 +209,8 @@ RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt
                 }
             }
             const std::lock_guard lock(mutex);
-            use.tile_bytes =
-                std::max(use.tile_bytes, tile.allocated_bytes() + collector.allocated_bytes() + variants.bytes);
+            use.tile_bytes = std::max(
+                use.tile_bytes, use.constants + tile.allocated_bytes() + collector.allocated_bytes() + variants.bytes);
         });
     return use;
 }

@@ -43,8 +43,10 @@ struct EnsembleTask {
 
 struct RolloutUse {
     Piece largest;               // of a tile
-    std::int64_t tile_bytes;     // largest, as allocated
-    std::int64_t predicted = 0;  // on a device: of the largest, before it was (rollout/predict.h)
+    std::int64_t tile_bytes;     // largest, as allocated, and the constants below
+    std::int64_t predicted = 0;  // on a device, before it was (rollout/predict.h), likewise
+    std::int64_t constants = 0;  // on a device: brought there for the rollout,
+    std::int64_t streamed = 0;   // and for every step of a tile
 };
 
 // Throws ArgumentError, Interrupted. Results do not depend on threads or memory limit.

@@ -30,6 +30,8 @@ class Counter : public Device {
     void move(const MoveTask&) override {}
     void collect(const CollectTask&) override {}
     void advance(std::int64_t*) override {}
+    void add_noise(const NoiseTask&) override {}
+    std::unique_ptr<Feed> feed(int) override { return nullptr; }
     std::unique_ptr<Replay> record(const std::function<void()>&) override { return nullptr; }
 
   private:
@@ -58,10 +60,23 @@ std::int64_t predict_bytes(const Stages& stages, Device& place, const Rollout& r
         inputs.push_back({nullptr, rollout.input_steps});
     }
     const std::size_t leaves = stages.program->spec().states.size();
-    const Tile first(stages.first(), counter, extent, constants, inputs, rollout.seeded);
-    if (stages.prologue) Tile(*stages.program, counter, extent, constants, {}, std::vector<bool>(leaves, true));
+    const Tile first(stages.first(), counter, extent, constants, inputs, rollout.seeded, stages.residence);
+    if (stages.prologue) {
+        Tile(*stages.program, counter, extent, constants, {}, std::vector<bool>(leaves, true), stages.residence);
+    }
     const Collector collector(*stages.program, *counter, extent, rollout.values, rollout.wanted(piece));
     return counter->bytes() + rollout.drawn_bytes(piece);
+}
+
+std::int64_t predict_most(const Stages& stages, Device& place, const Rollout& rollout,
+                          const std::vector<Piece>& pieces) {
+    std::int64_t most = 0;
+    std::set<std::pair<std::int64_t, std::int64_t>> seen;
+    for (const Piece& piece : pieces) {
+        if (!seen.emplace(piece.lanes * piece.samples, rollout.drawn_bytes(piece)).second) continue;
+        most = std::max(most, predict_bytes(stages, place, rollout, piece));
+    }
+    return stages.residence->resident_bytes() + most;
 }
 
 }  // namespace tqs

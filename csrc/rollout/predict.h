@@ -10,4 +10,8 @@ namespace tqs {
 // at once; `place` is asked for the scratch of its kernels.
 std::int64_t predict_bytes(const Stages& stages, Device& place, const Rollout& rollout, const Piece& piece);
 
+// The most that a tile of any of the pieces takes, with the constants that lie on the device during the rollout.
+std::int64_t predict_most(const Stages& stages, Device& place, const Rollout& rollout,
+                          const std::vector<Piece>& pieces);
+
 }  // namespace tqs

@@ -26,7 +26,7 @@ Operand Tile::operand_of(const Regime& regime, int value) {
     const bool shared = regime.shared[at(view.buffer)];
     switch (buffer.kind) {
         case BufferKind::constant: {
-            operand.data = const_cast<char*>(static_cast<const char*>(buffer.data) + offset);
+            operand.data = const_cast<char*>(static_cast<const char*>(constant(view.buffer)) + offset);
             if (const auto found = constants_.find(view.buffer); found != constants_.end()) {
                 auto table = std::make_unique<std::vector<void*>>();
                 for (const void* data : found->second) {
@@ -132,6 +132,9 @@ void Tile::build(Regime& regime) {
         const bool once = is_shared(frame.out[0]);
         frame.extent = {once ? 1 : extent_.lanes, extent_.samples, extent_.tangent && !once};
         frame.panels.shared = program_.panels(index);
+        if (const int packed = program_.packed_constant(index); packed >= 0 && place_->device()) {
+            frame.panels.shared = constant(packed);
+        }
         if (!panel_lanes_[index].empty()) frame.panels.lanes = panel_lanes_[index].data();
         scratch = std::max(scratch, program_.op(index).scratch_bytes(frame));
         regime.frames.push_back(frame);

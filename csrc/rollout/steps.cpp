@@ -75,6 +75,27 @@ void Tile::run_moves(const Regime& regime, std::size_t first, std::size_t end, b
     }
 }
 
+void Tile::run_node(Regime& regime, std::size_t node, std::int64_t t) {
+    const bool streamed = feed_ && passing_[next_passing_].node == node;
+    if (streamed) feed_->await(static_cast<int>(next_passing_));
+    regime.frames[node].step = t;
+    run_moves(regime, regime.begins[node], regime.begins[node + 1], true);
+    program_.op(node).run(regime.frames[node]);
+    run_moves(regime, regime.begins[node], regime.begins[node + 1], false);
+    if (streamed) pass_on();
+}
+
+// The slot of the constant just read goes to the next one that has it, in this step or in the next.
+void Tile::pass_on() {
+    const char* const slot = passing_[next_passing_].to;
+    const std::size_t count = passing_.size();
+    std::size_t next = next_passing_;
+    do next = (next + 1) % count;
+    while (passing_[next].to != slot);
+    if (next != next_passing_) copy_constant(next);
+    next_passing_ = (next_passing_ + 1) % count;
+}
+
 void Tile::step(std::int64_t t, const Collect& collect) {
     const auto all = [](std::size_t) {
         return true;
@@ -84,7 +105,8 @@ void Tile::step(std::int64_t t, const Collect& collect) {
     place_->within([&] {
         if (regime.replay) return regime.replay->run();
         const bool again = regime.runs++ > 0;
-        if (!again || changes_) return take_step(regime, t, collect, all);
+        // Copies on another stream are not recorded: a step that brings gigabytes takes far longer than its launches.
+        if (!again || changes_ || feed_) return take_step(regime, t, collect, all);
         regime.replay = place_->device()->record([&] { take_step(regime, t, collect, all); });
         regime.replay->run();
     });

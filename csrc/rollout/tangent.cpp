@@ -68,6 +68,8 @@ RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt&
     std::vector<bool> seeded;
     for (const void* seed : task.seeds) seeded.push_back(seed != nullptr);
     const std::shared_ptr<Place> place = program.place(task.stream);
+    Residence residence(program, stages.prologue, *place);
+    stages.residence = &residence;
     const auto wanted = [&](const Piece& piece, std::int64_t sample) {
         std::vector<Wanted> result;
         if (task.outputs && piece.lane == 0) {
@@ -97,7 +99,11 @@ RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt&
                           .wanted = [&](const Piece& piece) { return wanted(piece, 0); }};
     const std::vector<Piece> pieces = cut(stages, *place, rollout, task.threads, task.memory_limit);
     RolloutUse use{largest(pieces), 0};
-    if (Device* device = place->device()) use.predicted = predict_bytes(stages, *device, rollout, use.largest);
+    if (Device* device = place->device()) {
+        use.constants = residence.resident_bytes();
+        use.streamed = residence.streamed_bytes();
+        use.predicted = predict_most(stages, *device, rollout, pieces);
+    }
     std::mutex mutex;
 
     for_each_tile(pieces, N, place->device() ? 1 : task.threads, interrupt,
@@ -133,7 +139,8 @@ RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt&
                           }
                       }
                       const std::lock_guard lock(mutex);
-                      use.tile_bytes = std::max(use.tile_bytes, tile.allocated_bytes() + collector.allocated_bytes());
+                      const std::int64_t taken = tile.allocated_bytes() + collector.allocated_bytes();
+                      use.tile_bytes = std::max(use.tile_bytes, use.constants + taken);
                   });
     return use;
 }

@@ -12,6 +12,9 @@ std::int64_t aligned(std::int64_t bytes) {
     return (bytes + 63) / 64 * 64;
 }
 
+// Of its memory that streamed constants pass through: one is read while the other is filled.
+constexpr std::size_t kSlots = 2;
+
 std::size_t at(int index) {
     return static_cast<std::size_t>(index);
 }
@@ -31,12 +34,13 @@ LeafRows rows_of(const StateSpec& state, const BufferSpec& buffer, std::int64_t 
 }  // namespace
 
 Tile::Tile(const Program& program, std::shared_ptr<Place> place, Extent extent, LaneConstants constants,
-           std::vector<InputSeries> inputs, std::vector<bool> seeded)
+           std::vector<InputSeries> inputs, std::vector<bool> seeded, const Residence* residence)
     : program_(program),
       place_(std::move(place)),
       extent_(extent),
       constants_(std::move(constants)),
-      inputs_(std::move(inputs)) {
+      inputs_(std::move(inputs)),
+      residence_(residence) {
     const ProgramSpec& spec = program.spec();
     state_of_.assign(spec.buffers.size(), -1);
     input_of_.assign(spec.buffers.size(), -1);
@@ -53,6 +57,7 @@ Tile::Tile(const Program& program, std::shared_ptr<Place> place, Extent extent, 
     first_.shared = std::move(sharing.first);
     later_.shared = std::move(sharing.later);
     for (std::size_t node = 0; node < spec.nodes.size(); ++node) changes_ = changes_ || program.op(node).changes();
+    stream_constants();
     pack_constants();
     allocate();
     build(later_);
@@ -63,6 +68,44 @@ char* Tile::take(std::int64_t bytes) {
     memory_.push_back(place_->allocate(bytes));
     allocated_ += bytes;
     return memory_.back().get();
+}
+
+// The first constants are copied here, each of the others once the node that reads the one before it in its slot is
+// enqueued (Tile::pass_on).
+void Tile::stream_constants() {
+    if (!residence_) return;
+    const ProgramSpec& spec = program_.spec();
+    for (std::size_t node = 0; node < spec.nodes.size(); ++node) {
+        const int buffer = program_.packed_constant(node);
+        if (buffer < 0 || !residence_->streams(buffer)) continue;
+        const BufferSpec& constant = spec.buffers[at(buffer)];
+        passing_.push_back({node, buffer, constant.elements * precision_bytes(constant.precision), nullptr});
+    }
+    std::int64_t largest = 0;
+    for (const Passing& passing : passing_) largest = std::max(largest, passing.bytes);
+    const std::size_t slots = std::min(kSlots, passing_.size());
+    char* memory[kSlots] = {};
+    for (std::size_t slot = 0; slot < slots; ++slot) memory[slot] = take(largest);
+    for (std::size_t i = 0; i < passing_.size(); ++i) passing_[i].to = memory[i % kSlots];
+    for (auto& [buffer, lanes] : constants_) {
+        const void* before = spec.buffers[at(buffer)].data;
+        std::replace(lanes.begin(), lanes.end(), before, constant(buffer));
+    }
+    if (!passing_.empty()) feed_ = place_->device()->feed(static_cast<int>(passing_.size()));
+    for (std::size_t i = 0; feed_ && i < slots; ++i) copy_constant(i);
+}
+
+// Where the lanes without a variant of their own read a constant.
+const void* Tile::constant(int buffer) const {
+    for (const Passing& passing : passing_) {
+        if (passing.buffer == buffer) return passing.to;
+    }
+    return residence_ ? residence_->data(buffer) : program_.spec().buffers[at(buffer)].data;
+}
+
+void Tile::copy_constant(std::size_t passing) {
+    const Passing& copied = passing_[passing];
+    feed_->copy(static_cast<int>(passing), copied.to, program_.spec().buffers[at(copied.buffer)].data, copied.bytes);
 }
 
 void Tile::pack_constants() {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backend/device.h"
+#include "rollout/residence.h"
 #include "rollout/sharing.h"
 
 namespace tqs {
@@ -36,9 +37,10 @@ struct NonFinite {
 class Tile {
   public:
     // `seeded`: per state leaf, whether lanes differ in it from the start (tangent seeds); empty for none. Constants
-    // lie at `place`, which is the program's; inputs in the memory of this process.
+    // lie at `place`, which is the program's, or where `residence` says (null: all at the place; a lane without a
+    // variant has the data of the constant's spec); inputs in the memory of this process.
     Tile(const Program& program, std::shared_ptr<Place> place, Extent extent, LaneConstants constants,
-         std::vector<InputSeries> inputs, std::vector<bool> seeded);
+         std::vector<InputSeries> inputs, std::vector<bool> seeded, const Residence* residence);
 
     // Bytes that a tile of this extent takes at most, without variants.
     static std::int64_t bytes(const Program& program, Extent extent);
@@ -87,8 +89,19 @@ class Tile {
         std::int64_t runs = 0;  // before there was a replay
     };
 
+    // A constant that one node reads and that is copied to `to` for it at every step.
+    struct Passing {
+        std::size_t node;
+        int buffer;
+        std::int64_t bytes;
+        char* to;
+    };
+
     // tile.cpp
     char* take(std::int64_t bytes);
+    void stream_constants();
+    const void* constant(int buffer) const;
+    void copy_constant(std::size_t passing);
     void allocate();
     void place_inputs();
     void pack_constants();
@@ -101,6 +114,8 @@ class Tile {
     void note_move(Regime& regime, int value, std::size_t position, bool written, Operand& operand);
 
     // steps.cpp, and templates in tile_nodes.h
+    void run_node(Regime& regime, std::size_t node, std::int64_t t);
+    void pass_on();
     void move_pointers(Regime& regime, std::int64_t t);
     void cut_operands(std::size_t node, std::int64_t row, std::int64_t rows, const Operand* whole,
                       Operand* operands) const;
@@ -132,6 +147,10 @@ class Tile {
     std::vector<std::vector<const void*>> panel_lanes_;             // per node; empty: no variants
     std::vector<std::unique_ptr<std::vector<void*>>> lane_tables_;  // of operands that are constants with variants
     PlaceBytes clock_;
+    const Residence* residence_;
+    std::vector<Passing> passing_;  // in order of the nodes
+    std::unique_ptr<Feed> feed_;    // of `passing_`, by number; null: there are none, or this is a dry run
+    std::size_t next_passing_ = 0;
     bool changes_ = false;  // whether some op's task is another at every step
     char* arena_ = nullptr;
     char* spare_ = nullptr;  // on a device, where windows pass through

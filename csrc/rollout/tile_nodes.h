@@ -14,10 +14,7 @@ void Tile::run_nodes(Regime& regime, std::int64_t t, const Visit& visit) {
     bool going = true;
     for (std::size_t node = 0; going && node < regime.frames.size();) {
         if (strip == strips.strips.end() || node < static_cast<std::size_t>(strip->first)) {
-            regime.frames[node].step = t;
-            run_moves(regime, regime.begins[node], regime.begins[node + 1], true);
-            program_.op(node).run(regime.frames[node]);
-            run_moves(regime, regime.begins[node], regime.begins[node + 1], false);
+            run_node(regime, node, t);
             going = visit(node++);
             continue;
         }

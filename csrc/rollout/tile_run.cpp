@@ -23,7 +23,8 @@ TileRun::TileRun(Stages stages, std::shared_ptr<Place> place, Extent extent, Lan
                  std::vector<bool> seeded)
     : stages_(stages), place_(std::move(place)), extent_(extent), constants_(std::move(constants)) {
     tile_ = std::make_unique<Tile>(stages.first(), place_, extent, constants_,
-                                   series_of(stages.first(), inputs, input_steps, sample), std::move(seeded));
+                                   series_of(stages.first(), inputs, input_steps, sample), std::move(seeded),
+                                   stages.residence);
     allocated_ = tile_->allocated_bytes();
 }
 
@@ -38,7 +39,7 @@ void TileRun::enter(std::int64_t t) {
     if (!stages_.prologue || t != 1) return;
     const std::size_t leaves = stages_.program->spec().states.size();
     auto next = std::make_unique<Tile>(*stages_.program, place_, extent_, constants_, std::vector<InputSeries>{},
-                                       std::vector<bool>(leaves, true));
+                                       std::vector<bool>(leaves, true), stages_.residence);
     std::int64_t largest = 0;
     for (std::size_t leaf = 0; leaf < leaves; ++leaf) largest = std::max(largest, leaf_bytes(leaf));
     const AlignedBytes staging = allocate_aligned(largest * extent_.samples);

@@ -11,9 +11,11 @@
 namespace tqs {
 
 // `prologue` null: none. The two have the same state leaves and the same constants under the same numbers.
+// `residence`: where their constants lie.
 struct Stages {
     const Program* program;
     const Program* prologue;
+    Residence* residence = nullptr;
 
     const Program& first() const { return prologue ? *prologue : *program; }
 };

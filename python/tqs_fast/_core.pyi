@@ -67,6 +67,19 @@ def qgemm_prepared(
     /,
 ) -> None: ...
 def cuda_prepacked_bytes(packed: PackedView) -> int: ...
+def round_cuda(
+    *,
+    weights: int,
+    values: int,
+    rows: int,
+    columns: int,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    mse: bool,
+    device: int,
+    stream: int,
+) -> None: ...
 def prepack_cuda(packed: PackedView, out: int, device: int, stream: int, /) -> None: ...
 def qgemm_cuda(
     packed: PackedView,
@@ -141,6 +154,20 @@ def compensate(
 def compensate_greedily(weight: CompensatedWeight, *, inverse: int, threads: int) -> None: ...
 def fill_uniform(*, out: int, count: int, seed: int, stream: int, offset: int) -> None: ...
 def fill_normal(*, out: int, count: int, seed: int, stream: int, offset: int) -> None: ...
+def add_noise_cuda(
+    *,
+    from_: int,
+    to: int,
+    precision: int,
+    elements: int,
+    begin: int,
+    count: int,
+    scale: float,
+    seed: int,
+    stream: int,
+    device: int,
+    work: int,
+) -> None: ...
 def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
 
 class LaneArrays:
@@ -177,10 +204,18 @@ class PackedWeight:
 
 class Program:
     """`program` is a tqs_fast.capture.program.Program; `constants` its constant buffers -> address of the data,
-    `packed` its packed weights, both in the memory of GPU `device`, or where that is -1 of this process."""
+    `packed` its packed weights, both in the memory of GPU `device`, or where that is -1 of this process. With
+    `constants_here` the constants of a GPU's program lie in this process, too; `held` lives as long as the program."""
 
     def __init__(
-        self, program: Any, *, constants: Mapping[int, int], packed: Sequence[PackedView], device: int
+        self,
+        program: Any,
+        *,
+        constants: Mapping[int, int],
+        packed: Sequence[PackedView],
+        device: int,
+        constants_here: bool,
+        held: object,
     ) -> None: ...
     @property
     def arena_bytes(self) -> int: ...

@@ -2,6 +2,9 @@
 // graphs.
 #include "backend/device.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <map>
 #include <vector>
 
@@ -13,6 +16,7 @@
 #include "cuda/program/layer.h"
 #include "cuda/program/packed_layer.h"
 #include "cuda/program/steps.h"
+#include "cuda/program/variants.h"
 
 namespace tqs::cuda {
 namespace {
@@ -38,16 +42,33 @@ class Graph : public Replay {
     cudaGraphExec_t executable_ = nullptr;
 };
 
+class Event {
+  public:
+    Event() {
+        check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), kName, "cudaEventCreateWithFlags");
+    }
+    ~Event() { cudaEventDestroy(event_); }
+    Event(const Event&) = delete;
+    Event& operator=(const Event&) = delete;
+
+    void record(cudaStream_t stream) const { check_cuda(cudaEventRecord(event_, stream), kName, "cudaEventRecord"); }
+    // What is enqueued on `stream` from now on comes after the last record.
+    void await(cudaStream_t stream) const {
+        check_cuda(cudaStreamWaitEvent(stream, event_, 0), kName, "cudaStreamWaitEvent");
+    }
+
+  private:
+    cudaEvent_t event_ = nullptr;
+};
+
+// Work that comes after what is enqueued on `caller`.
 class Stream {
   public:
     explicit Stream(cudaStream_t caller) {
         check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), kName, "cudaStreamCreateWithFlags");
-        cudaEvent_t before = nullptr;
-        check_cuda(cudaEventCreateWithFlags(&before, cudaEventDisableTiming), kName, "cudaEventCreateWithFlags");
-        cudaError_t status = cudaEventRecord(before, caller);
-        if (status == cudaSuccess) status = cudaStreamWaitEvent(stream_, before, 0);
-        cudaEventDestroy(before);
-        check_cuda(status, kName, "cudaStreamWaitEvent");
+        const Event before;
+        before.record(caller);
+        before.await(stream_);
     }
     ~Stream() {
         cudaStreamSynchronize(stream_);
@@ -60,6 +81,34 @@ class Stream {
 
   private:
     cudaStream_t stream_ = nullptr;
+};
+
+// Copies on a stream of their own.
+class CopyStream : public Feed {
+  public:
+    CopyStream(int device, cudaStream_t work, int numbers)
+        : device_(device), work_(work), copies_(work), arrived_(static_cast<std::size_t>(numbers)) {}
+
+    void copy(int number, char* to, const void* from, std::int64_t bytes) override {
+        const DeviceScope scope(kName, device_);
+        enqueued_.record(work_);
+        enqueued_.await(copies_.get());
+        check_cuda(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, copies_.get()), kName,
+                   "cudaMemcpyAsync");
+        arrived_[static_cast<std::size_t>(number)].record(copies_.get());
+    }
+
+    void await(int number) override {
+        const DeviceScope scope(kName, device_);
+        arrived_[static_cast<std::size_t>(number)].await(work_);
+    }
+
+  private:
+    int device_;
+    cudaStream_t work_;
+    Event enqueued_;
+    Stream copies_;  // its end waits for the last copy
+    std::vector<Event> arrived_;
 };
 
 class Gpu : public tqs::Device {
@@ -122,6 +171,14 @@ class Gpu : public tqs::Device {
     void move(const MoveTask& task) override { move_operand(task); }
     void collect(const CollectTask& task) override { collect_output(task); }
     void advance(std::int64_t* clock) override { advance_clock(clock); }
+    void add_noise(const NoiseTask& task) override {
+        within([&] { cuda::add_noise(task); });
+    }
+
+    std::unique_ptr<Feed> feed(int numbers) override {
+        const DeviceScope scope(kName, device_);
+        return std::make_unique<CopyStream>(device_, stream_.get(), numbers);
+    }
 
     std::unique_ptr<Replay> record(const std::function<void()>& work) override {
         check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), kName,
@@ -178,6 +235,34 @@ class Gpu : public tqs::Device {
 std::unique_ptr<tqs::Device> open(int device, std::uintptr_t stream) {
     const DeviceScope scope(kName, device);
     return std::make_unique<Gpu>(device, reinterpret_cast<cudaStream_t>(stream));
+}
+
+std::vector<std::shared_ptr<const void>> pin(const std::vector<std::pair<const void*, const void*>>& ranges) {
+    // Whole pages, each once: tensors may share them.
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    std::map<std::uintptr_t, std::uintptr_t> pages;
+    for (const auto& [begin, end] : ranges) {
+        std::uintptr_t& last = pages[reinterpret_cast<std::uintptr_t>(begin) / page * page];
+        last = std::max(last, (reinterpret_cast<std::uintptr_t>(end) + page - 1) / page * page);
+    }
+    std::vector<std::shared_ptr<const void>> pinned;
+    for (auto run = pages.begin(); run != pages.end();) {
+        auto [begin, end] = *run;
+        while (++run != pages.end() && run->first < end) end = std::max(end, run->second);
+        if (begin == end) continue;
+        auto* memory = reinterpret_cast<void*>(begin);
+        const cudaError_t status = cudaHostRegister(memory, end - begin, cudaHostRegisterPortable);
+        if (status == cudaErrorHostMemoryAlreadyRegistered) {
+            cudaGetLastError();
+            continue;
+        }
+        require(status == cudaSuccess, kName, "cannot page-lock ", end - begin, " bytes of weights (",
+                cudaGetErrorString(status),
+                "); copy weights that are mapped from a file (`parameter.data = parameter.data.clone()`), or move the "
+                "module to the device");
+        pinned.emplace_back(memory, [](const void* locked) { cudaHostUnregister(const_cast<void*>(locked)); });
+    }
+    return pinned;
 }
 
 const ProgramKernels& program_kernels() {

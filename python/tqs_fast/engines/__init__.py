@@ -2,6 +2,7 @@
 
 from tqs_fast.engines.choose import ENGINES, Engine, choose_engine
 from tqs_fast.engines.lane import Change, Drawn, Lane, materialise
+from tqs_fast.engines.native_call import split_engine
 from tqs_fast.engines.plain import roll_modules
 from tqs_fast.engines.reference import Reference, roll_outputs, roll_reference
 from tqs_fast.engines.rollout import Rollout, rollout
@@ -27,4 +28,5 @@ __all__ = [
     "rollout",
     "run_lanes",
     "run_serial",
+    "split_engine",
 ]

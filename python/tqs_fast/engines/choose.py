@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from tqs_fast.engines.lane import Lane
+from tqs_fast.engines.native_call import split_engine
 from tqs_fast.engines.native_engine import NativeEngine
 from tqs_fast.engines.reference import Reference
 from tqs_fast.engines.statistics import LaneErrors
@@ -36,7 +37,7 @@ class Engine(Protocol):
     def serial(self) -> dict[int, str]:
         """Weight index -> why its lanes run one after the other."""
 
-    def roll(self) -> torch.Tensor:
+    def roll(self, memory_limit: int | None = None) -> torch.Tensor:
         """Outputs `[T, N, C]` of the float model."""
 
     def lanes_per_chunk(self, reference: Reference, memory_limit: int | None) -> int:
@@ -68,6 +69,7 @@ def choose_engine(
             Or the engine does not run this kind of module.
         CaptureError: `name` is "native" and the step cannot be captured; or a module outside torch has no torch form.
     """
+    name, device = split_engine(name, "score")
     if name not in ENGINES:
         raise ArgumentError(f"[score] engine must be one of {ENGINES}, got {name!r}")
     outside = isinstance(system.module, Swappable)
@@ -83,7 +85,7 @@ def choose_engine(
         reason = f"the native engine would copy {size / 2**20:.0f} MiB of weights"
         return SwappedEngine(system, states, parameters, horizon=horizon), reason
     try:
-        native = NativeEngine(system, states, parameters, horizon=horizon)
+        native = NativeEngine(system, states, parameters, horizon=horizon, device=device)
         return native, "asked for" if name == "native" else "the step was captured"
     except CaptureError as error:
         if name == "native":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tqs_fast import kernels
+from tqs_fast import _cuda_weights, kernels
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,8 @@ class Drawn:
 
     def tensor(self, parameter: torch.Tensor) -> torch.Tensor:
         """The weight with the noise, in its own dtype."""
+        if _cuda_weights.on_device(parameter):
+            return _cuda_weights.noisy(parameter, **vars(self))
         noise = torch.from_numpy(kernels.normal(self.count, seed=self.seed, stream=self.stream)).double()
         changed = parameter.detach().double().cpu().flatten().clone()
         changed[self.begin : self.begin + self.count] += self.scale * noise

@@ -21,15 +21,17 @@ def ready(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a program runs, which is where its constants lie.
+    """Where a program runs, which is where its constants lie, or where a rollout brings them.
 
     Attributes:
-        device: of the constants.
+        device: where it runs.
         number: which GPU; -1 for the processor.
+        constants_here: they stay in host memory, page-locked; what does not fit the GPU is streamed.
     """
 
     device: torch.device = CPU
     number: int = -1
+    constants_here: bool = False
 
     @classmethod
     def of(cls, module: torch.nn.Module) -> Place:
@@ -52,6 +54,23 @@ class Place:
             raise CaptureError(f'[capture] the native engine runs on cpu and cuda, got {device}; use engine="torch"')
         return cls(device, device.index or 0)
 
+    @classmethod
+    def bringing(cls, module: torch.nn.Module, device: torch.device) -> Place:
+        """A GPU that the weights of a module of the CPU are brought to.
+
+        Raises:
+            CaptureError: the module is elsewhere, or `device` is no GPU.
+        """
+        there = cls.of(module)
+        if device.type != "cuda":
+            raise CaptureError(f'[capture] weights are brought to cuda devices, got {device}; use engine="native"')
+        if there.number >= 0:
+            raise CaptureError(
+                f"[capture] the weights are brought from the CPU, and lie on {there.device}; move the module with "
+                '.to("cpu"), or use engine="native", which runs where they lie'
+            )
+        return cls(torch.device("cuda", device.index or 0), device.index or 0, constants_here=True)
+
     @property
     def stream(self) -> int:
         """The caller's stream: what is enqueued there comes before a rollout."""
@@ -62,8 +81,29 @@ class Place:
         return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
 
     def ready(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """A constant as the runtime reads it."""
+        """What takes the place of a constant, as the runtime reads it."""
         return tensor.detach().to(device=self.device, dtype=dtype).contiguous()
+
+    def constant(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A constant as the runtime reads it."""
+        return ready(tensor, dtype) if self.constants_here else self.ready(tensor, dtype)
+
+
+def split_engine(name: str, function: str) -> tuple[str, torch.device | None]:
+    """ "native:cuda" (or "native:cuda:1") as "native" and the device that weights are brought to; others as they are.
+
+    Raises:
+        ArgumentError: no device, or of another engine.
+    """
+    engine, colon, device = name.partition(":")
+    if not colon:
+        return name, None
+    try:
+        return engine, torch.device(device if engine == "native" else "")
+    except RuntimeError:
+        raise ArgumentError(
+            f'[{function}] expected an engine or "native:cuda", which brings the weights to that device, got {name!r}'
+        ) from None
 
 
 def address(tensor: torch.Tensor | None) -> int:

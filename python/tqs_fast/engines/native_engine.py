@@ -30,6 +30,7 @@ class NativeEngine:
         states: where rollouts start.
         parameters: the scored parameters of `system.module`; lanes name them by their index.
         horizon: output values per rollout.
+        device: a GPU that the weights are brought to; None: it runs where they lie.
 
     Raises:
         CaptureError: the step cannot be captured, or the captured program does not do what the step does.
@@ -39,7 +40,13 @@ class NativeEngine:
     name = "native"
 
     def __init__(
-        self, system: System, states: States, parameters: Sequence[torch.nn.Parameter], *, horizon: int
+        self,
+        system: System,
+        states: States,
+        parameters: Sequence[torch.nn.Parameter],
+        *,
+        horizon: int,
+        device: torch.device | None = None,
     ) -> None:
         self.serial: dict[int, str] = {}
         self._parameters = list(parameters)
@@ -48,7 +55,7 @@ class NativeEngine:
         self._inputs = [] if states.inputs is None else tree_leaves(states.inputs)
         self._steps = system.steps(horizon)
         self._horizon = horizon
-        self._native = prepared(system, states.state, horizon=horizon)
+        self._native = prepared(system, states.state, horizon=horizon, device=device)
         self._weights = NativeWeights(self._native.program, system.module)
         names = {id(parameter): name for name, parameter in system.module.named_parameters()}
         self._names = [names[id(parameter)] for parameter in parameters]
@@ -59,9 +66,11 @@ class NativeEngine:
                 f"[score] {unused[0]} is not used by a step of {system.name}; leave it out with layers=[...]"
             )
 
-    def roll(self) -> torch.Tensor:
+    def roll(self, memory_limit: int | None = None) -> torch.Tensor:
         """Outputs `[T, N, C]` of the float model."""
-        outputs, _ = self._native.ensemble(self._states, self._inputs, steps=self._steps, values=self._horizon)
+        outputs, _ = self._native.ensemble(
+            self._states, self._inputs, steps=self._steps, values=self._horizon, memory_limit=memory_limit or 0
+        )
         return outputs[0]
 
     def lanes_per_chunk(self, reference: Reference, memory_limit: int | None) -> int:

@@ -92,14 +92,23 @@ class NativeProgram:
         self.program = program
         self.first = program if prologue is None else prologue
         self.place = place or Place()
-        constants = {c.buffer: self.place.ready(c.tensor, buffer_dtype(program, c.buffer)) for c in program.constants}
+        constants = {
+            c.buffer: self.place.constant(c.tensor, buffer_dtype(program, c.buffer)) for c in program.constants
+        }
         addresses = {buffer: tensor.data_ptr() for buffer, tensor in constants.items()}
         self._constants = constants  # held: the runtime reads them in place
         self._packed = [Packed(weight, self.place) for weight in program.packed]  # likewise
         views = [weight.view for weight in self._packed]
 
         def bound(spec: Program) -> core.Program:
-            return core.Program(spec, constants=addresses, packed=views, device=self.place.number)
+            return core.Program(
+                spec,
+                constants=addresses,
+                packed=views,
+                device=self.place.number,
+                constants_here=self.place.constants_here,
+                held=constants,
+            )
 
         self._program = bound(program)
         self._prologue = None if prologue is None else bound(prologue)
@@ -131,6 +140,7 @@ class NativeProgram:
         steps: int,
         values: int,
         lanes: Sequence[Mapping[int, Variant]] = ({},),
+        memory_limit: int = 0,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Roll all lanes from the same states.
 
@@ -140,6 +150,7 @@ class NativeProgram:
             steps: steps taken.
             values: output values wanted, T <= steps * block.
             lanes: per lane, constant buffer -> the variant it uses there.
+            memory_limit: as for `errors`.
 
         Returns:
             outputs `[lanes, T, N, C]` and final states `[lanes, N, ...]` per leaf.
@@ -148,7 +159,7 @@ class NativeProgram:
         count = values if self._prologue is None else steps * self._block
         outputs = torch.empty(len(lanes), count, begin.count, self._channels, dtype=self._output_dtype)
         final = [torch.empty(len(lanes), *leaf.shape, dtype=leaf.dtype) for leaf in begin.states]
-        self._run(begin, steps, count, lanes, outputs=outputs, final=final)
+        self._run(begin, steps, count, lanes, outputs=outputs, final=final, limit=memory_limit)
         if self._prologue is not None:
             final = [torch.cat([final[0], outputs.permute(0, 2, 1, 3).to(final[0].dtype)], dim=2)]
         return outputs[:, :values], final
@@ -170,7 +181,8 @@ class NativeProgram:
             states, inputs, steps, lanes: as in `ensemble`.
             reference: `[T, N, C]`.
             scale: `[C]`.
-            memory_limit: bytes that all threads together may use for activations; 0 for no limit.
+            memory_limit: bytes that all threads together may use for activations; 0 for no limit. On a GPU bytes of
+                everything but lanes' own constants that the caller holds; 0 for most of what is free.
         """
         begin = self._start(states, inputs)
         errors = torch.empty(len(lanes), len(reference), begin.count, dtype=torch.float64)
@@ -189,6 +201,7 @@ class NativeProgram:
         values: int,
         seeds: Sequence[torch.Tensor | None] | None = None,
         weight_seeds: Sequence[Mapping[int, torch.Tensor]] = (),
+        memory_limit: int = 0,
     ) -> Tangents:
         """Jacobian-vector products along a rollout.
 
@@ -196,10 +209,11 @@ class NativeProgram:
             states, inputs, steps, values: as in `ensemble`.
             seeds: per state leaf `[K, N, ...]`, or None for zero.
             weight_seeds: per tangent, constant buffer -> tangent of the constant.
+            memory_limit: as for `errors`.
         """
         begin = self._start(states, inputs)
         count = values if self._prologue is None else steps * self._block
-        call = tangent_call(self.program, self.place, begin, steps, count, seeds, weight_seeds, 0)
+        call = tangent_call(self.program, self.place, begin, steps, count, seeds, weight_seeds, memory_limit)
         outputs = torch.empty(count, begin.count, self._channels, dtype=self._output_dtype)
         tangent_outputs = torch.empty(count, call.tangents, begin.count, self._channels, dtype=self._output_dtype)
         final = [torch.empty_like(leaf) for leaf in begin.states]

@@ -52,6 +52,7 @@ def roll_native(
     horizon: int,
     seeds: Leaves | None = None,
     weight_seeds: Mapping[str, torch.Tensor] | None = None,
+    device: torch.device | None = None,
 ) -> Rolled:
     """Roll out `horizon` values.
 
@@ -60,6 +61,7 @@ def roll_native(
         inputs: tree of `[N, >= steps, ...]` for a driven system.
         seeds: per state leaf `[K, N, ...]`.
         weight_seeds: qualified parameter name -> `[K, ...]`.
+        device: a GPU that the weights are brought to; None: it runs where they lie.
 
     Raises:
         CaptureError: the step cannot be captured.
@@ -69,7 +71,7 @@ def roll_native(
     if not all(leaf.is_floating_point() for leaf in starts):
         raise CaptureError(f'[rollout] {system.name} has integers in its state; use engine="torch"')
     series = [] if inputs is None else tree_leaves(inputs)
-    native = prepared(system, state, horizon=horizon)
+    native = prepared(system, state, horizon=horizon, device=device)
     steps = system.steps(horizon)
     if seeds is None and not weight_seeds:
         outputs, final = native.ensemble(starts, series, steps=steps, values=horizon)

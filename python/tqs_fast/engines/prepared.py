@@ -21,11 +21,14 @@ Key = tuple[Any, ...]
 _known: WeakKeyDictionary[torch.nn.Module, dict[Any, tuple[Key, NativeProgram]]] = WeakKeyDictionary()
 
 
-def prepared(system: System, state: Tree, *, horizon: int, transpose: bool = False) -> NativeProgram:
+def prepared(
+    system: System, state: Tree, *, horizon: int, transpose: bool = False, device: torch.device | None = None
+) -> NativeProgram:
     """The native program of `system`, for rollouts of `horizon` values from states like `state` `[N, ...]`.
 
     Captured once: a later call with the same module, unchanged weights and states of the same sizes gets the same
     program. Its first steps are compared with torch. A program outside torch is captured in its torch form.
+    `device`: a GPU that the weights are brought to; None: it runs where they lie.
 
     Raises:
         CaptureError: the step cannot be captured, or its program does something else than the step.
@@ -39,20 +42,20 @@ def prepared(system: System, state: Tree, *, horizon: int, transpose: bool = Fal
         tuple((leaf.shape[1:], leaf.dtype) for leaf in tree_leaves(state)),
     )
     last = state.shape[1] + (system.steps(horizon) - 1) * system.block if system.growing else 0
-    slot = (system.step, last, transpose)
+    slot = (system.step, last, transpose, device)
     entries = _known.setdefault(module, {})
     if slot not in entries or entries[slot][0] != unchanged:
-        entries[slot] = (unchanged, _prepare(transposed(system) if transpose else system, state, last))
+        entries[slot] = (unchanged, _prepare(transposed(system) if transpose else system, state, last, device))
     return entries[slot][1]
 
 
-def _prepare(system: System, state: Tree, last: int) -> NativeProgram:
+def _prepare(system: System, state: Tree, last: int, device: torch.device | None) -> NativeProgram:
     if system.growing:
         streamed = stream(system, state, longest=last)
-        native = _bind(system, streamed.step, streamed.prologue)
+        native = _bind(system, streamed.step, streamed.prologue, device)
     else:
         dtype = next((leaf.dtype for leaf in tree_leaves(state) if leaf.is_floating_point()), None)
-        native = _bind(system, capture(system, dtype=dtype), None)
+        native = _bind(system, capture(system, dtype=dtype), None, device)
 
     def run(states: Leaves, inputs: Leaves, steps: int) -> tuple[torch.Tensor, Leaves]:
         outputs, final = native.ensemble(states, inputs, steps=steps, values=steps * system.block)
@@ -62,8 +65,8 @@ def _prepare(system: System, state: Tree, last: int) -> NativeProgram:
     return native
 
 
-def _bind(system: System, program: Program, prologue: Program | None) -> NativeProgram:
-    place = Place.of(system.module)
+def _bind(system: System, program: Program, prologue: Program | None, device: torch.device | None) -> NativeProgram:
+    place = Place.of(system.module) if device is None else Place.bringing(system.module, device)
     try:
         return NativeProgram(program, prologue, place=place)
     except ArgumentError as error:

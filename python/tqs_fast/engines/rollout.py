@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tqs_fast._finite import all_finite
+from tqs_fast.engines.native_call import split_engine
 from tqs_fast.engines.native_rollout import roll_native
 from tqs_fast.engines.torch_form import differentiable
 from tqs_fast.engines.torch_tangents import Leaves, TorchTangents, floating, replace_floating
@@ -78,7 +79,8 @@ def rollout(
         weight_tangents: qualified parameter name -> `[K, ...]`: a direction per tangent in which that weight is moved,
             for all steps. With `tangents` too, both move together.
         engine: "native" captures the step and rolls it out in C++; "torch" works for any module; "auto" is "native"
-            where the step can be captured, else "torch", with the reason in `provenance["reason"]`.
+            where the step can be captured, else "torch", with the reason in `provenance["reason"]`. "native:cuda" runs
+            a module of the CPU on that GPU, weights that do not fit passing through it at every step.
 
     Raises:
         ArgumentError: arguments that do not fit the system, NaN or infinity among them, or a step that torch cannot
@@ -86,7 +88,8 @@ def rollout(
         CaptureError: the native engine was asked for and cannot run the step.
         DivergenceError: NaN or infinity on the way, with the step, the initial condition and the tangent.
     """
-    if engine not in ENGINES:
+    name, device = split_engine(engine, "rollout")
+    if name not in ENGINES:
         raise ArgumentError(f"[rollout] expected engine to be one of {', '.join(ENGINES)}, got {engine!r}")
     if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
         raise ArgumentError(f"[rollout] horizon must be an integer of at least 1 value, got {horizon!r}")
@@ -98,11 +101,11 @@ def rollout(
     fed = None if fed is None else to_device(system, fed)
     provenance = {"requested": engine, "system": system.name, "horizon": horizon}
     reason = "asked for"
-    if engine != "torch":
+    if name != "torch":
         try:
-            return _native(system, start, fed, horizon, seeds, provenance)
+            return _native(system, start, fed, horizon, seeds, device, provenance)
         except CaptureError as error:
-            if engine == "native":
+            if name == "native":
                 raise
             reason = f"the native engine cannot run it: {error}"
     provenance |= {"engine": "torch", "reason": reason}
@@ -154,7 +157,13 @@ def conform_seeds(
 
 
 def _native(
-    system: System, state: Tree, inputs: Tree | None, horizon: int, seeds: Seeds | None, provenance: dict[str, Any]
+    system: System,
+    state: Tree,
+    inputs: Tree | None,
+    horizon: int,
+    seeds: Seeds | None,
+    device: torch.device | None,
+    provenance: dict[str, Any],
 ) -> Rollout:
     names = {parameter: name for name, parameter in system.module.named_parameters()} if seeds and seeds.weights else {}
     rolled = roll_native(
@@ -164,6 +173,7 @@ def _native(
         horizon=horizon,
         seeds=None if seeds is None else list(seeds.state),
         weight_seeds=None if seeds is None else {names[p]: direction for p, direction in seeds.weights.items()},
+        device=device,
     )
     reached, moved = iter(rolled.states), iter(rolled.tangents or ())
     provenance = {**provenance, "engine": "native", "reason": "the step was captured"}

@@ -55,7 +55,7 @@ class SwappedEngine:
         names = {id(parameter): name for name, parameter in system.module.named_parameters()}
         self._names = [names[id(parameter)] for parameter in parameters]
 
-    def roll(self) -> torch.Tensor:
+    def roll(self, memory_limit: int | None = None) -> torch.Tensor:
         """Outputs `[T, N, C]` of the float model."""
         return roll_outputs(self._system, self._states, self._horizon)
 

@@ -65,7 +65,7 @@ class TorchEngine:
         self._folding = fold(system, states, parameters)
         self.serial = dict(self._folding.serial) if folded else dict.fromkeys(range(len(parameters)), "asked for")
 
-    def roll(self) -> torch.Tensor:
+    def roll(self, memory_limit: int | None = None) -> torch.Tensor:
         """Outputs `[T, N, C]` of the float model."""
         return roll_outputs(self._system, self._states, self._horizon)
 

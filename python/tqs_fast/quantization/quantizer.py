@@ -59,9 +59,18 @@ class Quantizer:
         )
 
     def dequantized(self, weight: torch.Tensor, bits: int) -> torch.Tensor:
-        """The float32 values that `bits`-bit storage of `weight` stands for, in the shape of `weight`."""
+        """The float32 values that `bits`-bit storage of `weight` stands for, in the shape of `weight`.
+
+        Of a weight on a CUDA device they are made there, with the same bits.
+        """
         import torch
 
+        from tqs_fast import _cuda_weights
+
+        if _cuda_weights.on_device(weight) and bool(torch.isfinite(weight).all()):  # else `pack` says what is wrong
+            return _cuda_weights.rounded(
+                weight, bits=bits, group_size=self.group_size, symmetric=self.symmetric, search=self.search
+            )
         values = self.pack(weight, bits).dequantize(threads=torch.get_num_threads())
         return torch.from_numpy(values).reshape(weight.shape)
 

@@ -12,7 +12,7 @@ from tqs_fast._progress import Report
 from tqs_fast.engines import Reference
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization import BITS, Quantizer
-from tqs_fast.scoring.adjoint_norms import FINEST, squared_norms
+from tqs_fast.scoring.adjoint_norms import FINEST, finest_sums, squared_norms
 from tqs_fast.scoring.direct import FloatArray, Measured
 from tqs_fast.scoring.methods import check_bits
 from tqs_fast.scoring.task import Task
@@ -79,7 +79,7 @@ class Adjoint:
             energy = float(weight.double().square().sum())
             for column, bits in enumerate(self.bits):
                 error = squared_error(weight, self.quantizer, bits)
-                damages[layer, column] = expected_damage(squared, error, size)
+                damages[layer, column] = expected_damage(squared, error, weight[0].numel(), size)
                 relative[layer, column] = error.sum() / energy if energy else 0.0
             # an error of energy E spread evenly over n weights does the damage E ‖G‖_F² / n
             gains[layer] = squared.sum(axis=(2, 3)).mean() * energy / weight.numel()
@@ -107,25 +107,25 @@ class Adjoint:
 
 
 def squared_error(weight: torch.Tensor, quantizer: Quantizer, bits: int) -> FloatArray:
-    """(Q_b(θ) - θ)² of every element, `[rows, columns]`."""
-    difference = quantizer.dequantized(weight, bits).double().cpu() - weight.double().cpu()
-    return np.asarray(difference.square().flatten(1).numpy())
+    """(Q_b(θ) - θ)² of every `FINEST` columns, summed, `[rows, ceil(columns / FINEST)]`."""
+    return finest_sums((quantizer.dequantized(weight, bits).double() - weight.double()).square())
 
 
-def expected_damage(norms: FloatArray, error: FloatArray, group_size: int) -> FloatArray:
+def expected_damage(norms: FloatArray, error: FloatArray, columns: int, group_size: int) -> FloatArray:
     """Σ_g (mean of r² in g) ‖G_g‖_F² with g the groups that share a scale, `[F, P]`.
 
     The measured r² has clipping in it, which Δ²/12 has not; `bench/bench_adjoint.py` has both ("delta").
 
     Args:
         norms: ‖G‖_F² of every `FINEST` columns, `[F, P, rows, ceil(columns / FINEST)]`.
-        error: r², `[rows, columns]`, of any quantizer and bit-width: no further rollout is needed for another.
+        error: r², summed likewise, `[rows, ceil(columns / FINEST)]`, of any quantizer and bit-width: no further rollout
+            is needed for another.
+        columns: of the weight.
         group_size: columns of a group, a multiple of `FINEST`; 0: all of a row.
     """
-    columns = error.shape[1]
     size = group_size or columns
-    firsts = np.arange(0, columns, size)
-    counts = np.diff(np.append(firsts, columns))
+    counts = np.diff(np.append(np.arange(0, columns, size), columns))
+    firsts = np.arange(0, error.shape[1], -(-size // FINEST))
     means = np.add.reduceat(error, firsts, axis=1) / counts
-    grouped = np.add.reduceat(norms, np.arange(0, norms.shape[3], -(-size // FINEST)), axis=3)
+    grouped = np.add.reduceat(norms, firsts, axis=3)
     return np.asarray((grouped * means).sum(axis=(2, 3)))

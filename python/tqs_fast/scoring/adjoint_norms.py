@@ -70,7 +70,7 @@ def squared_norms(task: Task, reference: Reference, probes: int, report: Report)
             sums = adjoints.pull(states, inputs, cotangents, count=len(numbers))
             for index, block, norms in zip(task.weight_of, task.blocks, of_block, strict=True):
                 for row, number in enumerate(numbers):
-                    norms[f, number] = _reduce(block.of(sums[index][row]))
+                    norms[f, number] = finest_sums(block.of(sums[index][row]).double().square())
             del sums
             report(f * len(cuts) + cut + 1, len(families) * len(cuts))
     return SquaredNorms(of_block, len(cuts), adjoints.how)
@@ -122,8 +122,8 @@ class _Cotangents:
         return scaled
 
 
-def _reduce(gradient: torch.Tensor) -> FloatArray:
-    """Sums of squares over every `FINEST` columns, `[rows, ceil(columns / FINEST)]`, in a fixed order."""
-    squares = gradient.flatten(1).double().square()
-    padded = torch.nn.functional.pad(squares, (0, -squares.shape[1] % FINEST))
+def finest_sums(values: torch.Tensor) -> FloatArray:
+    """Sums over every `FINEST` columns, `[rows, ceil(columns / FINEST)]`, in a fixed order, where the values lie."""
+    matrix = values.flatten(1)
+    padded = torch.nn.functional.pad(matrix, (0, -matrix.shape[1] % FINEST))
     return np.asarray(padded.reshape(len(padded), -1, FINEST).sum(dim=2).cpu().numpy())

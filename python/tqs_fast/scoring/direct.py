@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tqs_fast._progress import Report
-from tqs_fast.engines import ENGINES, Reference, roll_reference
+from tqs_fast.engines import ENGINES, Reference, roll_reference, split_engine
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization import Quantizer
 from tqs_fast.scoring.checkpoint import Checkpoint
@@ -85,7 +85,7 @@ class DirectRun:
     """A direct method on a task, behind the same door as `LaneRun`."""
 
     def __init__(self, method: DirectMethod, task: Task) -> None:
-        if task.engine not in ENGINES:
+        if split_engine(task.engine, "score")[0] not in ENGINES:
             raise ArgumentError(f"[score] engine must be one of {ENGINES}, got {task.engine!r}")
         self._method = method
         self._task = task

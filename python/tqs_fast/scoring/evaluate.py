@@ -184,7 +184,7 @@ def evaluate(
         initial: where rollouts start; 16 of `system.default_initial` by default.
         engine: runs both: "native" captures the step and rolls it out in C++, packed weights as they are; "torch" works
             for any module; "auto" is "native" where the step can be captured with either module, else "torch", with the
-            reason in `provenance["engine"]["reason"]`.
+            reason in `provenance["engine"]["reason"]`; "native:cuda" as in `score`.
         seed: of the initial conditions. The default differs from that of `score`, so that a plan is judged on states
             that scoring never saw.
 

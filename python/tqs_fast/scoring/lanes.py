@@ -47,7 +47,9 @@ class LaneRun:
         self._engine, self._reason = choose_engine(
             task.engine, task.system, task.states, task.parameters, horizon=task.horizon
         )
-        self.reference = roll_reference(task.system, task.states, task.horizon, outputs=self._engine.roll())
+        self.reference = roll_reference(
+            task.system, task.states, task.horizon, outputs=self._engine.roll(task.memory_limit)
+        )
         of = task.weight_of
         jobs = [_Job(g, tuple(of[b] for b in g), v) for g in task.groups for v in range(method.variants)]
         # An engine counts on one changed weight per lane; a group holds more.

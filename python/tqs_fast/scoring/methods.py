@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tqs_fast import kernels
+from tqs_fast import _cuda_weights, kernels
 from tqs_fast.engines import Change, Drawn, materialise
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization import BITS, Quantizer
@@ -163,8 +163,7 @@ class Noise:
 
     def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> Drawn:
         key = stream(name, number)
-        noise = torch.from_numpy(kernels.normal(weight.numel(), seed=seed, stream=key)).double()
-        scale = float(self.epsilon * weight.double().norm().cpu() / noise.norm())
+        scale = float(self.epsilon * weight.double().norm() / normal(weight, seed, key).norm())
         return Drawn(seed, key, scale, 0, weight.numel())
 
     def energy(self, weight: torch.Tensor, change: Change) -> float:
@@ -224,8 +223,8 @@ class Tangent:
         return True
 
     def variant(self, name: str, weight: torch.Tensor, number: int, seed: int) -> torch.Tensor:
-        noise = torch.from_numpy(kernels.normal(weight.numel(), seed=seed, stream=stream(name, number))).double()
-        direction: torch.Tensor = (weight.double().norm().cpu() / noise.norm() * noise).reshape(weight.shape)
+        noise = normal(weight, seed, stream(name, number))
+        direction: torch.Tensor = weight.double().norm() / noise.norm() * noise
         return direction.to(weight)
 
     def energy(self, weight: torch.Tensor, change: Change) -> float:
@@ -251,6 +250,13 @@ def stream(name: str, number: int) -> int:
     return (zlib.crc32(name.encode()) << 32) | number
 
 
+def normal(weight: torch.Tensor, seed: int, key: int) -> torch.Tensor:
+    """The first elements of stream `key`, in the shape of `weight` and where it lies, as float64."""
+    if _cuda_weights.on_device(weight):
+        return _cuda_weights.normal(weight, seed=seed, stream=key).double()
+    return torch.from_numpy(kernels.normal(weight.numel(), seed=seed, stream=key)).double().reshape(weight.shape)
+
+
 def rounding_energies(weight: torch.Tensor, quantizer: Quantizer, bits: tuple[int, ...]) -> FloatArray:
     """‖Q_b(θ) - θ‖² / ‖θ‖² at every bit-width, `[B]`."""
     return np.array([relative_energy(weight, quantizer.dequantized(weight, b)) for b in bits])
@@ -258,10 +264,16 @@ def rounding_energies(weight: torch.Tensor, quantizer: Quantizer, bits: tuple[in
 
 def relative_energy(weight: torch.Tensor, changed: torch.Tensor) -> float:
     """‖changed - weight‖² / ‖weight‖² in float64; 0 for a zero weight that did not change."""
-    # NumPy sums in one order for any number of threads.
-    before, after = (np.asarray(tensor.detach().double().cpu()).ravel() for tensor in (weight, changed))
-    difference = float(np.square(after - before).sum())
-    return difference / float(np.square(before).sum()) if difference else 0.0
+    before, after = weight.detach().double(), changed.detach().double()
+    difference = _energy(after - before)
+    return difference / _energy(before) if difference else 0.0
+
+
+def _energy(values: torch.Tensor) -> float:
+    """‖values‖², on the device where they lie on one; the same bits from run to run."""
+    if _cuda_weights.on_device(values):
+        return float(values.square().sum())
+    return float(np.square(values.cpu().numpy().ravel()).sum())  # NumPy sums in one order for any number of threads
 
 
 class Described(Protocol):

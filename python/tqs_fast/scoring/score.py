@@ -47,7 +47,9 @@ def score(
         method: `Residual()` (default), `Noise()` or `Tangent()`, which roll out lanes; or a `DirectMethod`.
         initial: where rollouts start; 16 of `system.default_initial` by default. A sequence of methods gives families
             that count equally.
-        engine: "native" captures the step and rolls all lanes out in C++; "torch" folds lanes into the batch and takes
+        engine: "native" captures the step and rolls all lanes out in C++, where the module is; "native:cuda" on that
+            GPU a module of the CPU, weights that do not fit its memory (or `memory_limit`) passing through it at every
+            step; "torch" folds lanes into the batch and takes
             the serial path for layers that cannot fold (named in `provenance["engine"]["serial"]`, with the reason);
             "serial" rolls out one variant at a time; "swapped" runs a program outside torch (`OnnxSystem`, `BlackBox`);
             "auto" is "native" where the step can be captured, else "torch", or "swapped" outside torch,
@@ -60,8 +62,9 @@ def score(
             once, and its damage is shared out among them by their numbers of parameters. `allocate` then gives the
             group the same bits, at which the shares add up to what was measured.
         seed: of initial conditions and noise.
-        memory_limit: bytes that the lanes of one chunk may take; by default chunks stay near the size of the caches.
-            Chunking changes results by rounding only.
+        memory_limit: bytes that the lanes of one chunk may take; by default chunks stay near the size of the caches. On
+            a GPU bytes of a chunk's memory there, with the weights that "native:cuda" brings; by default most of what
+            is free. Chunking changes results by rounding only.
         checkpoint: folder in which finished chunks are kept; the same call resumes from it, bit for bit.
             A direct method has no chunks: of its run only the fingerprint is kept.
         progress: True draws a bar on a terminal; a function is called with (done, total).

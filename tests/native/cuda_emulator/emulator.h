@@ -39,8 +39,10 @@ struct Fiber;
 extern Index block_index, grid_size;
 extern bool reversed;
 
-// Work of a stream of the emulated runtime (runtime.cpp): done now, or recorded where the stream is being captured.
+// Work of a stream of the emulated runtime (runtime.cpp): enqueued, or recorded where the stream is being captured; of
+// no stream, done now.
 void submit(EmulatedStream* stream, const std::function<void()>& work);
+void submit_kernel(EmulatedStream* stream, const std::function<void()>& kernel);
 // Of device memory, now.
 std::size_t allocated_bytes();
 

@@ -17,8 +17,9 @@ void launch(const char* name, void (*kernel)(Argument), Grid grid, int threads, 
     static_assert(sizeof(Argument) <= 4096 && std::is_trivially_copyable_v<Argument>);
     require(grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.y < 65536 && grid.z < 65536, name,
             "a grid of this size cannot be launched");
-    emulator::submit(context().stream(),
-                     [=] { emulator::launch({grid.x, grid.y, grid.z}, threads, shared, [&] { kernel(argument); }); });
+    emulator::submit_kernel(context().stream(), [=] {
+        emulator::launch({grid.x, grid.y, grid.z}, threads, shared, [&] { kernel(argument); });
+    });
 }
 
 }  // namespace tqs::cuda

@@ -1,0 +1,202 @@
+"""Weights that stay in host memory and pass through the GPU, or the emulated one of a build with TQS_CUDA=EMULATED.
+
+The streams of that one do their work as late, or as early, as what they wait for allows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import re
+
+import pytest
+import torch
+
+import tqs_fast as tqs
+from checking import same_bits
+from tqs_fast import _cuda_weights
+from tqs_fast._native import core
+from tqs_fast.capture import capture
+from tqs_fast.engines.native_call import Place
+from tqs_fast.engines.native_program import NativeProgram, Noise
+
+EMULATED = core.cuda_architectures() == "emulated"
+DEVICE = torch.device("cpu" if EMULATED else "cuda:0")
+BRINGING = Place(DEVICE, 0, constants_here=True)
+
+pytestmark = pytest.mark.skipif(core.cuda_device_count() == 0, reason="needs a GPU, or TQS_CUDA=EMULATED")
+
+WIDTH, SAMPLES, STEPS = 64, 2, 3
+
+
+@pytest.fixture(params=["late", "early"] if EMULATED else ["real"], autouse=True)
+def streams(request, monkeypatch):
+    monkeypatch.setenv("TQS_EMULATED_STREAMS", request.param)
+
+
+def in_own_pages(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy next to which nothing else lies: the emulator finds kernels that read such a page while it is pinned."""
+    memory = mmap.mmap(-1, tensor.numel() * tensor.element_size())
+    return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
+
+
+class Deep(torch.nn.Module):
+    """Layers of different sizes, a table, and a weight that two nodes read."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        sizes = [WIDTH if n % 2 == 0 else 2 * WIDTH for n in range(layers + 1)]
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.twice, self.out = torch.nn.Linear(sizes[-1], sizes[-1]), torch.nn.Linear(sizes[-1], WIDTH)
+        self.table = torch.nn.Parameter(torch.randn(WIDTH))
+        for parameter in self.parameters():
+            parameter.data = in_own_pages(parameter.data)
+
+    def forward(self, z):
+        y = z * self.table
+        for layer in self.layers:
+            y = torch.tanh(layer(y))
+        return torch.tanh(self.out(self.twice(torch.tanh(self.twice(y)))))
+
+
+def system_of(layers: int) -> tqs.System:
+    torch.manual_seed(0)
+    return tqs.System(
+        Deep(layers).eval(),
+        step=lambda m, z: (m(z), m(z)[:, :3]),
+        initial_state=lambda n, g: torch.randn(n, WIDTH, generator=g),
+    )
+
+
+class Both:
+    """The same program with its weights on the GPU, and brought there."""
+
+    def __init__(self, layers: int) -> None:
+        self.state = torch.randn(SAMPLES, WIDTH, generator=torch.Generator().manual_seed(1))
+        program, copied = (capture(system_of(layers), dtype=torch.float32) for _ in range(2))
+        self.resident = NativeProgram(copied, place=Place(DEVICE, 0))
+        self.brought = NativeProgram(program, place=BRINGING)
+        self.constants = [c for c in program.constants if c.parameters]
+        self.largest = max(c.tensor.numel() * 4 for c in self.constants)
+        self.bytes = sum(c.tensor.numel() * 4 for c in program.constants)
+
+    def lanes(self):
+        """No change; noise on two weights; another one in place of the last."""
+        first, last = self.constants[0], self.constants[-1]
+        return [
+            {},
+            {c.buffer: Noise(n, 1, 1e-2, 0, c.tensor.numel()) for n, c in enumerate((first, last))},
+            {last.buffer: (last.tensor * 1.01).detach()},
+        ]
+
+    def ensemble(self, native, lanes, limit=0):
+        outputs, final = native.ensemble([self.state], [], steps=STEPS, values=STEPS, lanes=lanes, memory_limit=limit)
+        return [outputs, *final]
+
+
+def same(got, expected):
+    for x, y in zip(got, expected, strict=True):
+        same_bits(x.numpy(), y.numpy())
+
+
+def least_limit(both: Both, lanes) -> int:
+    """What the errors say is enough."""
+    limit = 1
+    while True:
+        try:
+            both.ensemble(both.brought, lanes, limit)
+            return limit
+        except tqs.ArgumentError as error:
+            needed = int(re.search(r"takes (\d+) bytes", str(error))[1])
+            assert needed > limit
+            limit = needed
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 5])
+def test_streamed_weights_give_the_same_bits(layers):
+    """1, 2, 3 and 6 weights that may be streamed, from all of them to none, with lanes of their own variants."""
+    both = Both(layers)
+    lanes = both.lanes()
+    expected = both.ensemble(both.resident, lanes)
+    same(both.ensemble(both.brought, lanes), expected)
+    use = both.brought.last_use
+    assert use["streamed_bytes"] == 0
+    assert use["constant_bytes"] == both.bytes
+    least, seen = least_limit(both, lanes), set()
+    for limit in (least, least + both.bytes // 3, least + 2 * both.bytes // 3):
+        same(both.ensemble(both.brought, lanes, limit), expected)
+        use = both.brought.last_use
+        assert use["tile_bytes"] <= limit
+        assert use["tile_bytes"] <= use["predicted_bytes"] <= 1.1 * use["tile_bytes"]
+        assert use["constant_bytes"] + use["streamed_bytes"] == both.bytes
+        seen.add(use["streamed_bytes"])
+    assert (max(seen) > 0) == (layers >= 2)  # one or two weights take what their slots would
+    if layers == 5:
+        assert len(seen) > 1
+        assert max(seen) > 2 * both.largest
+
+
+def test_a_limit_that_not_even_streaming_keeps_to_says_what_is_needed():
+    both = Both(3)
+    with pytest.raises(tqs.ArgumentError, match=r"a memory limit of 9000 bytes is too small for a rollout that takes"):
+        both.ensemble(both.brought, [{}], 9000)
+
+
+def test_tangents_through_streamed_weights():
+    both = Both(4)
+    seeds = [torch.randn(2, SAMPLES, WIDTH, generator=torch.Generator().manual_seed(2))]
+    weights = [{c.buffer: torch.randn_like(c.tensor) for c in both.constants[:n]} for n in (1, 0)]
+    arguments = {"steps": STEPS, "values": STEPS, "seeds": seeds, "weight_seeds": weights}
+    expected = both.resident.tangents([both.state], [], **arguments)
+    found = both.brought.tangents([both.state], [], **arguments)
+    assert found.use["streamed_bytes"] == 0
+    streamed = both.brought.tangents([both.state], [], **arguments, memory_limit=found.use["predicted_bytes"] - 1)
+    assert streamed.use["streamed_bytes"] > 0
+    for rolled in (found, streamed):
+        same([rolled.outputs, rolled.tangent_outputs], [expected.outputs, expected.tangent_outputs])
+        same([*rolled.states, *rolled.state_tangents], [*expected.states, *expected.state_tangents])
+
+
+@pytest.mark.parametrize("method", [tqs.Residual(bits=(2, 4)), tqs.Noise(probes=1)], ids=str)
+def test_scores(monkeypatch, method):
+    """`score(engine="native:cuda")` of a module of the CPU, with and without room for its weights."""
+    system = system_of(3)
+    state = torch.randn(SAMPLES, WIDTH, generator=torch.Generator().manual_seed(1))
+
+    def damages(engine, limit=None):
+        table = tqs.score(
+            system, horizon=3, initial=tqs.Contexts(state), method=method, engine=engine, memory_limit=limit
+        )
+        assert table.provenance["engine"]["name"] == "native"
+        return table.damage
+
+    here = damages("native")
+    if EMULATED:
+        monkeypatch.setattr(Place, "bringing", classmethod(lambda cls, module, device: BRINGING))
+        monkeypatch.setattr(_cuda_weights, "on_device", lambda tensor: False)
+    there = damages("native:cuda")
+    assert there == pytest.approx(here, rel=1e-3)
+    size = sum(parameter.numel() * 4 for parameter in system.module.parameters())
+    assert (damages("native:cuda", size) == there).all()
+
+
+def test_a_rollout_that_is_not_finite_is_located(monkeypatch):
+    system = system_of(2)
+    with torch.no_grad():
+        system.module.layers[1].weight[0, 0] = float("inf")
+    if EMULATED:
+        monkeypatch.setattr(Place, "bringing", classmethod(lambda cls, module, device: BRINGING))
+    state = torch.ones(2, WIDTH)
+    with pytest.raises(tqs.DivergenceError, match=r"is not finite from step 0 on, first in"):
+        tqs.rollout(system, state, horizon=2, engine="native:cuda")
+
+
+def test_what_cannot_be_brought_is_refused():
+    system = system_of(1)
+    state = torch.zeros(2, WIDTH)
+    with pytest.raises(tqs.ArgumentError, match='expected an engine or "native:cuda"'):
+        tqs.rollout(system, state, horizon=2, engine="torch:cuda")
+    with pytest.raises(tqs.ArgumentError, match='expected an engine or "native:cuda"'):
+        tqs.rollout(system, state, horizon=2, engine="native:nowhere")
+    with pytest.raises(tqs.CaptureError, match="weights are brought to cuda devices, got cpu"):
+        tqs.rollout(system, state, horizon=2, engine="native:cpu")
