@@ -41,38 +41,4 @@ static inline float float16_to_float(std::uint16_t bits) {
     return value;
 }
 
-// Nearest, ties to even; NaN stays NaN. A sum with the power of two whose last place is that of the result (of
-// subnormal numbers 2^-24) rounds.
-static inline std::uint16_t float_to_float16(float value) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    const auto sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000u);
-    bits &= 0x7FFFFFFFu;
-    if (bits > 0x7F800000u) return static_cast<std::uint16_t>(sign | 0x7E00u);
-    if (bits >= 0x47800000u) return static_cast<std::uint16_t>(sign | 0x7C00u);  // 2^16 and more
-    if (bits < 0x38800000u) {                                                    // below 2^-14
-        float small;
-        std::memcpy(&small, &bits, sizeof small);
-        small += 0.5f;  // whose last place is 2^-24
-        std::memcpy(&bits, &small, sizeof bits);
-        return static_cast<std::uint16_t>(sign | (bits - 0x3F000000u));
-    }
-    const std::uint32_t kept = bits - 0x38000000u;  // the exponent with the bias of float16
-    return static_cast<std::uint16_t>(sign | ((kept + 0xFFFu + (kept >> 13 & 1u)) >> 13));
-}
-
-// As elements of arrays.
-struct Bfloat16 {
-    std::uint16_t bits;
-
-    explicit Bfloat16(double value) : bits(float_to_bfloat16(static_cast<float>(value))) {}
-    explicit operator double() const { return static_cast<double>(bfloat16_to_float(bits)); }
-};
-struct Float16 {
-    std::uint16_t bits;
-
-    explicit Float16(double value) : bits(float_to_float16(static_cast<float>(value))) {}
-    explicit operator double() const { return static_cast<double>(float16_to_float(bits)); }
-};
-
 }  // namespace tqs
