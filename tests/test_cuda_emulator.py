@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 
 import numpy as np
@@ -55,6 +56,22 @@ def test_fragments_of_the_tensor_instructions(emulator, kind):
         c = generator.integers(-9, 10, (16, 8)).astype(np.float32)
     got = emulator.mma(kind, words[0], words[1], fragments(c, "c"))
     np.testing.assert_array_equal(got, fragments(c + a @ b.T, "c"))
+
+
+def test_load_matrices(emulator):
+    """The eight rows of matrix i come from lanes 8 i ...; a lane has two neighbours of a row, or of a column."""
+    rows = np.arange(4 * 8 * 8, dtype=np.uint16).reshape(4, 8, 8)
+    for transposed in (False, True):
+        words = np.zeros((32, 4), np.uint32)
+        emulator.library.emulated_matrices(
+            int(transposed), ctypes.c_void_p(rows.ctypes.data), ctypes.c_void_p(words.ctypes.data)
+        )
+        values = words.view(np.uint16).reshape(32, 4, 2)
+        for lane in range(32):
+            g, t = divmod(lane, 4)
+            for i in range(4):
+                wanted = rows[i, 2 * t : 2 * t + 2, g] if transposed else rows[i, g, 2 * t : 2 * t + 2]
+                np.testing.assert_array_equal(values[lane, i], wanted)
 
 
 # The same of a warpgroup (ALayout_64x16, ALayout_64x32, CLayout_64xN of CUTLASS's mma_traits_sm90_gmma.hpp): strides of

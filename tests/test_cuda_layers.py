@@ -36,6 +36,10 @@ def integers(*values):
     return [ctypes.c_int64(value) for value in values]
 
 
+def pointers(addresses):
+    return (ctypes.c_void_p * len(addresses))(*addresses)
+
+
 def close(got, expected, size, depth, dtype):
     """Within the bound of a sum of `depth` rounded products whose absolute values add up to `size`."""
     assert (np.abs(got - expected) <= (depth + 2) * np.finfo(dtype).eps * size).all()
@@ -62,13 +66,14 @@ def test_layers(emulator, dtype, tangent):
     weights = [arrays[2].address + number * bytes_each for number in used]
     if tangent:
         weights[1] = None
-    table = (ctypes.c_void_p * lanes)(*weights)
+    table = pointers(weights)
     results = []
     for multiprocessors in MULTIPROCESSORS:
         out = emulated.Guarded(emulator.library, (lanes, rows, n), dtype)
         call(
-            emulator.library.emulated_layer, DTYPES.index(dtype), int(tangent), *integers(lanes, rows, n, k),
-            address(arrays[0]), table, address(arrays[1]), address(out), multiprocessors,
+            emulator.library.emulated_layer, DTYPES.index(dtype), int(tangent),
+            *integers(lanes, 1, rows, n, k, 1, k), address(arrays[0]), table,
+            pointers([arrays[1].address, None, None]), address(out), multiprocessors,
         )  # fmt: skip
         results.append(out.array.copy())
         close(results[-1], expected, size, 2 * k, dtype)

@@ -44,4 +44,19 @@ __device__ inline void store(Float16* out, float value) {
     out->bits = float_to_float16(value);
 }
 
+// c += a b, as mma_bfloat16.
+__device__ inline void multiply(Bfloat16, float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+    mma_bfloat16(c, a, b);
+}
+__device__ inline void multiply(Float16, float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+    mma_float16(c, a, b);
+}
+
+__device__ inline std::uint32_t pair_of(Bfloat16, float low, float high) {
+    return bfloat16_pair(low, high);
+}
+__device__ inline std::uint32_t pair_of(Float16, float low, float high) {
+    return float16_pair(low, high);
+}
+
 }  // namespace tqs::cuda

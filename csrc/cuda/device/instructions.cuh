@@ -9,6 +9,8 @@
 //   m16n8k32  a[0..3], four bytes each: (g, 4t) (g + 8, 4t) (g, 4t + 16) (g + 8, 4t + 16) and k + 1 ... k + 3
 //             b[0..1]: (4t, g) (4t + 16, g) and k + 1 ... k + 3
 //   both      c[0..3]: (row, column) = (g, 2t) (g, 2t + 1) (g + 8, 2t) (g + 8, 2t + 1)
+//   ldmatrix  four matrices of 8 rows of 16 bytes, row r of matrix i where lane 8 i + r points to; word i of the result
+//             is (row, columns) = (g, 2t and 2t + 1) of matrix i, or transposed (rows, column) = (2t and 2t + 1, g)
 //
 // Loads and matrix products are volatile: the compiler keeps them in the order and in the (uniform) branch where they
 // are written.
@@ -82,6 +84,21 @@ __device__ inline std::uint16_t load_half_word(const std::uint16_t* address) {
 }
 __device__ inline Vector load_from_shared(const unsigned char* address) {
     return *reinterpret_cast<const Vector*>(address);
+}
+
+// Four 8 x 8 matrices of 16-bit elements from shared memory; `address`, 16-byte aligned, of the row that is this
+// lane's.
+__device__ inline void load_matrices(const unsigned char* address, std::uint32_t (&matrices)[4]) {
+    const auto shared = static_cast<std::uint32_t>(__cvta_generic_to_shared(address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+                 : "r"(shared));
+}
+__device__ inline void load_matrices_transposed(const unsigned char* address, std::uint32_t (&matrices)[4]) {
+    const auto shared = static_cast<std::uint32_t>(__cvta_generic_to_shared(address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+                 : "r"(shared));
 }
 
 // What other blocks wrote during this kernel: past L1, which is not coherent.
@@ -185,6 +202,18 @@ __device__ inline std::uint16_t float_to_float16(float value) {
     std::uint16_t bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
     return bits;
+}
+
+// Both rounded to nearest, ties to even; `low` in the lower half.
+__device__ inline std::uint32_t bfloat16_pair(float low, float high) {
+    std::uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+__device__ inline std::uint32_t float16_pair(float low, float high) {
+    std::uint32_t pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
 }
 
 // c += a b for a 16 x 16, b 16 x 8 of bfloat16.

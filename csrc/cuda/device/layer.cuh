@@ -5,15 +5,9 @@
 #include "backend/device.h"
 #include "cuda/device/accumulate.cuh"
 #include "cuda/device/lanes.cuh"
+#include "cuda/device/layer_run.cuh"
 
 namespace tqs::cuda {
-
-// Lanes [lane, lane + lanes), blocks of rows from `block` on. What null weights would multiply is left out.
-struct LayerRun {
-    std::int64_t block, lane, lanes;
-    const void* weight;   // multiplies the lane's own x
-    const void* tangent;  // multiplies lane 0's
-};
 
 struct LayerArgument {
     const LayerRun* runs;
@@ -73,12 +67,7 @@ template <class Stored, int kEach>
 __global__ void __launch_bounds__(kProductThreads) layer(const LayerArgument a) {
     using T = Computed<Stored>;
     using Tile = Tiling<T, kEach>;
-    int low = 0, high = a.run_count;
-    while (high - low > 1) {
-        const int middle = (low + high) / 2;
-        (a.runs[middle].block <= blockIdx.x ? low : high) = middle;
-    }
-    const LayerRun run = a.runs[low];
+    const LayerRun run = run_of_block(a.runs, a.run_count, blockIdx.x);
     const std::int64_t first_row = (blockIdx.x - run.block) * Tile::kEdge;
     const std::int64_t group = blockIdx.y / a.column_blocks;
     const std::int64_t first_column = (blockIdx.y - group * a.column_blocks) * Tile::kEdge;

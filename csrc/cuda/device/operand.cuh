@@ -58,13 +58,6 @@ __device__ inline float scale_of(std::uint32_t pair, int high) {
     return bfloat16_to_float(high ? pair >> 16 : pair & 0xFFFFu);
 }
 
-__device__ inline void multiply(Bfloat16, float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-    mma_bfloat16(c, a, b);
-}
-__device__ inline void multiply(Float16, float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-    mma_float16(c, a, b);
-}
-
 template <int bits>
 __device__ inline Step<bits> step_of(const std::uint32_t* words, int step) {
     Step<bits> result;

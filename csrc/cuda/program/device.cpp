@@ -158,7 +158,7 @@ class Gpu : public tqs::Device {
         work();
     }
 
-    void layer(const LayerTask& task) override { multiply_layer(task, properties_of(device_).multiprocessors); }
+    void layer(const LayerTask& task) override { multiply_layer(task, properties_of(device_)); }
     std::int64_t packed_layer_scratch(const PackedLayerTask& task) override {
         return cuda::packed_layer_scratch(task, properties_of(device_));
     }

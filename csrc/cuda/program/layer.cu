@@ -1,40 +1,11 @@
-#include <vector>
-
 #include "cuda/device/layer.cuh"
 #include "cuda/program/launch.cuh"
 #include "cuda/program/layer.h"
+#include "cuda/program/layer_runs.h"
 #include "cuda/program/tilings.h"
 
 namespace tqs::cuda {
 namespace {
-
-// The weights that lane `lane` multiplies by: its own, and those that multiply lane 0's x.
-LayerRun weights_of(const LayerTask& task, std::int64_t lane) {
-    LayerRun run{0, lane, 1, task.weights ? task.weights[task.extent.tangent ? 0 : lane] : task.weight, nullptr};
-    if (!task.extent.tangent || lane == 0) return run;
-    if (is_shared(task.x)) run.weight = nullptr;
-    if (task.weights) run.tangent = task.weights[lane];
-    return run;
-}
-
-// Runs of lanes with the same weights; blocks of `edge` rows, and how many there are in all.
-std::vector<LayerRun> runs_of(const LayerTask& task, std::int64_t rows, int edge, std::int64_t& blocks) {
-    std::vector<LayerRun> runs;
-    for (std::int64_t lane = 0; lane < task.extent.lanes; ++lane) {
-        const LayerRun own = weights_of(task, lane);
-        if (!runs.empty() && runs.back().weight == own.weight && runs.back().tangent == own.tangent) {
-            ++runs.back().lanes;
-        } else {
-            runs.push_back(own);
-        }
-    }
-    blocks = 0;
-    for (LayerRun& run : runs) {
-        run.block = blocks;
-        blocks += (run.lanes * rows + edge - 1) / edge;
-    }
-    return runs;
-}
 
 template <class Stored>
 void multiply(const LayerTask& task, int multiprocessors) {
@@ -66,22 +37,23 @@ void multiply(const LayerTask& task, int multiprocessors) {
         a.column_blocks = (a.outputs + Tile::kEdge - 1) / Tile::kEdge;
         launch("layer", layer<Stored, Tile::kEach>,
                Grid{static_cast<unsigned>(blocks), static_cast<unsigned>(a.column_blocks * task.groups), 1},
-               kProductThreads, shared_bytes<Tile>(), a);
+               kProductThreads, shared_bytes(Tile::kSharedBytes), a);
     });
 }
 
 }  // namespace
 
-void multiply_layer(const LayerTask& task, int multiprocessors) {
+void multiply_layer(const LayerTask& task, const cuda::Device& device) {
+    if (fits_layer_tensor(task)) return multiply_layer_tensor(task, device);
     switch (task.precision) {
         case Precision::float32:
-            return multiply<float>(task, multiprocessors);
+            return multiply<float>(task, device.multiprocessors);
         case Precision::float64:
-            return multiply<double>(task, multiprocessors);
+            return multiply<double>(task, device.multiprocessors);
         case Precision::bfloat16:
-            return multiply<Bfloat16>(task, multiprocessors);
+            return multiply<Bfloat16>(task, device.multiprocessors);
         case Precision::float16:
-            return multiply<Float16>(task, multiprocessors);
+            return multiply<Float16>(task, device.multiprocessors);
     }
 }
 

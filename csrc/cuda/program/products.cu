@@ -41,7 +41,7 @@ void multiply(const MatmulTask& task) {
         p.row_blocks = (p.rows + Tile::kEdge - 1) / Tile::kEdge;
         const auto across = static_cast<unsigned>((p.columns + Tile::kEdge - 1) / Tile::kEdge);
         launch("matmul", matmul<Stored, Tile::kEach>, Grid{static_cast<unsigned>(products * p.row_blocks), across, 1},
-               kProductThreads, shared_bytes<Tile>(), p);
+               kProductThreads, shared_bytes(Tile::kSharedBytes), p);
     });
 }
 

@@ -46,27 +46,37 @@ const char* guarded(const Run& run) {
 
 extern "C" {
 
-// out [lanes, rows, n] = x [lanes, rows, k] weight^T + bias [n]; weights: one [n, k] per lane, null for zero tangents.
-const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::int64_t rows, std::int64_t n,
-                           std::int64_t k, void* x, const void* const* weights, void* bias, void* out,
-                           int multiprocessors) {
+// out [lanes, samples, rows, n] = x [lanes, samples, rows, k] weight^T + bias [lanes, n], or bias [n] where there is
+// one for all lanes. Rows of x begin `stride` elements apart. weights: one [n, k / groups] per lane, null for zero
+// tangents.
+const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::int64_t samples, std::int64_t rows,
+                           std::int64_t n, std::int64_t k, std::int64_t groups, std::int64_t stride, void* x,
+                           const void* const* weights, void* const* biases, void* out, int multiprocessors) {
     return guarded([&] {
         LayerTask task{};
-        task.extent = {lanes, 1, tangent != 0};
+        task.extent = {lanes, samples, tangent != 0};
         task.precision = static_cast<Precision>(precision);
-        task.x = contiguous(precision, x, {rows, k});
-        task.bias = contiguous(precision, bias, {n});
+        task.x = contiguous(precision, x, {rows, stride});
+        task.x.sizes[1] = k;
+        task.x.lane_stride *= samples;
+        task.bias = contiguous(precision, biases ? biases[0] : nullptr, {n});
         task.bias.sample_stride = task.bias.lane_stride = 0;
+        if (lanes > 1 && biases && biases[1]) task.bias.lanes = biases;
         task.out = contiguous(precision, out, {rows, n});
+        task.out.lane_stride *= samples;
         task.weights = weights;
         task.batch = 1;
         task.height = {1, 1, 1, 1, 1, 0, 0};
-        task.width = {rows, rows, 1, 1, 1, 0, k};
+        task.width = {rows, rows, 1, 1, 1, 0, stride};
         task.channels = k;
         task.x_channel = 1;
         task.outputs = n;
-        task.groups = 1;
-        multiply_layer(task, multiprocessors);
+        task.groups = groups;
+        multiply_layer(task, {.multiprocessors = multiprocessors,
+                              .shared_per_block = 232448,
+                              .shared_per_multiprocessor = 233472,
+                              .bytes_per_cycle = 20.7,
+                              .warpgroups = false});
     });
 }
 

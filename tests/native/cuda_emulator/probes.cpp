@@ -132,6 +132,18 @@ void emulated_mma(int kind, const std::uint32_t* a, const std::uint32_t* b, void
     });
 }
 
+// By a warp: four matrices [8, 8] of 16 bits, words [lane, 4].
+void emulated_matrices(int transposed, const unsigned char* rows, std::uint32_t* words) {
+    emulator::launch({1, 1, 1}, 32, 512, [&] {
+        std::memcpy(shared_memory() + 16 * thread(), rows + 16 * thread(), 16);
+        warp_barrier();
+        std::uint32_t own[4];
+        transposed ? load_matrices_transposed(shared_memory() + 16 * thread(), own)
+                   : load_matrices(shared_memory() + 16 * thread(), own);
+        std::memcpy(words + 4 * thread(), own, sizeof own);
+    });
+}
+
 std::uint16_t emulated_float_to_float16(float value) {
     return float_to_float16(value);
 }

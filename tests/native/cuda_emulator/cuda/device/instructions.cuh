@@ -118,6 +118,25 @@ void multiply_16(void* const* lanes, int) {
     }
 }
 
+// Rows of 8 elements, by lane, and what a lane gets of them.
+struct Matrices {
+    std::uint16_t row[8];
+    std::uint32_t* words;
+};
+template <bool transposed>
+void share_matrices(void* const* brought, int) {
+    for (int lane = 0; lane < 32; ++lane) {
+        for (int i = 0; i < 4; ++i) {
+            const auto element = [&](int e) -> std::uint32_t {
+                const int across = lane / 4, along = 2 * (lane % 4) + e;
+                const int row = transposed ? along : across, column = transposed ? across : along;
+                return static_cast<const Matrices*>(brought[8 * i + row])->row[column];
+            };
+            static_cast<Matrices*>(brought[lane])->words[i] = element(0) | element(1) << 16;
+        }
+    }
+}
+
 // a [16, 32] unsigned, b [32, 8] signed bytes.
 inline void multiply_8(void* const* lanes, int) {
     std::int64_t a[16][32], b[32][8];
@@ -189,6 +208,21 @@ inline Vector load_from_shared(const unsigned char* address) {
     Vector value;
     std::memcpy(&value, address, sizeof value);
     return value;
+}
+
+template <bool transposed>
+inline void load_matrices_as(const char* name, const unsigned char* address, std::uint32_t (&matrices)[4]) {
+    emulator::note_shared_load(address);
+    emulated::Matrices own{};
+    std::memcpy(own.row, address, sizeof own.row);
+    own.words = matrices;
+    emulator::meet_warp(name, &own, emulated::share_matrices<transposed>);
+}
+inline void load_matrices(const unsigned char* address, std::uint32_t (&matrices)[4]) {
+    load_matrices_as<false>("load_matrices", address, matrices);
+}
+inline void load_matrices_transposed(const unsigned char* address, std::uint32_t (&matrices)[4]) {
+    load_matrices_as<true>("load_matrices_transposed", address, matrices);
 }
 
 inline float load_fresh(const float* address) {
@@ -299,6 +333,17 @@ inline std::uint32_t add_float16x2(std::uint32_t a, std::uint32_t b) {
                                                    emulated::float16_value(b >> shift & 0xFFFF)));
     };
     return half(0) | half(16) << 16;
+}
+
+inline std::uint32_t bfloat16_pair(float low, float high) {
+    const auto half = [](float value) {
+        const std::uint32_t bits = as_bits(value);
+        return std::isnan(value) ? 0x7FFFu : (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+    };
+    return half(low) | half(high) << 16;
+}
+inline std::uint32_t float16_pair(float low, float high) {
+    return float_to_float16(low) | static_cast<std::uint32_t>(float_to_float16(high)) << 16;
 }
 
 inline void mma_bfloat16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
