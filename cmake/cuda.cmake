@@ -16,6 +16,8 @@ set(cuda_sources
     csrc/cuda/plan.cpp
     csrc/cuda/program/attention.cu
     csrc/cuda/program/context.cpp
+    csrc/cuda/program/cublas_lt.cpp
+    csrc/cuda/program/dense_products.cpp
     csrc/cuda/program/depthwise.cu
     csrc/cuda/program/device.cpp
     csrc/cuda/program/elementwise.cu
@@ -62,7 +64,7 @@ if(build_cuda)
     # Static: the module imports on a machine without CUDA, and next to any CUDA runtime torch brings.
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
     find_package(CUDAToolkit REQUIRED)
-    set(TQS_CUDA_SOURCES ${cuda_sources})
+    set(TQS_CUDA_SOURCES ${cuda_sources} csrc/cuda/program/cublas_lt_library.cpp)
     # Multiply-adds are written out where they are meant: no element differs for the kernel or the loop it was inlined in.
     foreach(family attention depthwise elementwise layer layer_tensor movement noise products rounding rows steps)
         set_source_files_properties(csrc/cuda/program/${family}.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
@@ -81,7 +83,7 @@ if(build_cuda)
     else()
         list(APPEND TQS_CUDA_SOURCES csrc/cuda/no_warpgroups.cpp)
     endif()
-    set(TQS_CUDA_LIBRARIES CUDA::cudart_static)
+    set(TQS_CUDA_LIBRARIES CUDA::cudart_static ${CMAKE_DL_LIBS})
     list(JOIN TQS_CUDA_ARCHITECTURES "," architecture_names)
     set_source_files_properties(csrc/cuda/table.cpp PROPERTIES COMPILE_DEFINITIONS
         "TQS_CUDA_ARCHITECTURES=\"${architecture_names}\"")
@@ -89,6 +91,7 @@ if(build_cuda)
 elseif(TQS_CUDA STREQUAL "EMULATED")
     set(TQS_CUDA_SOURCES ${cuda_sources}
         csrc/cuda/no_warpgroups.cpp
+        tests/native/cuda_emulator/cublas_lt.cpp
         tests/native/cuda_emulator/emulator.cpp
         tests/native/cuda_emulator/runtime.cpp)
     set(TQS_CUDA_LIBRARIES)

@@ -102,7 +102,7 @@ def emulator() -> Emulator:
 
 def _build(folder: Path) -> Emulator:
     cuda = ROOT / "csrc/cuda"
-    excluded = ("table", "no_warpgroups", "device")  # the engine is built with TQS_CUDA=EMULATED
+    excluded = ("table", "no_warpgroups", "device", "cublas_lt_library")  # the engine is built with TQS_CUDA=EMULATED
     kernels = [path for part in (cuda, cuda / "program") for path in sorted(part.iterdir())]
     kernels = [path for path in kernels if path.suffix in (".cpp", ".cu") and path.stem not in excluded]
     sources = [*sorted(FOLDER.glob("*.cpp")), *kernels, ROOT / "csrc/program/chain.cpp"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 
@@ -53,16 +55,19 @@ class HalfLayer:
         self.bias_table = pointers([kept[lane].address if lane in kept else None for lane in range(lanes)])
         self.has_bias = bool(kept)
 
-    def run(self, multiprocessors=1, reverse=False):
-        """Bits of the result."""
+    def run(self, multiprocessors=1, reverse=False, by_library=0):
+        """Bits of the result; `products` says how many the library was asked for (emulated_layer)."""
         out = emulated.Guarded(self.emulator.library, self.sizes, np.uint16)
         lanes, samples, rows, n = self.sizes
+        products = ctypes.c_int64()
         self.emulator.library.emulated_reverse(int(reverse))
         call(
             self.emulator.library.emulated_layer, HALVES[self.dtype][0], int(self.tangent),
             *integers(lanes, samples, rows, n, self.k, self.groups, self.stride), address(self.memory[0]), self.table,
-            self.bias_table if self.has_bias else None, address(out), multiprocessors,
+            self.bias_table if self.has_bias else None, address(out), multiprocessors, by_library,
+            ctypes.byref(products),
         )  # fmt: skip
+        self.products = products.value
         return out.array.copy()
 
     def product(self, x, weight):

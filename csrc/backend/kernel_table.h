@@ -159,7 +159,9 @@ std::span<const KernelTable* const> cpu_tables();
 namespace cuda {
 
 bool built();
-std::string architectures();  // "80,90a", empty when not built
+std::string architectures();
+// The cuBLASLt that large products of programs go to; empty: there is none, our kernels compute all.
+std::string library();  // "80,90a", empty when not built
 // Devices the driver reports; 0 without a driver, a device, or CUDA in the build.
 int device_count();
 bool has_qgemm(int bits);

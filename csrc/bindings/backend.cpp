@@ -27,6 +27,7 @@ void bind_backend(py::module_& m) {
     m.def("default_threads", &default_threads);
     m.def("cuda_built", &cuda::built);
     m.def("cuda_architectures", &cuda::architectures);
+    m.def("cuda_library", &cuda::library);
     m.def("cuda_device_count", &cuda::device_count, py::call_guard<py::gil_scoped_release>());
     m.attr("version") = TQS_VERSION;
     m.attr("compiler") = TQS_COMPILER;

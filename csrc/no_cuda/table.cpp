@@ -27,6 +27,10 @@ int device_count() {
     return 0;
 }
 
+std::string library() {
+    return {};
+}
+
 bool has_qgemm(int) {
     return false;
 }

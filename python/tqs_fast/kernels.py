@@ -89,6 +89,7 @@ def info() -> dict[str, Any]:
             "built": core.cuda_built(),
             "architectures": [name for name in core.cuda_architectures().split(",") if name],
             "devices": core.cuda_device_count(),
+            "cublas_lt": core.cuda_library() or None,
         },
         "threads": core.default_threads(),
         "kernels": list(),

@@ -12,6 +12,7 @@
 #include "cuda/device_properties.h"
 #include "cuda/kernels.h"
 #include "cuda/program/context.h"
+#include "cuda/program/cublas_lt.h"
 #include "cuda/program/kernels.h"
 #include "cuda/program/layer.h"
 #include "cuda/program/packed_layer.h"
@@ -158,7 +159,11 @@ class Gpu : public tqs::Device {
         work();
     }
 
-    void layer(const LayerTask& task) override { multiply_layer(task, properties_of(device_)); }
+    void layer(const LayerTask& task) override {
+        const std::vector<DenseProduct> products = dense_products(task);
+        if (!products.empty() && multiply_by_library(products)) return;
+        multiply_layer(task, properties_of(device_));
+    }
     std::int64_t packed_layer_scratch(const PackedLayerTask& task) override {
         return cuda::packed_layer_scratch(task, properties_of(device_));
     }
@@ -196,6 +201,16 @@ class Gpu : public tqs::Device {
     }
 
   private:
+    // Made at the first step, which is not recorded: it allocates.
+    bool multiply_by_library(const std::vector<DenseProduct>& products) {
+        const lt::Library* const library = cublas_lt();
+        if (!library) return false;
+        if (!library_) library_ = std::make_unique<CublasLt>(*library);
+        if (!library_->knows(products)) return false;
+        for (const DenseProduct& product : products) library_->multiply(product, stream_.get());
+        return true;
+    }
+
     DeviceBytes obtain(std::int64_t bytes) {
         try {
             return allocate_device(bytes);
@@ -228,6 +243,7 @@ class Gpu : public tqs::Device {
     std::map<std::int64_t, std::vector<DeviceBytes>> kept_;
     Stream stream_;
     Context context_;
+    std::unique_ptr<CublasLt> library_;
 };
 
 }  // namespace

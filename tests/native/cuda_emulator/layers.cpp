@@ -3,7 +3,9 @@
 #include <string>
 #include <vector>
 
+#include "core/check.h"
 #include "cuda/program/context.h"
+#include "cuda/program/cublas_lt.h"
 #include "cuda/program/kernels.h"
 #include "cuda/program/layer.h"
 
@@ -51,7 +53,8 @@ extern "C" {
 // tangents.
 const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::int64_t samples, std::int64_t rows,
                            std::int64_t n, std::int64_t k, std::int64_t groups, std::int64_t stride, void* x,
-                           const void* const* weights, void* const* biases, void* out, int multiprocessors) {
+                           const void* const* weights, void* const* biases, void* out, int multiprocessors,
+                           int by_library, std::int64_t* products) {
     return guarded([&] {
         LayerTask task{};
         task.extent = {lanes, samples, tangent != 0};
@@ -72,6 +75,14 @@ const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::
         task.x_channel = 1;
         task.outputs = n;
         task.groups = groups;
+        if (by_library) {
+            const std::vector<DenseProduct> dense = by_library == 1 ? all_dense_products(task) : dense_products(task);
+            *products = static_cast<std::int64_t>(dense.size());
+            CublasLt library(*cublas_lt());
+            require(library.knows(dense), "layer", "the library has no algorithm");
+            for (const DenseProduct& product : dense) library.multiply(product, nullptr);
+            return;
+        }
         multiply_layer(task, {.multiprocessors = multiprocessors,
                               .shared_per_block = 232448,
                               .shared_per_multiprocessor = 233472,

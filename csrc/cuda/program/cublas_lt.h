@@ -1,0 +1,58 @@
+// Large products of layers through cuBLASLt, on our workspace.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+#include "backend/device.h"
+#include "cuda/program/context.h"
+#include "cuda/program/cublas_lt_api.h"
+
+namespace tqs::cuda {
+
+// out [rows, outputs] = x [rows, k] weight [outputs, k]^T + bias [outputs] (or null); all 16-byte aligned, rows of x
+// `x_stride` elements apart.
+struct DenseProduct {
+    Precision precision;
+    std::int64_t rows, outputs, k, x_stride;
+    const void *x, *weight, *bias;
+    void* out;
+};
+
+// The products that a layer is for a library that knows nothing of lanes: one per run of lanes with the same weight and
+// bias. Empty where it is none of those, or where they are not worth a launch each.
+std::vector<DenseProduct> dense_products(const LayerTask& task);
+
+// The same whatever their size.
+std::vector<DenseProduct> all_dense_products(const LayerTask& task);
+
+// Null where the library was not found, or is not to be used (TQS_CUBLASLT=0).
+const lt::Library* cublas_lt();
+
+// One per stream. The algorithm for a shape is asked for once and stays: the same bits from run to run.
+class CublasLt {
+  public:
+    explicit CublasLt(const lt::Library& library);
+    ~CublasLt();
+    CublasLt(const CublasLt&) = delete;
+    CublasLt& operator=(const CublasLt&) = delete;
+
+    // Whether the library has algorithms for all of them.
+    bool knows(const std::vector<DenseProduct>& products);
+    void multiply(const DenseProduct& product, cudaStream_t stream);
+
+  private:
+    struct Plan;
+    const Plan& plan_of(const DenseProduct& product);
+
+    const lt::Api& api_;
+    lt::Handle handle_ = nullptr;
+    DeviceBytes workspace_;
+    // Precision, rows, outputs, k, x_stride, whether there is a bias.
+    std::map<std::tuple<Precision, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool>, std::unique_ptr<Plan>>
+        plans_;
+};
+
+}  // namespace tqs::cuda

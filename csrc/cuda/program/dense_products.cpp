@@ -1,0 +1,122 @@
+#include "cuda/program/cublas_lt.h"
+
+namespace tqs::cuda {
+namespace {
+
+constexpr std::int64_t kVector = 16;  // bytes that operands are aligned to
+
+// Elements from one row to the next where all rows lie evenly apart; 0: they do not.
+class RowStride {
+  public:
+    explicit RowStride(std::int64_t alone) : stride_(alone) {}
+
+    // The next outer axis.
+    void add(std::int64_t size, std::int64_t stride) {
+        if (size == 1) return;
+        if (count_ == 1) {
+            stride_ = stride;
+        } else if (stride != count_ * stride_) {
+            stride_ = 0;
+        }
+        count_ *= size;
+    }
+    std::int64_t stride() const { return stride_; }
+
+  private:
+    std::int64_t count_ = 1, stride_;
+};
+
+bool of_one_tap(const WindowAxis& axis) {
+    return axis.taps == 1 && axis.padding == 0;
+}
+
+std::int64_t rows_of(const LayerTask& task) {
+    return task.batch * task.height.outputs * task.width.outputs;
+}
+
+std::int64_t x_stride(const LayerTask& task, std::int64_t lanes) {
+    RowStride rows(task.channels);
+    rows.add(task.width.outputs, task.width.stride * task.width.x_stride);
+    rows.add(task.height.outputs, task.height.stride * task.height.x_stride);
+    rows.add(task.batch, task.x_batch);
+    rows.add(task.extent.samples, task.x.sample_stride);
+    rows.add(lanes, task.x.lane_stride);
+    return rows.stride();
+}
+
+bool out_is_dense(const LayerTask& task) {
+    RowStride rows(task.outputs);
+    rows.add(rows_of(task), task.outputs);
+    rows.add(task.extent.samples, task.out.sample_stride);
+    rows.add(task.extent.lanes, task.out.lane_stride);
+    return rows.stride() == task.outputs;
+}
+
+const char* bias_of(const LayerTask& task, std::int64_t lane) {
+    const Operand& bias = task.bias;
+    if (!bias.data) return nullptr;
+    if (bias.lanes) return static_cast<const char*>(bias.lanes[lane]);
+    if (task.extent.tangent && lane > 0 && bias.lane_stride == 0) return nullptr;
+    return static_cast<const char*>(bias.data) + lane * bias.lane_stride * precision_bytes(task.precision);
+}
+
+bool aligned(const DenseProduct& product, std::int64_t bytes) {
+    for (const void* address : {product.x, product.weight, product.bias, static_cast<const void*>(product.out)}) {
+        if (reinterpret_cast<std::uintptr_t>(address) % kVector != 0) return false;
+    }
+    return product.x_stride * bytes % kVector == 0 && product.k * bytes % kVector == 0 &&
+           product.outputs * bytes % kVector == 0;
+}
+
+// A launch of its own costs a microsecond or two; what the library saves, an operation of these takes about 1e-15
+// seconds less in 16 bits and 2e-14 in float64 (tensor cores against multiply-adds).
+std::int64_t worth(Precision precision) {
+    return precision == Precision::float64 ? 100'000'000 : 1'000'000'000;
+}
+
+}  // namespace
+
+std::vector<DenseProduct> all_dense_products(const LayerTask& task) {
+    const std::int64_t bytes = precision_bytes(task.precision), lane_rows = task.extent.samples * rows_of(task);
+    if (task.precision == Precision::float32 || task.groups != 1 || task.x.lanes) return {};
+    if (!of_one_tap(task.height) || !of_one_tap(task.width)) return {};
+    if ((task.channels > 1 && task.x_channel != 1) || !out_is_dense(task)) return {};
+    const auto x = static_cast<const char*>(task.x.data);
+    const auto out = static_cast<char*>(task.out.data);
+    const bool tangent = task.extent.tangent;
+
+    std::vector<DenseProduct> products;
+    for (std::int64_t lane = 0, end; lane < task.extent.lanes; lane = end) {
+        const auto weight = [&](std::int64_t l) {
+            return task.weights ? task.weights[tangent ? 0 : l] : task.weight;
+        };
+        const auto other = [&](std::int64_t l) {
+            return tangent && l > 0 && task.weights ? task.weights[l] : nullptr;
+        };
+        // Of a tangent with two products neither may be rounded before they meet.
+        if (other(lane) || (tangent && lane > 0 && is_shared(task.x))) return {};
+        end = lane + 1;
+        while (end < task.extent.lanes && weight(end) == weight(lane) && !other(end) &&
+               bias_of(task, end) == bias_of(task, lane)) {
+            ++end;
+        }
+        const DenseProduct product{
+            task.precision, (end - lane) * lane_rows,   task.outputs,
+            task.channels,  x_stride(task, end - lane), x + lane * task.x.lane_stride * bytes,
+            weight(lane),   bias_of(task, lane),        out + lane * task.out.lane_stride * bytes};
+        if (product.x_stride < product.k || !aligned(product, bytes)) return {};
+        products.push_back(product);
+    }
+    return products;
+}
+
+std::vector<DenseProduct> dense_products(const LayerTask& task) {
+    const std::int64_t rows = task.extent.lanes * task.extent.samples * rows_of(task);
+    const std::int64_t operations = 2 * rows * task.outputs * task.channels;
+    if (rows < 64 || operations < worth(task.precision)) return {};
+    std::vector<DenseProduct> products = all_dense_products(task);
+    if (operations < static_cast<std::int64_t>(products.size()) * worth(task.precision)) products.clear();
+    return products;
+}
+
+}  // namespace tqs::cuda

@@ -1,0 +1,81 @@
+"""Layers through cuBLASLt, which tests/native/cuda_emulator/cublas_lt.cpp takes the place of: what it is asked for, and
+when it is asked."""
+
+from __future__ import annotations
+
+import pytest
+
+import emulated
+from test_cuda_layers_tensor import HALVES, HalfLayer
+from tqs_fast import kernels
+from tqs_fast._native import core
+
+pytestmark = pytest.mark.skipif(not emulated.COMPILER, reason="needs a C++ compiler")
+
+ALL, WORTH_IT = 1, 2
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return emulated.emulator()
+
+
+def asked(emulator):
+    return emulator.library.emulated_library_calls()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    ("how", "products"),
+    [
+        ({"biases": "one"}, 1),
+        ({"biases": "none"}, 1),
+        ({"biases": "each"}, 3),  # an epilogue adds one bias
+        ({"used": [0, 0, 2], "stride": 104}, 2),  # the tail of a row is another row's gap
+        ({"tangent": True, "used": [0, None, None], "biases": "one"}, 2),  # lane 0 has a bias, its tangents have none
+        ({"tangent": True, "used": [0, None, None], "biases": "none"}, 1),
+    ],
+)
+def test_products_of_lanes(emulator, dtype, how, products):
+    layer = HalfLayer(emulator, dtype, 3, 2, 11, 48, 88, **{"used": [0, 0, 0], **how})
+    asked(emulator)
+    layer.check(by_library=ALL)
+    assert layer.products == products
+    assert asked(emulator) == products
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"tangent": True, "used": [0, None, 2]},  # two products in one sum
+        {"groups": 2},
+        {"k": 84},  # not 16 bytes
+        {"n": 50},
+        {"stride": 92},
+    ],
+)
+def test_what_is_left_to_our_kernels(emulator, how):
+    layer = HalfLayer(emulator, "bfloat16", **{"lanes": 3, "samples": 2, "rows": 11, "n": 48, "k": 88, **how})
+    asked(emulator)
+    layer.run(by_library=ALL)
+    assert layer.products == 0
+    assert asked(emulator) == 0
+
+
+def test_small_products_are_not_worth_a_launch(emulator):
+    """10^9 operations each."""
+    large = HalfLayer(emulator, "bfloat16", 2, 1, 512, 1024, 512, used=[0, 0], biases="none")
+    large.run(by_library=WORTH_IT)
+    assert large.products == 1
+    for how in ({"used": [0, 1]}, {"biases": "each", "used": [0, 0]}):
+        halves = HalfLayer(emulator, "bfloat16", 2, 1, 512, 1024, 512, **{"biases": "none", **how})
+        halves.run(by_library=WORTH_IT)
+        assert halves.products == 0
+
+
+def test_what_is_found_is_said(monkeypatch):
+    monkeypatch.delenv("TQS_CUBLASLT", raising=False)
+    found = kernels.info()["cuda"]["cublas_lt"]
+    assert found == "emulated" if core.cuda_architectures() == "emulated" else found is None or "cublasLt" in found
+    monkeypatch.setenv("TQS_CUBLASLT", "0")
+    assert kernels.info()["cuda"]["cublas_lt"] is None
