@@ -23,6 +23,7 @@ set(cuda_sources
     csrc/cuda/program/elementwise.cu
     csrc/cuda/program/layer.cu
     csrc/cuda/program/layer_tensor.cu
+    csrc/cuda/program/matmul_tensor.cu
     csrc/cuda/program/movement.cu
     csrc/cuda/program/noise.cu
     csrc/cuda/program/packed_layer.cpp
@@ -66,7 +67,7 @@ if(build_cuda)
     find_package(CUDAToolkit REQUIRED)
     set(TQS_CUDA_SOURCES ${cuda_sources} csrc/cuda/program/cublas_lt_library.cpp)
     # Multiply-adds are written out where they are meant: no element differs for the kernel or the loop it was inlined in.
-    foreach(family attention depthwise elementwise layer layer_tensor movement noise products rounding rows steps)
+    foreach(family attention depthwise elementwise layer layer_tensor matmul_tensor movement noise products rounding rows steps)
         set_source_files_properties(csrc/cuda/program/${family}.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
     endforeach()
     if("90a" IN_LIST TQS_CUDA_ARCHITECTURES)

@@ -90,7 +90,7 @@ def test_matmul(emulator, dtype, transposed, batch, m, n, k):
     memory = [emulator.guarded(a), emulator.guarded(np.ascontiguousarray(b.swapaxes(1, 2)) if transposed else b)]
     out = emulated.Guarded(emulator.library, (batch, m, n), dtype)
     call(
-        emulator.library.emulated_matmul, DTYPES.index(dtype), int(transposed), *integers(batch, m, n, k),
+        emulator.library.emulated_matmul, DTYPES.index(dtype), int(transposed), 0, 0, *integers(1, batch, m, n, k),
         *map(address, memory), address(out),
     )  # fmt: skip
     wide = [part.astype(float) for part in (a, b)]

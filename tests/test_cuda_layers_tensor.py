@@ -173,3 +173,35 @@ def test_half_layers_keep_special_values(emulator, value, transposed):
     touched = ~np.isfinite(result)
     assert touched.all(axis=int(not transposed)).sum() == 1
     assert touched.sum() == 20
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shared", [None, 0, 1, 2])  # None: an ensemble; a tangent rollout in which a, b are shared
+@pytest.mark.parametrize(
+    ("batch", "m", "n", "k"), [(7, 270, 136, 72), (3, 130, 200, 8), (2, 70, 64, 136), (1, 3, 8, 200)]
+)
+def test_half_products_of_activations(emulator, dtype, transposed, shared, batch, m, n, k):
+    """Tiles of all shapes: an emulated device has four multiprocessors."""
+    generator = np.random.default_rng(m)
+    lanes, tangent = 3, shared is not None
+    counts = [1 if shared and shared >> place & 1 else lanes for place in (0, 1)]
+    shapes = (counts[0], batch, m, k), (counts[1], batch, k, n)
+    bits = [emulated.to_bits(generator.standard_normal(shape), dtype) for shape in shapes]
+    a, b = (emulated.from_bits(part, dtype).astype(float) for part in bits)
+    memory = [emulator.guarded(bits[0]), emulator.guarded(bits[1].swapaxes(2, 3).copy() if transposed else bits[1])]
+    out = emulated.Guarded(emulator.library, (lanes, batch, m, n), np.uint16)
+    call(
+        emulator.library.emulated_matmul, HALVES[dtype][0], int(transposed), int(tangent), shared or 0,
+        *integers(lanes, batch, m, n, k), *map(address, memory), address(out),
+    )  # fmt: skip
+    for lane in range(lanes):
+        pairs = [(a[lane % counts[0]], b[lane % counts[1]])]
+        if tangent and lane > 0:
+            pairs = [(a[lane], b[0])] if counts[0] > 1 else []
+            pairs += [(a[0], b[lane])] if counts[1] > 1 else []
+        result = sum(x @ y for x, y in pairs)
+        size = sum(np.abs(x) @ np.abs(y) for x, y in pairs)
+        bound = (2 * k + 2) * 2.0**-23 * size
+        bound += HALVES[dtype][1] * (np.abs(result) + bound)
+        assert (np.abs(emulated.from_bits(out.array[lane], dtype) - result) <= bound).all()

@@ -2,28 +2,11 @@
 #include "cuda/program/launch.cuh"
 #include "cuda/program/layer.h"
 #include "cuda/program/layer_runs.h"
+#include "cuda/program/tensor_operands.h"
 #include "cuda/program/tilings.h"
 
 namespace tqs::cuda {
 namespace {
-
-bool aligned(const void* address) {
-    return reinterpret_cast<std::uintptr_t>(address) % sizeof(Vector) == 0;
-}
-
-template <class Address>
-bool aligned(Address const* addresses, std::int64_t count) {
-    for (std::int64_t i = 0; i < count; ++i) {
-        if (!aligned(addresses[i])) return false;
-    }
-    return true;
-}
-
-bool aligned(const Operand& operand, std::int64_t lanes) {
-    if (operand.sample_stride % kTensorVector != 0) return false;
-    if (operand.lanes) return aligned(operand.lanes, lanes);
-    return aligned(operand.data) && operand.lane_stride % kTensorVector == 0;
-}
 
 bool of_one_tap(const WindowAxis& axis) {
     return axis.taps == 1 && axis.padding == 0 && axis.stride * axis.x_stride % kTensorVector == 0;
@@ -54,7 +37,7 @@ void multiply(const LayerTask& task, const Device& device) {
     a.groups = static_cast<int>(task.groups);
     a.k = static_cast<int>(task.channels / task.groups);
     a.outputs = static_cast<int>(task.outputs / task.groups);
-    a.vectors = a.outputs % kTensorVector == 0 && aligned(task.out, lanes);
+    a.vectors = a.outputs % kTensorVector == 0 && is_aligned(task.out, lanes);
     with_tensor_shape(device, lanes * lane_rows, a.outputs, task.groups, [&](auto shape) {
         using Shape = decltype(shape);
         const std::vector<LayerRun> runs = runs_of(task, lane_rows, Shape::kRows, a.row_blocks);
@@ -76,7 +59,7 @@ bool fits_layer_tensor(const LayerTask& task) {
     if (k % kTensorVector != 0 || (k > 1 && task.x_channel != 1)) return false;
     if (!of_one_tap(task.height) || !of_one_tap(task.width) || task.x_batch % kTensorVector != 0) return false;
     if (lanes * task.extent.samples * rows_of(task) > kMost) return false;
-    return aligned(task.x, lanes) && (task.weights ? aligned(task.weights, lanes) : aligned(task.weight));
+    return is_aligned(task.x, lanes) && (task.weights ? are_aligned(task.weights, lanes) : is_aligned(task.weight));
 }
 
 void multiply_layer_tensor(const LayerTask& task, const Device& device) {

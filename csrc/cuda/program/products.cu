@@ -4,6 +4,7 @@
 #include "cuda/device_properties.h"
 #include "cuda/program/kernels.h"
 #include "cuda/program/launch.cuh"
+#include "cuda/program/matmul_tensor.h"
 #include "cuda/program/tilings.h"
 
 namespace tqs::cuda {
@@ -11,6 +12,7 @@ namespace {
 
 template <class Stored>
 void multiply(const MatmulTask& task) {
+    if (fits_matmul_tensor(task)) return multiply_matmul_tensor(task);
     const Operand* const operands[] = {&task.a, &task.b, &task.out};
     const int rank = task.out.rank;
     Nest<3> nest;

@@ -91,15 +91,19 @@ const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::
     });
 }
 
-// out [batch, m, n] = a [batch, m, k] b [batch, k, n], or b [batch, n, k] transposed.
-const char* emulated_matmul(int precision, int transposed, std::int64_t batch, std::int64_t m, std::int64_t n,
-                            std::int64_t k, void* a, void* b, void* out) {
+// out [lanes, batch, m, n] = a [lanes, batch, m, k] b [lanes, batch, k, n], or b [lanes, batch, n, k] transposed; of a
+// tangent rollout da b + a db. Bits of `shared`: a, b have no lanes.
+const char* emulated_matmul(int precision, int transposed, int tangent, int shared, std::int64_t lanes,
+                            std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k, void* a, void* b,
+                            void* out) {
     return guarded([&] {
         MatmulTask task{};
-        task.extent = {1, 1, false};
+        task.extent = {lanes, 1, tangent != 0};
         task.a = contiguous(precision, a, {batch, m, k});
         task.b = contiguous(precision, b, {batch, k, n});
         if (transposed) task.b.strides[1] = 1, task.b.strides[2] = k;
+        if (shared & 1) task.a.lane_stride = 0;
+        if (shared & 2) task.b.lane_stride = 0;
         task.out = contiguous(precision, out, {batch, m, n});
         product_kernels[precision].matmul(task);
     });
