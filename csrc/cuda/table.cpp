@@ -6,6 +6,7 @@
 #include "cuda/layout.h"
 #include "cuda/plan.h"
 #include "cuda/program/context.h"
+#include "cuda/program/cublas_lt.h"
 #include "cuda/program/variants.h"
 
 namespace tqs::cuda {
@@ -24,6 +25,11 @@ bool built() {
 
 std::string architectures() {
     return TQS_CUDA_ARCHITECTURES;
+}
+
+std::string library() {
+    const lt::Library* const found = cublas_lt();
+    return found ? found->path : "";
 }
 
 int device_count() {

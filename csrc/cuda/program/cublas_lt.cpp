@@ -3,7 +3,6 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "backend/kernel_table.h"
 #include "core/check.h"
 
 namespace tqs::cuda {
@@ -37,11 +36,6 @@ const lt::Library* cublas_lt() {
     const char* const wanted = std::getenv("TQS_CUBLASLT");
     if (wanted && std::string_view(wanted) == "0") return nullptr;
     return lt::find_library();
-}
-
-std::string library() {
-    const lt::Library* const found = cublas_lt();
-    return found ? found->path : "";
 }
 
 // y, row-major, is y^T column-major: y^T [outputs, rows] = weight^T^T [outputs, k] x^T [k, rows].
