@@ -15,6 +15,7 @@ set(cuda_sources
     csrc/cuda/device_properties.cpp
     csrc/cuda/plan.cpp
     csrc/cuda/program/attention.cu
+    csrc/cuda/program/attention_tensor.cu
     csrc/cuda/program/context.cpp
     csrc/cuda/program/cublas_lt.cpp
     csrc/cuda/program/dense_products.cpp
@@ -67,7 +68,8 @@ if(build_cuda)
     find_package(CUDAToolkit REQUIRED)
     set(TQS_CUDA_SOURCES ${cuda_sources} csrc/cuda/program/cublas_lt_library.cpp)
     # Multiply-adds are written out where they are meant: no element differs for the kernel or the loop it was inlined in.
-    foreach(family attention depthwise elementwise layer layer_tensor matmul_tensor movement noise products rounding rows steps)
+    foreach(family attention attention_tensor depthwise elementwise layer layer_tensor matmul_tensor movement noise products rounding
+            rows steps)
         set_source_files_properties(csrc/cuda/program/${family}.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
     endforeach()
     if("90a" IN_LIST TQS_CUDA_ARCHITECTURES)

@@ -181,7 +181,9 @@ def test_place_lanes_and_threads_change_no_bit(isa, dtype, monkeypatch):
         for threads in (1, 3):
             with monkeypatch.context() as patch:
                 patch.setattr(
-                    _attention_kernel.core, "attention", lambda count=threads, **task: real(**task | {"threads": count})
+                    _attention_kernel.core,
+                    "attention",
+                    lambda problem, count=threads, **_: real(problem, threads=count),
                 )
                 for ours, wanted in zip(run(primal, tangents, **settings), expected, strict=True):
                     same_bits(ours.numpy(), wanted.numpy())

@@ -114,7 +114,7 @@ def test_transforms(name, monkeypatch):
     transform, most = TRANSFORMS[name]
     calls = []
     real = _attention_kernel.core.attention
-    monkeypatch.setattr(_attention_kernel.core, "attention", lambda **task: (calls.append(1), real(**task)))
+    monkeypatch.setattr(_attention_kernel.core, "attention", lambda *task, **how: (calls.append(1), real(*task, **how)))
     got = transform(lambda q, k, v, m=None: attention(q, k, v, mask=m, **TANGENT_CALLS))
     assert len(calls) <= most, f"{len(calls)} calls of the kernel"
     expected = transform(lambda q, k, v, m=None: math_attention(q, k, v, m, **TANGENT_CALLS))
@@ -254,7 +254,7 @@ def test_fake_tensors_and_empty_ones():
             {"k": k0.expand(3, 2, 7, 4), "mask": m0.expand(2, 2, 5, 7)},
             "leading sizes of q, k, v and mask that broadcast",
         ),
-        ({"k": k0.to("meta")}, "expected CPU tensors, got cpu, meta, cpu"),
+        ({"k": k0.to("meta")}, "expected tensors on one device, the CPU or CUDA, got cpu, meta, cpu"),
     ],
 )
 def test_wrong_arguments_are_named(change, message):

@@ -188,6 +188,10 @@ struct Workspace {
 std::int64_t qgemm(const QgemmTask& task, DType dtype, Activation activation, Workspace workspace, int device,
                    std::uintptr_t stream);
 
+// Attention outside programs, of operands on `device`, with tangents where `task.apart` says; enqueued on `stream` and
+// not waited for. Returns 0; or, having done nothing, how many bytes of scratch it wants, 256-byte aligned.
+std::int64_t attention(const AttentionTask& task, std::int64_t scratch_bytes, int device, std::uintptr_t stream);
+
 }  // namespace cuda
 
 }  // namespace tqs

@@ -14,8 +14,8 @@
 
 namespace tqs {
 
-// How values are stored. Those of 16 bits are computed in float32 and rounded when they are stored, on devices only: the
-// processor's tables have nothing for them.
+// How values are stored. Those of 16 bits are computed in float32 and rounded when they are stored, on devices only:
+// the processor's tables have nothing for them.
 enum class Precision : int { float32 = 0, float64 = 1, bfloat16 = 2, float16 = 3 };
 inline constexpr int kPrecisions = 4;
 
@@ -193,6 +193,12 @@ struct DepthwiseTask {
     void* scratch;
 };
 
+// Lane 1 of an operand (null: its tangents are zero), and elements to the next lane.
+struct LanesApart {
+    void* data;
+    std::int64_t stride;
+};
+
 // out = softmax(scale q k^T + mask) v over the last two axes: q [..., S, D], k [..., T, D], v [..., T, E], out [..., S,
 // E]; mask (mask.data null: none) broadcasts to [..., S, T] and is added (-inf hides a key); a row that sees no key is
 // 0. causal: query s sees keys t <= s + causal_offset. Tangents of q, k, v and mask in the same pass, no S x T matrix
@@ -204,6 +210,9 @@ struct AttentionTask {
     bool causal;
     std::int64_t causal_offset;
     void* scratch;
+    // Null, or for q, k, v, mask and out where their tangents lie, apart from the primal (devices only); strides of the
+    // operand. Operands then have no lane table.
+    const LanesApart* apart = nullptr;
 };
 
 // ------------------------------------------------------------------------------------------------ rows

@@ -80,6 +80,7 @@ Operand view(const LaneArrays& arrays, const Problem& p, std::int64_t head, std:
 
 void attention(const Problem& p, int threads) {
     check(p);
+    require(p.precision <= static_cast<int>(Precision::float64), "attention", "the processor has float32 and float64");
     const AttentionKernels& kernels = active_table().program.attention[p.precision];
     std::int64_t heads = 1;
     for (const std::int64_t size : p.leading) heads *= size;
@@ -113,6 +114,71 @@ void attention(const Problem& p, int threads) {
     });
 }
 
+// All of it as one task on the device: axes that all operands step through in one go are one, since a task has few.
+Operand whole(const LaneArrays& arrays, const Problem& p, const std::vector<std::pair<std::size_t, std::int64_t>>& axes,
+              std::int64_t rows, std::int64_t columns) {
+    Operand operand{};
+    if (arrays.lanes.empty()) return operand;
+    operand.precision = static_cast<Precision>(p.precision);
+    for (const auto& [axis, size] : axes) {
+        operand.sizes[operand.rank] = size;
+        operand.strides[operand.rank++] = arrays.strides[axis];
+    }
+    const std::size_t row = p.leading.size();
+    operand.sizes[operand.rank] = rows;
+    operand.strides[operand.rank++] = arrays.strides[row];
+    operand.sizes[operand.rank] = columns;
+    operand.strides[operand.rank++] = arrays.strides[row + 1];
+    operand.data = at_address<void>(arrays.lanes[0]);
+    return operand;
+}
+
+LanesApart apart(const LaneArrays& arrays, std::int64_t bytes) {
+    const auto& lanes = arrays.lanes;
+    if (lanes.size() < 2 || lanes[1] == 0) return {nullptr, 0};
+    const std::uintptr_t step = lanes.size() > 2 ? lanes[2] - lanes[1] : 0;
+    for (std::size_t lane = 2; lane < lanes.size(); ++lane) {
+        require(lanes[lane] - lanes[lane - 1] == step, "attention", "expected tangents at equal distances");
+    }
+    return {at_address<void>(lanes[1]), static_cast<std::int64_t>(step) / bytes};
+}
+
+std::int64_t attention_on_device(const Problem& p, std::uintptr_t scratch, std::int64_t scratch_bytes, int device,
+                                 std::uintptr_t stream) {
+    check(p);
+    const LaneArrays* const operands[] = {&p.q, &p.k, &p.v, &p.mask, &p.out};
+    std::vector<std::pair<std::size_t, std::int64_t>> axes;  // the innermost axis of those in one, and their size
+    for (std::size_t axis = 0; axis < p.leading.size(); ++axis) {
+        if (p.leading[axis] == 1) continue;
+        bool merge = !axes.empty();
+        for (const LaneArrays* x : operands) {
+            merge = merge && (x->lanes.empty() || x->strides[axes.back().first] == x->strides[axis] * p.leading[axis]);
+        }
+        if (merge) {
+            axes.back() = {axis, axes.back().second * p.leading[axis]};
+        } else {
+            axes.emplace_back(axis, p.leading[axis]);
+        }
+    }
+    require(axes.size() + 2 <= static_cast<std::size_t>(kMaxRank), "attention", "expected at most ", kMaxRank - 2,
+            " leading axes that cannot be made one, got ", axes.size(), "; make the tensors contiguous");
+    LanesApart tangents[5];
+    for (int k = 0; k < 5; ++k) tangents[k] = apart(*operands[k], precision_bytes(static_cast<Precision>(p.precision)));
+    const auto lanes = static_cast<std::int64_t>(p.out.lanes.size());
+    return cuda::attention({.extent = {.lanes = lanes, .samples = 1, .tangent = lanes > 1},
+                            .q = whole(p.q, p, axes, p.queries, p.depth),
+                            .k = whole(p.k, p, axes, p.keys, p.depth),
+                            .v = whole(p.v, p, axes, p.keys, p.width),
+                            .mask = whole(p.mask, p, axes, p.queries, p.keys),
+                            .out = whole(p.out, p, axes, p.queries, p.width),
+                            .scale = p.scale,
+                            .causal = p.causal,
+                            .causal_offset = p.causal_offset,
+                            .scratch = at_address<void>(scratch),
+                            .apart = tangents},
+                           scratch_bytes, device, stream);
+}
+
 }  // namespace
 
 void bind_attention(py::module_& m) {
@@ -121,18 +187,21 @@ void bind_attention(py::module_& m) {
                  return LaneArrays{std::move(lanes), std::move(strides)};
              }),
              py::arg("lanes"), py::arg("strides"));
-    m.def(
-        "attention",
-        [](LaneArrays q, LaneArrays k, LaneArrays v, LaneArrays mask, LaneArrays out, Sizes leading,
-           std::int64_t queries, std::int64_t keys, std::int64_t depth, std::int64_t width, int precision, double scale,
-           bool causal, std::int64_t causal_offset, int threads) {
-            attention({std::move(q), std::move(k), std::move(v), std::move(mask), std::move(out), std::move(leading),
-                       queries, keys, depth, width, precision, scale, causal, causal_offset},
-                      threads);
-        },
-        py::kw_only(), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("mask"), py::arg("out"), py::arg("leading"),
-        py::arg("queries"), py::arg("keys"), py::arg("depth"), py::arg("width"), py::arg("precision"), py::arg("scale"),
-        py::arg("causal"), py::arg("causal_offset"), py::arg("threads"), py::call_guard<py::gil_scoped_release>());
+    py::class_<Problem>(m, "AttentionProblem")
+        .def(py::init([](LaneArrays q, LaneArrays k, LaneArrays v, LaneArrays mask, LaneArrays out, Sizes leading,
+                         std::int64_t queries, std::int64_t keys, std::int64_t depth, std::int64_t width, int precision,
+                         double scale, bool causal, std::int64_t causal_offset) {
+                 return Problem{std::move(q),       std::move(k), std::move(v), std::move(mask), std::move(out),
+                                std::move(leading), queries,      keys,         depth,           width,
+                                precision,          scale,        causal,       causal_offset};
+             }),
+             py::kw_only(), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("mask"), py::arg("out"),
+             py::arg("leading"), py::arg("queries"), py::arg("keys"), py::arg("depth"), py::arg("width"),
+             py::arg("precision"), py::arg("scale"), py::arg("causal"), py::arg("causal_offset"));
+    m.def("attention", &attention, py::arg("problem"), py::kw_only(), py::arg("threads"),
+          py::call_guard<py::gil_scoped_release>());
+    m.def("attention_cuda", &attention_on_device, py::arg("problem"), py::kw_only(), py::arg("scratch"),
+          py::arg("scratch_bytes"), py::arg("device"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace tqs

@@ -7,6 +7,7 @@
 #include "cuda/plan.h"
 #include "cuda/program/context.h"
 #include "cuda/program/cublas_lt.h"
+#include "cuda/program/kernels.h"
 #include "cuda/program/variants.h"
 
 namespace tqs::cuda {
@@ -80,6 +81,13 @@ void add_noise(const NoiseTask& task, int device, std::uintptr_t stream) {
 
 void round_weights(const RoundTask& task, const ScaleRatios& ratios, int device, std::uintptr_t stream) {
     on_stream(device, stream, [&] { round_weights(task, ratios); });
+}
+
+std::int64_t attention(const AttentionTask& task, std::int64_t scratch_bytes, int device, std::uintptr_t stream) {
+    const AttentionKernels& kernels = attention_kernels[static_cast<int>(task.out.precision)];
+    if (const std::int64_t wanted = kernels.attention_scratch(task); wanted > scratch_bytes) return wanted;
+    on_stream(device, stream, [&] { kernels.attention(task); });
+    return 0;
 }
 
 }  // namespace tqs::cuda

@@ -47,6 +47,10 @@ std::int64_t qgemm(const QgemmTask&, DType, Activation, Workspace, int, std::uin
     refuse("qgemm");
 }
 
+std::int64_t attention(const AttentionTask&, std::int64_t, int, std::uintptr_t) {
+    refuse("attention");
+}
+
 std::unique_ptr<tqs::Device> open(int, std::uintptr_t) {
     refuse("Program");
 }

@@ -1,9 +1,12 @@
-"""The two attention operators of PyTorch: their schemas, checks, and CPU and fake kernels. Derivatives: attention.py.
+"""The two attention operators of PyTorch: their schemas, checks, and kernels (CPU, CUDA, fake). Derivatives:
+attention.py.
 
     tqs_fast::attention           q [..., S, D], k [..., T, D], v [..., T, E], mask [..., S, T] or None -> [..., S, E]
     tqs_fast::attention_tangents  the same and tangents dq [K, ..., S, D], dk, dv, dmask, each or None -> [K, ..., S, E]
 
-Leading sizes are equal (expanded, with stride 0, where shared). Both are one call of the native kernel.
+Leading sizes are equal (expanded, with stride 0, where shared). Both are one call of the native kernel, on CUDA on
+torch's current stream and in memory of its allocator. The CPU has float32 and float64; CUDA bfloat16 and float16, too,
+where `has_tensor_cores_for` says so.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor
 from tqs_fast._native import core
 from tqs_fast.errors import ArgumentError
 
-_PRECISIONS = {torch.float32: 0, torch.float64: 1}  # as csrc/bindings numbers them
+_PRECISIONS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # as csrc/bindings has them
 HALF = (torch.float16, torch.bfloat16)
 _SETTINGS = "float scale, bool causal, SymInt causal_offset"
 torch.library.define(
@@ -39,11 +42,12 @@ Optional = Tensor | None
 
 def check_arguments(q: Tensor, k: Tensor, v: Tensor, mask: Optional) -> None:
     parts = (q, k, v) if mask is None else (q, k, v, mask)
-    if any(part.device.type not in ("cpu", "meta") or part.device != q.device for part in parts):
+    if any(part.device.type not in ("cpu", "cuda", "meta") or part.device != q.device for part in parts):
         raise ArgumentError(
-            f"[attention] expected CPU tensors, got {', '.join(str(part.device) for part in parts)}; move them there"
+            "[attention] expected tensors on one device, the CPU or CUDA, got "
+            f"{', '.join(str(part.device) for part in parts)}; move them there"
         )
-    if q.dtype not in (*_PRECISIONS, *HALF) or k.dtype != q.dtype or v.dtype != q.dtype:
+    if q.dtype not in _PRECISIONS or k.dtype != q.dtype or v.dtype != q.dtype:
         raise ArgumentError(f"[attention] expected q, k and v of one float dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
     if mask is not None and mask.dtype not in (q.dtype, torch.bool):
         raise ArgumentError(f"[attention] expected mask of dtype {q.dtype} or bool, got {mask.dtype}")
@@ -55,9 +59,18 @@ def check_arguments(q: Tensor, k: Tensor, v: Tensor, mask: Optional) -> None:
         )
 
 
+def has_tensor_cores_for(q: Tensor, v: Tensor) -> bool:
+    """Whether the operators take q and v of 16 bits (csrc/cuda/program/attention_tensor.cu); else they want float32."""
+    depth, width = q.shape[-1], v.shape[-1]
+    fits = depth % 8 == 0 and width % 8 == 0 and width > 0 and max(depth, width) <= 128
+    return q.device.type == "cuda" and q.dtype in HALF and fits
+
+
 def _check_operands(primal: Sequence[Any], tangents: Sequence[Optional] = ()) -> None:
     q, k, v, mask = primal
     check_arguments(q, k, v, mask)
+    if q.dtype in HALF and q.device.type != "meta" and not has_tensor_cores_for(q, v):
+        raise ArgumentError(f"[attention] the operator does not take {q.dtype} here; call tqs.ops.attention")
     leading = q.shape[:-2]
     if k.shape[:-2] != leading or v.shape[:-2] != leading:
         raise ArgumentError(f"[attention] expected k and v with leading sizes {list(leading)}; call tqs.ops.attention")
@@ -88,12 +101,23 @@ def _same_strides(primal: Tensor, tangents: Tensor) -> bool:
     return all(size == 1 or own == other for size, own, other in pairs)
 
 
-def _lane_arrays(primal: Optional, tangents: Optional, count: int, keep: list[Tensor]) -> core.LaneArrays:
+def _aligned(rows: Tensor) -> bool:
+    """As kernels of 16 bits read q, k and v: 16 bytes at once."""
+    steps = [step for size, step in zip(rows.shape[:-1], rows.stride()[:-1], strict=True) if size > 1]
+    return rows.stride(-1) == 1 and all(step % 8 == 0 for step in steps) and rows.data_ptr() % 16 == 0
+
+
+def _lane_arrays(
+    primal: Optional, tangents: Optional, count: int, keep: list[Tensor], aligned: bool = False
+) -> core.LaneArrays:
     """Addresses of the primal and `count` tangents (0: zero); appends to `keep` what they point into."""
     if primal is None:
         return core.LaneArrays([], [])
     if tangents is not None and not _same_strides(primal, tangents):
         primal, tangents = primal.contiguous(), tangents.contiguous()
+    if aligned and not (_aligned(primal) and (tangents is None or _aligned(tangents))):
+        primal = primal.clone(memory_format=torch.contiguous_format)
+        tangents = None if tangents is None else tangents.clone(memory_format=torch.contiguous_format)
     keep.append(primal)
     lanes = [0] * count
     if tangents is not None:
@@ -110,13 +134,16 @@ def _run(primal: Sequence[Any], tangents: Sequence[Optional], count: int, settin
     result: Tensor = q.new_empty((max(count, 1), *shape))
     if result.numel() == 0 or k.shape[-2] == 0:
         return result.zero_()
-    out = torch.empty(shape, dtype=q.dtype) if count else result[0]
+    out = q.new_empty(shape) if count else result[0]
     keep: list[Tensor] = []
     if not tangents:
         tangents = (None,) * 4
-    parts = [_lane_arrays(*pair, count, keep) for pair in zip(primal, tangents, strict=True)]
+    parts = [
+        _lane_arrays(*pair, count, keep, aligned=q.dtype in HALF and place < 3)
+        for place, pair in enumerate(zip(primal, tangents, strict=True))
+    ]
     scale, causal, causal_offset = settings
-    core.attention(
+    problem = core.AttentionProblem(
         q=parts[0],
         k=parts[1],
         v=parts[2],
@@ -131,12 +158,24 @@ def _run(primal: Sequence[Any], tangents: Sequence[Optional], count: int, settin
         scale=scale,
         causal=causal,
         causal_offset=causal_offset,
-        threads=0,
     )
+    if q.device.type == "cuda":
+        _compute_on_device(problem, q.device)
+    else:
+        core.attention(problem, threads=0)
     return result
 
 
-def _attention_cpu(
+def _compute_on_device(problem: core.AttentionProblem, device: torch.device) -> None:
+    with torch.cuda.device(device):
+        stream, scratch, wanted = torch.cuda.current_stream(device).cuda_stream, None, 0
+        while wanted or scratch is None:
+            scratch = torch.empty(wanted, dtype=torch.uint8, device=device)
+            where = {"scratch": scratch.data_ptr(), "scratch_bytes": scratch.numel()}
+            wanted = core.attention_cuda(problem, **where, device=device.index or 0, stream=stream)
+
+
+def _attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Optional, scale: float, causal: bool, causal_offset: int
 ) -> Tensor:
     _check_operands((q, k, v, mask))
@@ -150,7 +189,7 @@ def _attention_fake(
     return q.new_empty((*q.shape[:-1], v.shape[-1]))
 
 
-def _tangents_cpu(*arguments: Any) -> Tensor:
+def _tangents(*arguments: Any) -> Tensor:
     primal, tangents, settings = arguments[:4], arguments[4:8], arguments[8:]
     _check_operands(primal, tangents)
     return _run(primal, tangents, _tangent_count(tangents), settings)
@@ -164,7 +203,8 @@ def _tangents_fake(*arguments: Any) -> Tensor:
     return result
 
 
-torch.library.impl("tqs_fast::attention", "cpu", _attention_cpu)
-torch.library.impl("tqs_fast::attention_tangents", "cpu", _tangents_cpu)
+for _device in ("cpu", "cuda"):
+    torch.library.impl("tqs_fast::attention", _device, _attention)
+    torch.library.impl("tqs_fast::attention_tangents", _device, _tangents)
 torch.library.register_fake("tqs_fast::attention", _attention_fake)
 torch.library.register_fake("tqs_fast::attention_tangents", _tangents_fake)

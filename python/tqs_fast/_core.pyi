@@ -176,24 +176,30 @@ class LaneArrays:
 
     def __init__(self, lanes: Sequence[int], strides: Sequence[int]) -> None: ...
 
-def attention(
-    *,
-    q: LaneArrays,
-    k: LaneArrays,
-    v: LaneArrays,
-    mask: LaneArrays,
-    out: LaneArrays,
-    leading: Sequence[int],
-    queries: int,
-    keys: int,
-    depth: int,
-    width: int,
-    precision: int,
-    scale: float,
-    causal: bool,
-    causal_offset: int,
-    threads: int,
-) -> None: ...
+class AttentionProblem:
+    def __init__(
+        self,
+        *,
+        q: LaneArrays,
+        k: LaneArrays,
+        v: LaneArrays,
+        mask: LaneArrays,
+        out: LaneArrays,
+        leading: Sequence[int],
+        queries: int,
+        keys: int,
+        depth: int,
+        width: int,
+        precision: int,
+        scale: float,
+        causal: bool,
+        causal_offset: int,
+    ) -> None: ...
+
+def attention(problem: AttentionProblem, *, threads: int) -> None: ...
+def attention_cuda(problem: AttentionProblem, *, scratch: int, scratch_bytes: int, device: int, stream: int) -> int:
+    """0; or, having done nothing, how many bytes of scratch it wants."""
+
 def program_ops() -> list[str]: ...
 
 class PackedWeight:

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention with forward-mode derivatives, as a PyTorch operator on the CPU: `tqs.ops.attention`.
+"""Scaled dot-product attention with forward-mode derivatives, as a PyTorch operator: `tqs.ops.attention`.
 
 The derivative of tqs_fast::attention in forward mode is tqs_fast::attention_tangents (_attention_kernel.py): any number
 of tangents in one pass over the keys. Reverse mode, and derivatives of the second operator, recompute the weights
@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from tqs_fast._attention_kernel import ATTENTION, HALF, TANGENTS, Optional, Settings, check_arguments
+from tqs_fast._attention_kernel import (
+    ATTENTION,
+    HALF,
+    TANGENTS,
+    Optional,
+    Settings,
+    check_arguments,
+    has_tensor_cores_for,
+)
 from tqs_fast.errors import ArgumentError, TqsError
 
 
@@ -39,8 +47,9 @@ def attention(
     raises); the derivative of a compiled function can be taken. Results do not depend on the number of threads.
 
     Args:
-        q: [..., S, D] on the CPU, any strides; float32 or float64. float16 and bfloat16 are computed in float32 and
-            cast back.
+        q: [..., S, D] on the CPU or a CUDA device, any strides; float32 or float64. float16 and bfloat16 are computed
+            in float32 and cast back, except on CUDA where D and E are multiples of 8 up to 128: there on tensor cores,
+            scores and sums in float32, weights and their tangents rounded before they are multiplied by v.
         k: [..., T, D]. Leading sizes of q, k, v and mask broadcast (heads that share keys: q [B, H, G, S, D],
             k [B, H, 1, T, D]) and what is broadcast is not copied.
         v: [..., T, E].
@@ -56,14 +65,15 @@ def attention(
 
     Raises:
         ArgumentError: shapes, dtypes or devices that do not fit.
-        TqsError: a torch.func derivative inside `torch.compile`; torch shows it inside an error of its own.
+        TqsError: a torch.func derivative inside `torch.compile`; torch shows it inside an error of its own. CUDA
+            tensors in a build without CUDA.
 
     Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", arXiv:1805.02867; Dao et al.,
     "FlashAttention", arXiv:2205.14135. The tangent is dp = p (ds - sum p ds), carried through the same recurrence.
     """
     check_arguments(q, k, v, mask)
     dtype = q.dtype
-    if dtype in HALF:
+    if dtype in HALF and not has_tensor_cores_for(q, v):
         q, k, v = q.float(), k.float(), v.float()
         mask = mask if mask is None or mask.dtype == torch.bool else mask.float()
     if mask is not None and mask.dtype == torch.bool:
@@ -114,9 +124,15 @@ def _weights(q: Tensor, k: Tensor, mask: Optional, settings: Settings) -> Tensor
     return weights / torch.where(total == 0, torch.ones_like(total), total)
 
 
+def _widened(tensors: Sequence[Any]) -> list[Any]:
+    """Those of 16 bits in float32: what is recomputed in torch operations is to be no worse than the operators."""
+    return [tensor.float() if tensor is not None and tensor.dtype in HALF else tensor for tensor in tensors]
+
+
 def _tangents_by_weights(tensors: Sequence[Any], settings: Settings) -> Tensor:
     """As tqs_fast::attention_tangents, whose first eight arguments are `tensors`: p dv + (p ds) v - sum(p ds) out."""
-    q, k, v, mask, dq, dk, dv, dmask = tensors
+    dtype = tensors[0].dtype
+    q, k, v, mask, dq, dk, dv, dmask = _widened(tensors)
     weights, scale = _weights(q, k, mask, settings), settings[0]
     slopes = [scale * dq @ k.mT] if dq is not None else []
     slopes += [scale * q @ dk.mT] if dk is not None else []
@@ -126,7 +142,7 @@ def _tangents_by_weights(tensors: Sequence[Any], settings: Settings) -> Tensor:
         moved = weights * sum(slopes[1:], slopes[0])
         parts.append(moved @ v - moved.sum(-1, keepdim=True) * (weights @ v))
     result: Tensor = sum(parts[1:], parts[0])
-    return result
+    return result.to(dtype)
 
 
 def _composition(
@@ -186,15 +202,16 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        (q, k, v, mask), (dout,) = ctx.saved_tensors, gradients
-        if dout is None:
+        if gradients[0] is None:
             return (None,) * 7
-        scale = ctx.settings[0]
+        q, k, v, mask, dout = _widened((*ctx.saved_tensors, gradients[0]))
+        dtype, scale = gradients[0].dtype, ctx.settings[0]
         weights = _weights(q, k, mask, ctx.settings)
         dweights = dout @ v.mT
         dscores = weights * (dweights - (weights * dweights).sum(-1, keepdim=True))
-        dmask = None if mask is None else dscores
-        return scale * dscores @ k, scale * dscores.mT @ q, weights.mT @ dout, dmask, None, None, None
+        dmask = None if mask is None else dscores.to(dtype)
+        products = (scale * dscores @ k, scale * dscores.mT @ q, weights.mT @ dout)
+        return *(gradient.to(dtype) for gradient in products), dmask, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:

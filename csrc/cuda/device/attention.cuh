@@ -43,6 +43,7 @@ enum AttentionOperand : int { kQ, kK, kV, kMask, kOut, kAttentionOperands };
 struct AttentionArgument {
     Loops<kAttentionOperands> heads;  // samples and leading axes
     Lanes operands[kAttentionOperands];
+    Lanes tangents[kAttentionOperands];     // of lanes 1 ...: the same, unless they lie apart
     MatrixSteps steps[kAttentionOperands];  // of the last two axes
     std::uint32_t queries, keys, depth, width;
     double scale;
@@ -80,7 +81,8 @@ class AttentionBlock {
             const std::int64_t lane = set == 0 ? primal_lane : a.first_lane + group * Shape::kTangents + set - 1;
             T* data = nullptr;
             if (operand != kMask || a.masked) {
-                data = reinterpret_cast<T*>(a.operands[operand].lane(lane, a.tangent && operand != kOut));
+                const Lanes& own = set == 0 ? a.operands[operand] : a.tangents[operand];
+                data = reinterpret_cast<T*>(own.lane(lane, a.tangent && operand != kOut));
             }
             pointers[thread] = data ? data + a.heads.offset(operand, head) : nullptr;
         }

@@ -215,6 +215,12 @@ __device__ inline std::uint32_t float16_pair(float low, float high) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
 }
+// 2^value to 2 units in the last place; below 2^-126 it is 0.
+__device__ inline float power_of_two(float value) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(value));
+    return power;
+}
 
 // c += a b for a 16 x 16, b 16 x 8 of bfloat16.
 __device__ inline void mma_bfloat16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {

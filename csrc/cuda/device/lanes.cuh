@@ -21,7 +21,7 @@ struct Lanes {
     // Null: a tangent that is zero.
     __device__ char* lane(std::int64_t number, bool tangent) const {
         if (table) return table[number];
-        if (tangent && number > 0 && step == 0) return nullptr;
+        if (tangent && number > 0 && shared) return nullptr;
         return data + number * step;
     }
 };

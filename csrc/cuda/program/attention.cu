@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cuda/device/attention.cuh"
+#include "cuda/program/attention.h"
 #include "cuda/program/kernels.h"
 #include "cuda/program/launch.cuh"
 
@@ -21,6 +22,14 @@ std::int64_t shared_limit() {
     return bytes;
 }
 
+// Lane 1 of what Lanes counts from lane 0.
+Lanes apart(const Operand& operand, const LanesApart& lanes) {
+    const std::int64_t step = lanes.stride * precision_bytes(operand.precision);
+    return {static_cast<char*>(lanes.data) - step, nullptr, step, operand.precision, lanes.data == nullptr};
+}
+
+}  // namespace
+
 AttentionArgument argument_of(const AttentionTask& task) {
     const int leading = task.out.rank - 2;
     const std::int64_t lanes = task.extent.lanes;
@@ -37,7 +46,8 @@ AttentionArgument argument_of(const AttentionTask& task) {
     AttentionArgument a{};
     a.heads = heads.loops(kName, kAttentionOperands);
     for (int k = 0; k < kAttentionOperands; ++k) {
-        a.operands[k] = lanes_of(on_device(*operands[k], lanes));
+        a.operands[k] = a.tangents[k] = lanes_of(on_device(*operands[k], lanes));
+        if (task.apart) a.tangents[k] = apart(*operands[k], task.apart[k]);
         a.steps[k] = {operands[k]->strides[leading], operands[k]->strides[leading + 1]};
     }
     a.queries = static_cast<std::uint32_t>(task.out.sizes[leading]);
@@ -49,15 +59,17 @@ AttentionArgument argument_of(const AttentionTask& task) {
     a.causal_offset = task.causal_offset;
     a.masked = masked;
     a.tangent = task.extent.tangent;
-    a.q_moves = a.tangent && !is_shared(task.q);
-    a.k_moves = a.tangent && !is_shared(task.k);
-    a.v_moves = a.tangent && !is_shared(task.v);
-    a.mask_moves = a.tangent && masked && !is_shared(task.mask);
+    a.q_moves = a.tangent && !a.tangents[kQ].shared;
+    a.k_moves = a.tangent && !a.tangents[kK].shared;
+    a.v_moves = a.tangent && !a.tangents[kV].shared;
+    a.mask_moves = a.tangent && masked && !a.tangents[kMask].shared;
     a.first_lane = 1;
     a.lanes = lanes;
     a.writes_primal = true;
     return a;
 }
+
+namespace {
 
 template <class Shape>
 void launch_shape(const AttentionArgument& a, std::int64_t rows, std::int64_t more = 1) {
@@ -192,13 +204,27 @@ void widened_attention(const AttentionTask& narrow) {
     convert(task.extent, task.out, narrow.out);
 }
 
+// On tensor cores where rows are aligned, which is not known before there are addresses. Tangents apart from their
+// primal have no copies: who has such asks for what is taken.
+std::int64_t half_scratch(const AttentionTask& task) {
+    const std::int64_t tensor = tensor_attention_scratch(task);
+    return task.apart ? tensor : std::max(tensor, widened_scratch(task));
+}
+template <class Element>
+void half_attention(const AttentionTask& task) {
+    if (takes_tensor_attention(task)) return tensor_attention<Element>(task);
+    require(!task.apart, kName,
+            "expected last axes of multiples of 8 up to 128 and rows aligned to 16 bytes; use float32");
+    widened_attention(task);
+}
+
 }  // namespace
 
 constinit const AttentionKernels attention_kernels[kPrecisions] = {
     {no_scratch, attention_kernel<float>},
     {no_scratch, attention_kernel<double>},
-    {widened_scratch, widened_attention},
-    {widened_scratch, widened_attention},
+    {half_scratch, half_attention<Bfloat16>},
+    {half_scratch, half_attention<Float16>},
 };
 
 }  // namespace tqs::cuda

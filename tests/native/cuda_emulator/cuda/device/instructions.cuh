@@ -345,6 +345,10 @@ inline std::uint32_t bfloat16_pair(float low, float high) {
 inline std::uint32_t float16_pair(float low, float high) {
     return float_to_float16(low) | static_cast<std::uint32_t>(float_to_float16(high)) << 16;
 }
+inline float power_of_two(float value) {
+    const float power = std::exp2(value);
+    return power < 0x1p-126f ? 0.0f : power;
+}
 
 inline void mma_bfloat16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
     emulated::Product<float> own{c, a, b};

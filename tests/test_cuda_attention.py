@@ -1,0 +1,130 @@
+"""Attention of 16 bits on tensor cores (csrc/cuda/device/attention_tensor.cuh), on the emulator: against float64 within
+derived bounds, on outputs that hold NaN before and memory that ends where the task says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import emulated
+from attention_half import MASK, K, Problem, Q, V, check, draw, run
+from checking import same_bits
+
+pytestmark = pytest.mark.skipif(not emulated.COMPILER, reason="needs a C++ compiler")
+
+DEPTHS = (8, 16, 40, 64, 80, 128)
+ALL = (Q, K, V, MASK)
+
+
+def checked(problem, **options):
+    data = draw(problem)
+    check(problem, data, *run(problem, data, **options))
+
+
+@pytest.mark.parametrize("first", range(1, 8))
+def test_every_number_of_queries(first):
+    """1 to 70 queries, 1 to 130 keys; depths and widths in turn, causal with offsets on both sides of 0."""
+    for queries in range(first, 71, 7):
+        keys = 1 + queries * 37 % 130
+        problem = Problem(
+            queries, keys, DEPTHS[queries % 6], DEPTHS[queries // 6 % 6], ("bfloat16", "float16")[queries % 2],
+            tangents=queries % 3, causal=queries % 4 > 1, offset=keys - queries + queries % 5 - 2,
+        )  # fmt: skip
+        checked(problem)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_numbers_of_tangents(depth):
+    for tangents in range(1, 10):
+        dtype = ("bfloat16", "float16")[tangents % 2]
+        checked(Problem(33, 50, depth, 72 if depth == 80 else 16, dtype, tangents, heads=2))
+
+
+@pytest.mark.parametrize(
+    ("moves", "missing"),
+    [((Q,), ()), ((K,), ()), ((V,), ()), ((MASK,), ()), ((Q, V), ()), ((K, MASK), ()), (ALL, ()),
+     (ALL, ((Q, 0), (K, 1), (V, 2), (MASK, 0), (Q, 2), (K, 2), (MASK, 2))), ((Q, K), ((Q, 1), (K, 1)))],
+)  # fmt: skip
+def test_tangents_that_are_shared_or_missing(moves, missing):
+    for depth, causal in ((40, False), (96, True)):
+        problem = Problem(
+            37, 70, depth, depth, "bfloat16", 3, moves, missing, heads=2, samples=2, causal=causal, offset=30,
+            masked=True,
+        )  # fmt: skip
+        checked(problem)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_masks_and_rows_that_see_nothing(dtype):
+    for offset in (-40, -3, 0, 20):
+        problem = Problem(70, 33, 24, 8, dtype, 2, ALL, causal=True, offset=offset, masked=True)
+        data = draw(problem)
+        out, dout = run(problem, data)
+        check(problem, data, out, dout)
+        assert not out[..., -1, :].any()
+        assert not dout[..., -1, :].any()
+        assert not out[..., : max(0, -offset), :].any()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_splits_of_the_keys(dtype):
+    """A few queries against many keys; splits that nobody sees, and one of a single key."""
+    for queries, keys, offset in ((1, 513, 512), (3, 1025, 300), (32, 1100, 1068), (5, 600, -9)):
+        checked(Problem(queries, keys, 64, 40, dtype, 3, causal=True, offset=offset))
+    problem = Problem(4, 1030, 24, 128, dtype, 2, ALL, ((V, 1), (Q, 1), (K, 1), (MASK, 1)), 2, 2, masked=True)
+    checked(problem)
+    checked(replace(problem, tangents=0, masked=False, missing=()))
+
+
+def test_scores_of_any_size():
+    """Maxima that grow with every block of keys, weights that vanish."""
+    problem = Problem(40, 200, 32, 32, "bfloat16", 2, spread=40.0)
+    data = draw(problem)
+    data.values[K][0] *= np.linspace(0.1, 1, 200)[:, None]
+    data.values[K] = emulated.from_bits(emulated.to_bits(data.values[K], "bfloat16"), "bfloat16").astype(np.float64)
+    check(problem, data, *run(problem, data))
+
+
+@pytest.mark.parametrize("keys", [70, 600])
+def test_lanes_samples_padding_and_the_order_of_threads_change_no_bit(keys):
+    problem = Problem(20, keys, 64, 64, "bfloat16", 3, heads=2, samples=2, causal=True, offset=keys - 20)
+    data = draw(problem)
+    out, dout = run(problem, data)
+    emulated.emulator().library.emulated_reverse(1)
+    backwards = run(problem, data, row_padding=8)
+    emulated.emulator().library.emulated_reverse(0)
+    same_bits(backwards[0], out)
+    same_bits(backwards[1], dout)
+    for lane in range(3):  # alone: in a group of one, where pairs were
+        one = replace(problem, tangents=1)
+        chosen = replace_values(data, [0, 1 + lane])
+        same_bits(run(one, chosen)[1][0], dout[lane])
+    lanes = run(problem, data, ensemble=4)[0]
+    for lane in range(4):
+        own = run(replace(problem, tangents=0), replace_values(data, [lane]))
+        same_bits(own[0], lanes[lane])
+    same_bits(lanes[0], out)
+
+
+def replace_values(data, lanes):
+    return type(data)([None if x is None else x[lanes] for x in data.values])
+
+
+def test_keys_that_no_query_sees_are_not_read():
+    problem = Problem(3, 70, 8, 16, "bfloat16", 2, causal=True, offset=64)
+    data = draw(problem)
+    expected = run(problem, data)
+    for operand in (K, V):
+        data.values[operand][..., 67:, :] = np.nan
+    for got, want in zip(run(problem, data), expected, strict=True):
+        same_bits(got, want)
+
+
+@pytest.mark.parametrize("depth", [32, 64, 96, 128])
+def test_shared_memory_is_read_without_conflicts(depth):
+    emulator = emulated.emulator()
+    emulator.bank_conflicts()
+    checked(Problem(40, 70, depth, depth, tangents=3))
+    assert emulator.bank_conflicts() == 0
