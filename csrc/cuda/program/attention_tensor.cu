@@ -76,7 +76,8 @@ void run_primal(TensorArgument h, const Cut& cut) {
 // The tangents left, in groups of `each`.
 template <class Element, int depth, int each>
 void run_groups(TensorArgument& h, std::int64_t groups) {
-    using Shape = TensorShape<Element, depth, each, each == 1 ? 32 : 16>;  // what the registers hold
+    // Keys of a step: what the registers hold with the largest group; a lane alone sums in the same order.
+    using Shape = TensorShape<Element, depth, each, depth <= 64 ? 16 : 32>;
     static_assert(Shape::shared_bytes(kMostWarps) <= kLeastShared);
     for (std::int64_t done = 0; done < groups; done += kMostGridLanes) {
         const std::int64_t now = std::min(groups - done, kMostGridLanes);
