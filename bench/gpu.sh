@@ -3,7 +3,7 @@
 # them. Offline and within ten minutes (on 16 cores). Needs nvcc and a Python with torch (CUDA), numpy, pybind11,
 # scikit-build-core, cmake and ninja; other dependencies are taken from a folder of wheels where they are missing:
 #   pip download --only-binary :all: --no-deps -d wheels scipy rich typer safetensors pytest ... (for that machine's Python)
-#   pip wheel --no-deps -w wheels gemlite; pip download --no-deps -d wheels humming-kernels      (peers, where wanted)
+#   pip wheel --no-deps -w wheels gemlite; pip download --no-deps -d wheels humming-kernels jvp-flash-attention   (peers, where wanted)
 #   bash bench/gpu.sh [folder for results]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,17 +22,19 @@ step() {  # name of the log, seconds, command: what fails or runs out of time is
     shift 2
     timeout "$seconds" "$@" 2>&1 | tee "$log" || { echo "failed or out of time: $*" | tee -a "$log"; failed=1; }
 }
-step cuda_tests.txt 80 python3 -m pytest -q -p no:cacheprovider tests/test_kernels_cuda.py
+step cuda_tests.txt 80 python3 -m pytest -q -p no:cacheprovider tests/test_kernels_cuda.py \
+    tests/test_cuda_attention_torch.py
 step engine_tests.txt 80 python3 -m pytest -q -p no:cacheprovider tests/test_cuda_engine.py
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         step "cuda_$tool.txt" 30 compute-sanitizer --tool "$tool" --error-exitcode 1 python3 bench/gpu/sanitized.py
     done
 fi
-step cuda_bench.txt 100 python3 bench/bench_cuda.py --out "$out/cuda.json" --seconds 75
+step cuda_bench.txt 85 python3 bench/bench_cuda.py --out "$out/cuda.json" --seconds 60
 if python3 -c "import gemlite" 2>/dev/null || python3 -c "import humming" 2>/dev/null; then
     step cuda_peers.txt 50 python3 bench/bench_cuda.py --peers --out "$out/cuda_peers.json"
 fi
+step attention.txt 40 python3 bench/gpu/attention.py --out "$out/attention_cuda.json"
 step rollout_bench.txt 70 python3 bench/bench_rollout.py --device cuda --rounds 3 --out "$out/rollout_cuda.json"
 step forecaster.txt 60 python3 bench/gpu/score_forecaster.py --methods residual --bits 4 --out "$out/score_forecaster.json"
 exit "$failed"

@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,6 +258,15 @@ class Emulator:
         said = self.library.emulated_fault(name.encode(), int(reverse))
         assert isinstance(said, bytes)
         return said.decode()
+
+    @contextmanager
+    def shared_limit(self, size: int) -> Iterator[None]:
+        """Within: a device whose blocks have `size` bytes of shared memory."""
+        self.library.emulated_shared_limit(ctypes.c_int64(size))
+        try:
+            yield
+        finally:
+            self.library.emulated_shared_limit(ctypes.c_int64(Device().shared_per_block))
 
     def bank_conflicts(self) -> int:
         """Of 16-byte loads from shared memory since the last call."""

@@ -35,6 +35,13 @@ def test_every_number_of_queries(first):
         checked(problem)
 
 
+@pytest.mark.parametrize("depth", [16, 96])
+def test_where_the_first_query_sees_all_but_a_key(depth):
+    """Steps of keys that rows see in full are not looked at key by key: every place of the bound within a step."""
+    for offset in range(12, 66) if depth == 16 else range(28, 33):
+        checked(Problem(32, offset + 20, depth, 8, tangents=1, causal=True, offset=offset))
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_numbers_of_tangents(depth):
     for tangents in range(1, 10):
@@ -128,3 +135,9 @@ def test_shared_memory_is_read_without_conflicts(depth):
     emulator.bank_conflicts()
     checked(Problem(40, 70, depth, depth, tangents=3))
     assert emulator.bank_conflicts() == 0
+
+
+@pytest.mark.parametrize("depth", [32, 64, 96, 128])
+def test_every_shape_fits_into_99_kib(depth):
+    with emulated.emulator().shared_limit(99 << 10):
+        checked(Problem(100, 33, depth, depth, tangents=3))

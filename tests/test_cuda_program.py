@@ -228,6 +228,26 @@ def test_attention_reads_shared_memory_without_conflicts():
     assert emulator.bank_conflicts() == 0
 
 
+@by_precision
+@pytest.mark.parametrize("case", [case for case in OWN if case.kind == "attention"], ids=str)
+def test_attention_where_blocks_have_less_shared_memory(case, precision):
+    """sm_86 and sm_89 have 99 KiB: smaller groups of tangents, and of float64 fewer queries, with the same bits."""
+    data = draw(case, SAMPLES, 7)
+    kernel = Emulated(case, precision)
+    expected = kernel.tangents(data.values, data.seeds)
+    with emulated.emulator().shared_limit(99 << 10):
+        results = kernel.tangents(data.values, data.seeds)
+    for got, want in zip((*results[0], *results[1]), (*expected[0], *expected[1]), strict=True):
+        same_bits(got, want)
+
+
+def test_a_launch_that_asks_for_too_much_shared_memory_fails():
+    case = next(case for case in FORMS if case.name == "attention of many tiles")
+    data = draw(case, SAMPLES, TANGENTS)
+    with emulated.emulator().shared_limit(16 << 10), pytest.raises(AssertionError, match="more shared memory"):
+        Emulated(case, "float64").ensemble(data.values)
+
+
 def test_an_index_outside_gives_nan():
     case = next(case for case in OWN if case.name == "gather along rows")
     data = draw(case, SAMPLES, TANGENTS)

@@ -59,11 +59,15 @@ def check_arguments(q: Tensor, k: Tensor, v: Tensor, mask: Optional) -> None:
         )
 
 
+def runs_on_cuda(tensor: Tensor) -> bool:
+    return tensor.device.type == "cuda"
+
+
 def has_tensor_cores_for(q: Tensor, v: Tensor) -> bool:
     """Whether the operators take q and v of 16 bits (csrc/cuda/program/attention_tensor.cu); else they want float32."""
     depth, width = q.shape[-1], v.shape[-1]
     fits = depth % 8 == 0 and width % 8 == 0 and width > 0 and max(depth, width) <= 128
-    return q.device.type == "cuda" and q.dtype in HALF and fits
+    return runs_on_cuda(q) and q.dtype in HALF and fits
 
 
 def _check_operands(primal: Sequence[Any], tangents: Sequence[Optional] = ()) -> None:
@@ -159,7 +163,7 @@ def _run(primal: Sequence[Any], tangents: Sequence[Optional], count: int, settin
         causal=causal,
         causal_offset=causal_offset,
     )
-    if q.device.type == "cuda":
+    if runs_on_cuda(q):
         _compute_on_device(problem, q.device)
     else:
         core.attention(problem, threads=0)

@@ -12,17 +12,17 @@
 // registers, and the primal's share of their kernel is q k^T alone: in units of 2 D operations per pair of query and
 // key (D = E) 1 + 4 kTangents for kTangents, 1.125 times what they would take alone for two and 1.25 for one.
 //
-// What limits it (expected; no GPU has run this). A multiprocessor of sm_90 multiplies 4096 16-bit operations a cycle
-// by wgmma and some 60 % of that by mma.sync: a warp's m16n8k16 takes 6.5 cycles. Shared memory gives 128 bytes a
-// cycle. Per step of 32 keys, cycles for four warps of 32 queries:
+// What limits it (expected; no GPU has run this). A multiprocessor of sm_90 does 4096 16-bit operations a cycle by
+// wgmma and some 60 % of that by mma.sync: a warp's m16n8k16 takes 6.5 cycles. Shared memory gives 128 bytes a cycle, a
+// ldmatrix takes 4. Cycles of 32 keys for four warps of 32 queries, where all of q, k and v move:
 //
-//                        products                     shared memory           exp     L2 bytes / 1000 operations
-//     D = 64,  2 lanes   9 x 2 x 16 x 6.5 = 1870      8 x 128 + 3 x 128 = 1410   260      5.2
-//     D = 128, 1 lane    5 x 2 x 32 x 6.5 = 2080      4 x 256 + 2 x 256 = 1540   260      6.3
+//                        products           shared memory       exp     L2: bytes per 1000 operations
+//     D = 64,  2 lanes   288 x 6.5 = 1870   96 x 16 = 1540      260     5.9
+//     D = 128, 1 lane    320 x 6.5 = 2080   96 x 16 = 1540      260     7.8
 //
-// (Right operands are read by every warp, 32 queries of it to a read: with 16 shared memory would be the limit.) Two
-// blocks fit a multiprocessor, one multiplies where the other waits. So about half of mma.sync's rate should be left
-// beside exp, conversions and barriers: 300 TFLOP/s on an H200, at 4 (D + E) operations per pair and tangent.
+// (Every warp reads all right operands, for 32 queries at once: with 16 shared memory would be the limit.) Two blocks
+// fit a multiprocessor, one multiplies where the other waits. Products alone allow 8 / 9 and 4 / 5 of 600 TFLOP/s on an
+// H200, at 4 (D + E) operations per pair and tangent; with exp, conversions and barriers half of that is expected.
 //
 // Rounding, with h the roundoff of 16 bits (2^-8 or 2^-11), u that of float32: w and w ds are rounded before they are
 // multiplied by v, as is usual; everything else is float32 (tensor cores cut sums where float32 rounds them). An
@@ -40,6 +40,7 @@ namespace tqs::cuda {
 
 struct TensorArgument {
     AttentionArgument a;
+    float scale, exponent_scale;  // of slopes, and of scores: times log2(e)
     int warps;
     int splits, split_keys;  // of the keys: how many, and keys of each but the last, a multiple of a step
     std::int64_t lanes;      // that the kernel computes: of an ensemble, the primal, or the tangents
@@ -232,14 +233,13 @@ class TensorBlock {
 
     // Products of the step from `key` to scores times log2(e), -inf where a query does not see the key.
     __device__ void finish(Scores& scores, int key) const {
-        const auto scale = static_cast<float>(a.scale * static_cast<double>(kLog2E));
         if (a.masked) {
             for_each_mask(0, key, kLowest, [&](int m, int tile, int c, float mask) {
-                scores[m][tile][c] = fused(scale, scores[m][tile][c], kLog2E * mask);
+                scores[m][tile][c] = fused(h.exponent_scale, scores[m][tile][c], kLog2E * mask);
             });
             return;
         }
-        for_each([&](int m, int tile, int c) { scores[m][tile][c] *= scale; });
+        for_each([&](int m, int tile, int c) { scores[m][tile][c] *= h.exponent_scale; });
         if (full(key)) return;
         int ends[kWarpTiles][2];
 #pragma unroll

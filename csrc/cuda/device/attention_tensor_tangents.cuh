@@ -96,10 +96,9 @@ class TensorTangents : TensorBlock<Shape> {
         Base::for_each([&](int m, int tile, int c) {
             weights[m][tile][c] = power_of_two(weights[m][tile][c] - shifts[16 * m + c / 2 * 8]);
         });
-        const auto scale = static_cast<float>(a.scale);
 #pragma unroll
         for (int n = 0; n < kTangents; ++n) {
-            Base::for_each([&](int m, int tile, int c) { slopes[n][m][tile][c] *= scale; });
+            Base::for_each([&](int m, int tile, int c) { slopes[n][m][tile][c] *= h.scale; });
             if (a.mask_moves) {
                 this->for_each_mask(n + 1, key, 0.0f, [&](int m, int tile, int c, float mask) {
                     if (weights[m][tile][c] != 0.0f) slopes[n][m][tile][c] += mask;  // hidden keys: any tangent

@@ -100,6 +100,8 @@ void run_depth(const AttentionTask& task) {
     const Cut cut(task);
     TensorArgument h{};
     h.a = argument_of(task);
+    h.scale = static_cast<float>(task.scale);
+    h.exponent_scale = static_cast<float>(task.scale * static_cast<double>(kLog2E));
     h.warps = static_cast<int>(std::min<std::int64_t>((h.a.queries + kWarpQueries - 1) / kWarpQueries, kMostWarps));
     h.splits = cut.splits;
     h.split_keys = static_cast<int>(kSplitKeys);
@@ -149,9 +151,6 @@ std::int64_t tensor_attention_scratch(const AttentionTask& task) {
 
 template <class Element>
 void tensor_attention(const AttentionTask& task) {
-    require(
-        takes_tensor_attention(task), kName,
-        "expected sizes of the last axes that are multiples of 8 up to 128, and rows 16 bytes aligned; use float32");
     const int last = task.out.rank - 1;
     const std::int64_t depth = std::max(task.q.sizes[last], task.out.sizes[last]);
     if (depth <= 32) return run_depth<Element, 32>(task);

@@ -66,6 +66,7 @@ struct Fiber {
 
 Index block_index, grid_size;
 bool reversed = false;
+std::size_t shared_limit = 232448;
 
 namespace {
 
@@ -323,6 +324,7 @@ void launch(Index grid, int threads, std::size_t shared_bytes, const std::functi
     if (threads % kWarp != 0) fail("a block is whole warps");
     if (shared_bytes % 128 != 0) fail("shared memory is a multiple of 128 bytes");
     if (grid.x % static_cast<unsigned>(cluster) != 0) fail("a grid is whole clusters");
+    if (shared_bytes > shared_limit) fail("a block asks for more shared memory than the device has");
     state.kernel = &kernel;
     grid_size = grid;
     state.shared_bytes = shared_bytes;

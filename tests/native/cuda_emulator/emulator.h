@@ -38,6 +38,8 @@ struct Fiber;
 
 extern Index block_index, grid_size;
 extern bool reversed;
+// Of a block, in bytes: what the device has, which no launch may exceed. An H200's, unless a test says otherwise.
+extern std::size_t shared_limit;
 
 // Work of a stream of the emulated runtime (runtime.cpp): enqueued, or recorded where the stream is being captured; of
 // no stream, done now.

@@ -79,6 +79,9 @@ void emulated_release(void* memory, std::int64_t bytes) {
 void emulated_reverse(int reversed) {
     emulator::reversed = reversed != 0;
 }
+void emulated_shared_limit(std::int64_t bytes) {
+    emulator::shared_limit = static_cast<std::size_t>(bytes);
+}
 std::int64_t emulated_bank_conflicts() {
     return emulator::take_bank_conflicts();
 }

@@ -233,7 +233,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
             *value = 233472;
             break;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-            *value = 232448;
+            *value = static_cast<int>(emulator::shared_limit);
             break;
         case cudaDevAttrGlobalMemoryBusWidth:
             *value = 256;

@@ -1,0 +1,226 @@
+"""Question: what do K tangents of attention cost on one GPU, in time and memory, next to what else there is?
+
+bfloat16, 16 tangents of q, k and v, one context of 512 to 8192 positions, 16 heads of 64 or 8 of 128, not causal:
+
+    ours           torch.func: vmap(jvp(tqs.ops.attention))
+    operator       torch.ops.tqs_fast.attention and attention_tangents, without torch.func around them
+    math           torch.func: vmap(jvp(softmax(q k^T) v written out)), all tangents at once
+    math, in turn  the same, one tangent after the other
+    jvp-flash      jvp-flash-attention (Triton; where it is installed), one tangent after the other
+    forward only   scaled_dot_product_attention of 1 + K stacked inputs: what forward differences take
+
+Time by CUDA events, contestants in turn, the median of rounds; memory is the most that torch allocated beyond the
+arguments. Operations are 2 (D + E) per pair of query and key for the primal and 4 (D + E) for a tangent; their rate is
+shown as a share of a large bfloat16 product's, measured in the same run. Up to 1024 positions results are compared with
+the formula in float32 first; errors relative to the largest element are reported.
+
+    python bench/gpu/attention.py --out bench/results/attention_cuda.json
+    python bench/gpu/attention.py --device cpu --quick --out attention.json       whether it runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import harness
+from tqs_fast.ops import attention
+
+HEADS = {64: 16, 128: 8}  # a model of 1024
+COMPARED = 1024  # positions up to which results are compared
+Parts = tuple[Tensor, ...]
+Way = Callable[[Parts, Parts], tuple[Tensor, Tensor]]
+
+
+def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.softmax(q.shape[-1] ** -0.5 * q @ k.mT, -1) @ v
+
+
+def along(function: Callable[..., Tensor]) -> Way:
+    """Output, and its tangents [K, ...] at once."""
+    return lambda primal, tangents: vmap(lambda *t: jvp(function, primal, t), out_dims=(None, 0))(*tangents)
+
+
+def in_turn(function: Callable[..., Tensor]) -> Way:
+    def way(primal: Parts, tangents: Parts) -> tuple[Tensor, Tensor]:
+        pairs = [jvp(function, primal, parts) for parts in zip(*tangents, strict=True)]
+        return pairs[0][0], torch.stack([tangent for _, tangent in pairs])
+
+    return way
+
+
+def operator(primal: Parts, tangents: Parts) -> tuple[Tensor, Tensor]:
+    settings = (primal[0].shape[-1] ** -0.5, False, 0)
+    return (
+        torch.ops.tqs_fast.attention(*primal, None, *settings),
+        torch.ops.tqs_fast.attention_tangents(*primal, None, *tangents, None, *settings),
+    )
+
+
+def forward_only(primal: Parts, tangents: Parts) -> tuple[Tensor, Tensor]:
+    """No tangents: the outputs of the stacked inputs, which are not compared."""
+    out = F.scaled_dot_product_attention(*(torch.cat([x[None], dx]) for x, dx in zip(primal, tangents, strict=True)))
+    return out[0], out[1:]
+
+
+def ways() -> tuple[dict[str, Way], dict[str, str]]:
+    """The contestants; and why others are missing."""
+    found: dict[str, Way] = {
+        "ours": along(attention),
+        "operator": operator,
+        "math": along(formula),
+        "math, in turn": in_turn(formula),
+        "forward only": forward_only,
+    }
+    try:
+        from jvp_flash_attention.jvp_attention import JVPAttn
+    except Exception as error:  # not installed, or a Triton that it does not know
+        return found, {"jvp-flash": f"{type(error).__name__}: {error}"}
+
+    def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        result: Tensor = JVPAttn.fwd_dual(q[None], k[None], v[None])  # wants [batch, heads, S, D]
+        return result[0]
+
+    return found | {"jvp-flash": in_turn(flash)}, {}
+
+
+class Clock:
+    """Seconds and bytes of a call."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+
+    def seconds(self, call: Callable[[], Any]) -> float:
+        if not self.cuda:
+            began = time.perf_counter()
+            call()
+            return time.perf_counter() - began
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    def bytes(self, call: Callable[[], Any]) -> int | None:
+        if not self.cuda:
+            call()
+            return None
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+
+def ceiling(clock: Clock, device: str, size: int) -> float:
+    """Operations per second of a bfloat16 product."""
+    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    times = [clock.seconds(lambda: a @ b) for _ in range(8)]
+    return 2 * size**3 / statistics.median(times[2:])
+
+
+def errors(way: Way, primal: Parts, tangents: Parts) -> dict[str, float]:
+    """Of out and dout, relative to the largest element of the formula in float32."""
+    wide = in_turn(formula)(tuple(x.float() for x in primal), tuple(x.float() for x in tangents))
+    pairs = zip(("out", "dout"), way(primal, tangents), wide, strict=True)
+    return {name: float((got.float() - exact).abs().max() / exact.abs().max()) for name, got, exact in pairs}
+
+
+def measure(length: int, depth: int, contestants: dict[str, Way], options: argparse.Namespace) -> dict[str, Any]:
+    clock, generator = Clock(options.device), torch.Generator().manual_seed(length)
+    heads = HEADS[depth]
+
+    def drawn(*more: int) -> Tensor:
+        values = torch.randn(*more, heads, length, depth, generator=generator)
+        return values.to(options.device, torch.bfloat16)
+
+    primal, tangents = tuple(drawn() for _ in range(3)), tuple(drawn(options.tangents) for _ in range(3))
+    rows: dict[str, dict[str, Any]] = {}
+    calls: dict[str, Callable[[], Any]] = {}
+    for name, way in contestants.items():
+        try:
+            if length <= COMPARED and way is not forward_only:
+                rows[name] = {"error": errors(way, primal, tangents)}
+            way(primal, tangents)  # compiles, where it does
+            rows[name] = rows.get(name, {}) | {"bytes": clock.bytes(lambda way=way: way(primal, tangents))}
+            calls[name] = lambda way=way: way(primal, tangents)
+        except Exception as error:  # out of memory, or a shape that a peer does not take
+            rows[name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"}
+            if clock.cuda:
+                torch.cuda.empty_cache()
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    began = time.perf_counter()
+    while not samples["ours"] or (
+        len(samples["ours"]) < options.rounds and time.perf_counter() - began < options.seconds
+    ):
+        for name, call in calls.items():
+            samples[name].append(clock.seconds(call))
+    operations = heads * length**2 * 2 * (2 * depth) * (1 + 2 * options.tangents)
+    for name, seconds in samples.items():
+        median = statistics.median(seconds)
+        rows[name] |= {"seconds": seconds, "median_seconds": median, "operations_per_second": operations / median}
+    return {"length": length, "depth": depth, "heads": heads, "operations": operations, "contestants": rows}
+
+
+def show(result: dict[str, Any], most: float) -> None:
+    print(f"S = {result['length']}, d = {result['depth']}")
+    ours = result["contestants"]["ours"]["median_seconds"]
+    for name, row in result["contestants"].items():
+        if "failed" in row:
+            print(f"  {name:14} {row['failed']}", flush=True)
+            continue
+        memory = "" if row["bytes"] is None else f"{row['bytes'] / 2**20:9.0f} MiB"
+        share = 100 * row["operations_per_second"] / most
+        error = "".join(f"  {part} off by {value:.1e}" for part, value in row.get("error", {}).items())
+        print(
+            f"  {name:14} {1e3 * row['median_seconds']:9.3f} ms {memory}  {row['median_seconds'] / ours:6.2f} x ours  "
+            f"{share:5.1f} % of a product{error}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[512, 1024, 2048, 4096, 8192])
+    parser.add_argument("--depths", nargs="+", type=int, default=[64, 128], choices=sorted(HEADS))
+    parser.add_argument("--tangents", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.5, help="no new round after so long, per length and depth")
+    parser.add_argument("--quick", action="store_true", help="a short context, 3 tangents, one round")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    if options.quick:
+        options.lengths, options.tangents, options.rounds = [48], 3, 1
+    contestants, missing = ways()
+    most = ceiling(Clock(options.device), options.device, 512 if options.quick else 8192)
+    device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    document: dict[str, Any] = {
+        "machine": harness.machine(), "device": device, "tangents": options.tangents, "product": most,
+        "missing": missing, "results": [],
+    }  # fmt: skip
+    for length in options.lengths:
+        for depth in options.depths:
+            result = measure(length, depth, contestants, options)
+            show(result, most)
+            document["results"].append(result)
+            options.out.write_text(json.dumps(document, indent=1) + "\n")  # what there is, should time run out
+
+
+if __name__ == "__main__":
+    main()
