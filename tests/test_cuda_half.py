@@ -97,7 +97,15 @@ def tied(case: Case, data: Data) -> bool:
     return any(view.draw in ("apart", "aside") and bool((x != y).any()) for view, x, y in pairs)
 
 
-@pytest.mark.parametrize(("case", "precision"), [(c, HALVES[i % 2]) for i, c in enumerate(CASES)], ids=str)
+def on_tensor_cores(case: Case) -> bool:
+    """Attention that rounds its weights to 16 bits, too: test_cuda_attention.py has what that allows."""
+    return case.kind == "attention" and all(x.sizes[-1] % 8 == 0 and x.steps[-1] == 1 for x in case.inputs[:3])
+
+
+ROWS_OF_OPS = [(c, HALVES[i % 2]) for i, c in enumerate(CASES) if not on_tensor_cores(c)]
+
+
+@pytest.mark.parametrize(("case", "precision"), ROWS_OF_OPS, ids=str)
 def test_ops(case, precision):
     """Every row in one of the precisions: kernels differ in how they load and store alone."""
     case = narrowed(case)
