@@ -6,7 +6,8 @@ import torch
 
 from tqs_fast._native import core
 
-_PRECISIONS = {torch.float32: 0, torch.float64: 1}  # Precision in csrc/backend/program_kernels.h
+# Precision in csrc/backend/program_kernels.h
+_PRECISIONS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
 def on_device(tensor: torch.Tensor) -> bool:
@@ -19,16 +20,16 @@ def noisy(
 ) -> torch.Tensor:
     """The weight with `scale` times elements 0 ... count - 1 of a stream of normal numbers on [begin, begin + count).
 
-    Summed in float64 and rounded once: the bits of the same sum with `tqs_fast.kernels.normal` on the CPU.
+    Summed in float64 and rounded (to 16 bits by way of float32, as torch does): the bits of the same sum with
+    `tqs_fast.kernels.normal` on the CPU.
     """
-    dtype = weight.dtype if weight.dtype in _PRECISIONS else torch.float64
-    before = weight.detach().to(dtype).contiguous()
+    before = weight.detach().contiguous()
     after = torch.empty_like(before)
     number, work = _place(weight)
     core.add_noise_cuda(
         from_=before.data_ptr(),
         to=after.data_ptr(),
-        precision=_PRECISIONS[dtype],
+        precision=_PRECISIONS[weight.dtype],
         elements=before.numel(),
         begin=begin,
         count=before.numel() - begin if count is None else count,
@@ -38,7 +39,7 @@ def noisy(
         device=number,
         work=work,
     )
-    return after.to(weight.dtype)
+    return after
 
 
 def normal(weight: torch.Tensor, *, seed: int, stream: int) -> torch.Tensor:
