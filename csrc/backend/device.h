@@ -30,7 +30,8 @@ struct WindowAxis {
 // tangent   y_0 = x_0 W^T + b,  y_k = x_k W^T + x_0 W_k^T + b_k (x_k, W_k, b_k tangents, null or shared ones zero)
 //
 // An element is a sum in order of k by fused multiply-adds from 0, of the first product, then of the second; then the
-// bias is added: the same bits whatever the other rows are.
+// bias is added: the same bits whatever the other rows are. On tensor cores (values of 16 bits) the steps are sixteen
+// positions of k each. Products that go to a library have its order, which may depend on how many rows there are.
 struct LayerTask {
     Extent extent;
     Precision precision;
