@@ -78,15 +78,17 @@ def test_normal_numbers_are_those_of_the_host(there):
 
 
 def matrices(columns: int):
-    """Usual rows; of zeros; of one value; with one large element; near the largest float; subnormal; of one sign."""
+    """Usual rows, and hard ones: of zeros; of one size, the last negative; with one large element; near the largest
+    float; subnormal; of one sign; as large as floats are."""
     usual = drawn(7, columns)
     hard = usual.clone()
     hard[0] = 0
-    hard[1] = 0.3
+    hard[1], hard[1, -1] = 0.3, -0.3
     hard[2, columns // 2] = -1e4
     hard[3] *= 1e38
     hard[4] *= 1e-41
     hard[5] = hard[5].abs()
+    hard[6] = 3.4e38
     return usual, hard
 
 
