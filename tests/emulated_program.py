@@ -61,9 +61,9 @@ def numbers(case: Case) -> tuple[Sequence[int], Sequence[float]]:
     names = {
         "softmax": ("logarithm",), "normalize": ("axes", "center"), "scan": ("axis", "product"),
         "running_extreme": ("axis", "largest"), "top_k": ("count", "largest"), "remap": ("runs",),
-        "gather": ("axis",), "attention": ("causal", "causal_offset"), "copy": (),
+        "gather": ("axis",), "attention": ("causal", "causal_offset", "counted"), "copy": (),
     }  # fmt: skip
-    flat = [number for name in names[case.kind] for number in ints[name]]
+    flat = [number for name in names[case.kind] for number in ints.get(name, ())]
     return flat, [number for values in case.floats.values() for number in values]
 
 

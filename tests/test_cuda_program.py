@@ -219,6 +219,23 @@ def test_keys_that_no_query_sees_are_not_read():
         same_bits(got[0], want[0])
 
 
+def test_the_causal_bound_may_follow_the_clock():
+    """A step that was recorded once: keys that come with later steps are not read before."""
+    for queries in (2, 20):  # blocks of 16 and of 64 queries
+        views = View((1, 1, queries, 8)), View((1, 1, 140, 8)), View((1, 1, 140, 9))
+        first = attention("", *views, offset=3)
+        for clock, step in ((0, 5), (1, 5), (17, 7), (40, 3)):
+            counted = replace(first, ints={**first.ints, "counted": (step, clock)})
+            then = attention("", *views, offset=3 + clock * step)
+            data = draw(then, 2, 2)
+            for got, want in zip(
+                Emulated(counted, "float32").tangents(data.values, data.seeds),
+                Emulated(then, "float32").tangents(data.values, data.seeds),
+                strict=True,
+            ):
+                same_bits(got[0], want[0])
+
+
 def test_attention_reads_shared_memory_without_conflicts():
     emulator = emulated.emulator()
     case = next(case for case in FORMS if case.name == "attention of many tiles")

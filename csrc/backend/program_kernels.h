@@ -201,8 +201,8 @@ struct LanesApart {
 
 // out = softmax(scale q k^T + mask) v over the last two axes: q [..., S, D], k [..., T, D], v [..., T, E], out [..., S,
 // E]; mask (mask.data null: none) broadcasts to [..., S, T] and is added (-inf hides a key); a row that sees no key is
-// 0. causal: query s sees keys t <= s + causal_offset. Tangents of q, k, v and mask in the same pass, no S x T matrix
-// in memory.
+// 0. causal: query s sees keys t <= s + causal_offset + causal_step * clock, where `clock` counts steps on a device
+// (null: 0). Tangents of q, k, v and mask in the same pass, no S x T matrix in memory.
 struct AttentionTask {
     Extent extent;
     Operand q, k, v, mask, out;
@@ -210,6 +210,8 @@ struct AttentionTask {
     bool causal;
     std::int64_t causal_offset;
     void* scratch;
+    std::int64_t causal_step = 0;
+    const std::int64_t* clock = nullptr;
     // Null, or for q, k, v, mask and out where their tangents lie, apart from the primal (devices only); strides of the
     // operand. Operands then have no lane table.
     const LanesApart* apart = nullptr;

@@ -30,9 +30,11 @@ struct Frame {
     Device* device;  // null: the kernels are the processor's
     std::span<const Operand> in;
     std::span<const Operand> out;
-    Panels panels;      // of the constant that the op packs, if any
-    void* scratch;      // scratch_bytes(frame), 64-byte aligned
-    std::int64_t step;  // of the rollout, from 0
+    Panels panels;  // of the constant that the op packs, if any
+    void* scratch;  // scratch_bytes(frame), 64-byte aligned
+    // Of the rollout, from 0: on the processor its number, on a device where that is counted. A device records the run.
+    std::int64_t step;
+    const std::int64_t* clock;
 };
 
 class Op {
@@ -42,8 +44,6 @@ class Op {
     // Pointers in `frame` are null when this is asked.
     virtual std::int64_t scratch_bytes(const Frame& frame) const = 0;
     virtual void run(const Frame& frame) const = 0;
-    // Whether tasks are other ones at other steps, beyond where operands lie.
-    virtual bool changes() const { return false; }
 
     virtual ProductShape product() const { return {}; }
 

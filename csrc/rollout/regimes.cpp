@@ -127,6 +127,7 @@ void Tile::build(Regime& regime) {
         Frame frame{};
         frame.kernels = &program_.kernels();
         frame.device = place_->device();
+        frame.clock = clock();
         frame.in = operands.first(node.inputs.size());
         frame.out = operands.subspan(node.inputs.size());
         const bool once = is_shared(frame.out[0]);

@@ -106,7 +106,7 @@ void Tile::step(std::int64_t t, const Collect& collect) {
         if (regime.replay) return regime.replay->run();
         const bool again = regime.runs++ > 0;
         // Copies on another stream are not recorded: a step that brings gigabytes takes far longer than its launches.
-        if (!again || changes_ || feed_) return take_step(regime, t, collect, all);
+        if (!again || feed_) return take_step(regime, t, collect, all);
         regime.replay = place_->device()->record([&] { take_step(regime, t, collect, all); });
         regime.replay->run();
     });

@@ -56,7 +56,6 @@ Tile::Tile(const Program& program, std::shared_ptr<Place> place, Extent extent, 
     Sharing sharing = share(program, changed, seeded);
     first_.shared = std::move(sharing.first);
     later_.shared = std::move(sharing.later);
-    for (std::size_t node = 0; node < spec.nodes.size(); ++node) changes_ = changes_ || program.op(node).changes();
     stream_constants();
     pack_constants();
     allocate();

@@ -151,7 +151,6 @@ class Tile {
     std::vector<Passing> passing_;  // in order of the nodes
     std::unique_ptr<Feed> feed_;    // of `passing_`, by number; null: there are none, or this is a dry run
     std::size_t next_passing_ = 0;
-    bool changes_ = false;  // whether some op's task is another at every step
     char* arena_ = nullptr;
     char* spare_ = nullptr;  // on a device, where windows pass through
     std::int64_t allocated_ = 0;

@@ -29,6 +29,7 @@
 #include <limits>
 
 #include "cuda/device/attention_tiles.cuh"
+#include "cuda/device/causal_bound.cuh"
 #include "cuda/device/loops.cuh"
 
 namespace tqs::cuda {
@@ -49,7 +50,7 @@ struct AttentionArgument {
     double scale;
     bool causal, masked, tangent;
     bool q_moves, k_moves, v_moves, mask_moves;  // whether any lane has a tangent
-    std::int64_t causal_offset;
+    CausalBound causal_offset;
     std::int64_t first_lane;  // of tangents: group g is first_lane + kTangents g ...
     std::int64_t lanes;
     bool writes_primal;
@@ -71,6 +72,7 @@ class AttentionBlock {
         weights = tiles + Shape::kTiles;
         totals = weights + Shape::kWeights;
         pointers = reinterpret_cast<T**>(totals + Shape::kTotals);
+        causal_offset = reinterpret_cast<std::int64_t*>(pointers + kAttentionOperands * kSets);
         const std::uint32_t blocks = (a.queries + Shape::kQueries - 1) / Shape::kQueries;
         const std::uint32_t chunks = (a.width + Shape::kWidth - 1) / Shape::kWidth;
         const std::uint32_t head = blockIdx.x / blocks / chunks;
@@ -86,6 +88,7 @@ class AttentionBlock {
             }
             pointers[thread] = data ? data + a.heads.offset(operand, head) : nullptr;
         }
+        if (thread == 0) *causal_offset = a.causal_offset.now();
         for (int i = thread; i < Shape::kTotals; i += kAttentionThreads) totals[i] = T(0);
         block_barrier();
     }
@@ -140,7 +143,7 @@ class AttentionBlock {
     __device__ T* at(int operand, int set) const { return pointers[operand * kSets + set]; }
     // Keys that a query sees: 0 ... visible - 1.
     __device__ std::int64_t visible(std::int64_t query) const {
-        const std::int64_t seen = a.causal ? query + a.causal_offset + 1 : a.keys;
+        const std::int64_t seen = a.causal ? query + *causal_offset + 1 : a.keys;
         return seen < 0 ? 0 : seen < a.keys ? seen : a.keys;
     }
 
@@ -337,6 +340,7 @@ class AttentionBlock {
     int used = 0;  // the stage to be used next
     T *tiles, *weights, *totals;
     T** pointers;
+    std::int64_t* causal_offset;  // in shared memory: registers are few
     T maxima[kRows];
     T sums[kSets][kWidths][kRows][4] = {};
 };

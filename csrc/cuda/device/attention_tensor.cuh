@@ -100,7 +100,7 @@ class TensorBlock {
         }
         if (thread == 0) {
             TensorNumbers& n = *numbers;
-            n.causal_offset = a.causal_offset;
+            n.causal_offset = a.causal_offset.now();
             n.mask = a.steps[kMask];
             n.head = head;
             n.split = static_cast<int>(blockIdx.x % splits);

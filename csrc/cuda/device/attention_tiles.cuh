@@ -50,7 +50,7 @@ struct AttentionShape {
     static constexpr int kTiles = kStages * kTile;
     static constexpr int kWeights = kSets * kKeys * kWeightPitch;
     static constexpr int kTotals = kSets * kQueries;
-    static constexpr int kPointers = 5 * kSets;  // of 8 bytes
+    static constexpr int kPointers = 5 * kSets + 1;  // of 8 bytes, and the causal offset
     static constexpr std::size_t kShared =
         (static_cast<std::size_t>(kTiles + kWeights + kTotals) * sizeof(T) + kPointers * 8 + 127) / 128 * 128;
 

@@ -56,7 +56,7 @@ AttentionArgument argument_of(const AttentionTask& task) {
     a.width = static_cast<std::uint32_t>(task.out.sizes[leading + 1]);
     a.scale = task.scale;
     a.causal = task.causal;
-    a.causal_offset = task.causal_offset;
+    a.causal_offset = {task.causal_offset, task.causal_step, task.clock};
     a.masked = masked;
     a.tangent = task.extent.tangent;
     a.q_moves = a.tangent && !a.tangents[kQ].shared;

@@ -52,7 +52,6 @@ class Attention : public Op {
         return kernels(frame).attention_scratch(task(frame));
     }
     void run(const Frame& frame) const override { kernels(frame).attention(task(frame)); }
-    bool changes() const override { return causal_ && causal_step_ != 0; }
 
   private:
     static const AttentionKernels& kernels(const Frame& frame) {
@@ -60,6 +59,7 @@ class Attention : public Op {
     }
 
     AttentionTask task(const Frame& frame) const {
+        const bool counted = frame.device && causal_step_ != 0;
         return {.extent = frame.extent,
                 .q = frame.in[0],
                 .k = frame.in[1],
@@ -68,8 +68,10 @@ class Attention : public Op {
                 .out = frame.out[0],
                 .scale = scale_,
                 .causal = causal_,
-                .causal_offset = causal_offset_ + frame.step * causal_step_,
-                .scratch = frame.scratch};
+                .causal_offset = causal_offset_ + (counted ? 0 : frame.step * causal_step_),
+                .scratch = frame.scratch,
+                .causal_step = causal_step_,
+                .clock = counted ? frame.clock : nullptr};
     }
 
     // The mask as [..., S, T].

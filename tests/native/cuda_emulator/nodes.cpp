@@ -140,6 +140,10 @@ void run_depthwise(const EmulatedNode& n, const Extent& extent) {
 void run_attention(const EmulatedNode& n, const Extent& extent) {
     AttentionTask task{extent,   n.in[0],     n.in[1],        n.in[2],   n.in[3],
                        n.out[0], n.floats[0], n.ints[0] != 0, n.ints[1], nullptr};
+    if (n.int_count > 2) {
+        task.causal_step = n.ints[2];
+        task.clock = n.ints + 3;
+    }
     const AttentionKernels& kernels = attention_kernels[n.precision];
     run(task, kernels.attention_scratch, kernels.attention);
 }
