@@ -32,6 +32,7 @@ set(cuda_sources
     csrc/cuda/program/rounding.cu
     csrc/cuda/program/rows.cu
     csrc/cuda/program/steps.cu
+    csrc/cuda/program/stretching.cu
     csrc/cuda/table.cpp)
 
 set(build_cuda OFF)
@@ -69,7 +70,7 @@ if(build_cuda)
     set(TQS_CUDA_SOURCES ${cuda_sources} csrc/cuda/program/cublas_lt_library.cpp)
     # Multiply-adds are written out where they are meant: no element differs for the kernel or the loop it was inlined in.
     foreach(family attention attention_tensor depthwise elementwise layer layer_tensor matmul_tensor movement noise products rounding
-            rows steps)
+            rows steps stretching)
         set_source_files_properties(csrc/cuda/program/${family}.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
     endforeach()
     if("90a" IN_LIST TQS_CUDA_ARCHITECTURES)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tqs_fast import kernels
+from tqs_fast._native import core
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "tests/native/cuda_emulator"
@@ -100,6 +101,15 @@ def emulator() -> Emulator:
     """The emulated kernels, compiled once per process."""
     with tempfile.TemporaryDirectory() as folder:
         return _build(Path(folder))
+
+
+def schedule(seed: int) -> None:
+    """The order of threads and blocks from now on (emulator.h), here and in a build with TQS_CUDA=EMULATED."""
+    os.environ["TQS_EMULATOR_SEED"] = str(seed)  # for an emulator that is loaded later
+    if emulator.cache_info().currsize:
+        emulator().library.emulated_schedule(ctypes.c_uint64(seed))
+    if core.cuda_architectures() == "emulated":
+        ctypes.CDLL(core.__file__).emulated_schedule(ctypes.c_uint64(seed))
 
 
 def _build(folder: Path) -> Emulator:

@@ -160,6 +160,33 @@ def test_a_missing_barrier_is_found_in_one_order_or_the_other(emulator):
     assert "read before it was written" in emulator.fault("no barrier", False) + emulator.fault("no barrier", True)
 
 
+SEEDS = range(1, 9)
+
+
+def test_an_adversary_finds_what_neither_order_finds(emulator):
+    """A warp hands a stage back before all of its lanes have read it."""
+    emulated.schedule(0)
+    fault, found = "stage handed back too early", 0
+    assert emulator.fault(fault, False) == emulator.fault(fault, True) == ""
+    for seed in SEEDS:
+        emulated.schedule(seed)
+        said = emulator.fault(fault, False)
+        assert said == "" or "read after it was handed back" in said or "threads that never come" in said, said
+        found += said != ""
+        assert "read before it was written" in emulator.fault("no barrier", False), seed
+        for right in ("none", "right bulk copy", "stage handed back by all"):
+            assert emulator.fault(right, False) == "", seed
+    assert found >= len(SEEDS) // 4  # of blocks: a kernel of many has as many adversaries
+
+
+def test_a_seed_is_one_order(emulator):
+    said = []
+    for seed in (1, 2, 1):
+        emulated.schedule(seed)
+        said.append(emulator.fault("no barrier", False))
+    assert said[0] == said[2] != said[1]
+
+
 def test_correct_code_passes_and_conflicts_are_counted(emulator):
     for fault in ("none", "right bulk copy"):
         assert emulator.fault(fault, False) == emulator.fault(fault, True) == ""

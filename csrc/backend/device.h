@@ -94,6 +94,21 @@ struct CollectTask {
     std::int64_t began;  // steps before the clock began to count
 };
 
+// The end of an interval of Benettin's method (growth/stretching.h): per sample a state and K <= D columns of D
+// numbers, frames [samples, 1 + K, D] of float64. Columns become orthonormal, as growth/orthonormalize.h has it; their
+// signs are LAPACK's where a sample's frame fits the shared memory of a block. Samples that are not finite are set
+// aside.
+struct StretchTask {
+    std::int64_t samples, directions, size;
+    double* frames;
+    void* scratch;
+    std::int64_t step, block, blocks;  // the step just taken; of time
+    double* logs;                      // [blocks, samples, K], added to; nan from `block` on in a sample set aside
+    double* condition;                 // [samples], the largest so far; infinite where a frame was not finite
+    std::int64_t* diverged;            // [samples], `step` where a state was not finite
+    int* failed;                       // [samples], 1 where set aside
+};
+
 // Work that was recorded once and is then done again and again.
 class Replay {
   public:
@@ -129,6 +144,9 @@ class Device : public Place {
     virtual void add_noise(const NoiseTask& task) = 0;
     // Copies numbered 0 ... numbers - 1. Null where nothing is copied. Not to be recorded.
     virtual std::unique_ptr<Feed> feed(int numbers) = 0;
+    // Bytes, or -1 where this device does not take so many directions.
+    virtual std::int64_t stretch_scratch(std::int64_t samples, std::int64_t directions, std::int64_t size) = 0;
+    virtual void stretch(const StretchTask& task) = 0;
 
     // `work` enqueues the same work every time and has done so before. It is not done now.
     virtual std::unique_ptr<Replay> record(const std::function<void()>& work) = 0;

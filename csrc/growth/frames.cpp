@@ -1,143 +1,51 @@
 #include "growth/frames.h"
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
 #include "core/check.h"
-#include "growth/orthonormalize.h"
+#include "growth/device_frames.h"
+#include "growth/host_frames.h"
 
 namespace tqs {
 namespace {
 
-std::int64_t leaf_elements(const Program& program, std::size_t leaf) {
-    const StateSpec& state = program.spec().states[leaf];
-    return state.slide > 0 ? state.outer * state.length * state.inner
-                           : program.spec().buffers[static_cast<std::size_t>(state.buffer)].elements;
-}
-
-template <class T>
-bool all_finite(const T* values, std::int64_t count) {
-    return std::all_of(values, values + count, [](T x) { return std::isfinite(x); });
+// Null: frames are factored on the processor.
+Device* device_for(const StretchingTask& task, Place& place, std::int64_t size) {
+    Device* const device = place.device();
+    return device && device->stretch_scratch(1, task.directions, size) >= 0 ? device : nullptr;
 }
 
 }  // namespace
 
+std::vector<FrameLeaf> frame_leaves(const Program& program) {
+    std::vector<FrameLeaf> leaves;
+    std::int64_t offset = 0;
+    for (const StateSpec& state : program.spec().states) {
+        const BufferSpec& buffer = program.spec().buffers[static_cast<std::size_t>(state.buffer)];
+        require(precision_bytes(buffer.precision) > 2, "growth",
+                "expected states of float32 or float64, got 16 bits; use precision=\"float64\"");
+        const std::int64_t elements = state.slide > 0 ? state.outer * state.length * state.inner : buffer.elements;
+        leaves.push_back({buffer.precision, elements, offset});
+        offset += elements;
+    }
+    return leaves;
+}
+
 std::int64_t state_size(const Program& program) {
     std::int64_t size = 0;
-    for (std::size_t leaf = 0; leaf < program.spec().states.size(); ++leaf) size += leaf_elements(program, leaf);
+    for (const FrameLeaf& leaf : frame_leaves(program)) size += leaf.elements;
     return size;
 }
 
-Frames::Frames(const Program& program, const StretchingTask& task, std::int64_t first, std::int64_t samples)
-    : task_(task),
-      first_(first),
-      samples_(samples),
-      size_(state_size(program)),
-      frames_(static_cast<std::size_t>(samples * task.directions * size_)),
-      staging_(static_cast<std::size_t>(samples * size_)),
-      logs_(static_cast<std::size_t>(task.directions)),
-      scratch_(static_cast<std::size_t>(orthonormalize_scratch(task.directions))),
-      failed_(static_cast<std::size_t>(samples)) {
-    std::int64_t offset = 0;
-    for (std::size_t leaf = 0; leaf < program.spec().states.size(); ++leaf) {
-        const BufferSpec& buffer = program.spec().buffers[static_cast<std::size_t>(program.spec().states[leaf].buffer)];
-        require(precision_bytes(buffer.precision) > 2, "growth",
-                "expected states of float32 or float64, got 16 bits; use precision=\"float64\"");
-        leaves_.push_back({buffer.precision, leaf_elements(program, leaf), offset});
-        offset += leaves_.back().elements;
+std::unique_ptr<Frames> make_frames(const Program& program, const StretchingTask& task, Place& place,
+                                    std::int64_t first, std::int64_t samples) {
+    if (Device* const device = device_for(task, place, state_size(program))) {
+        return std::make_unique<DeviceFrames>(program, task, *device, first, samples);
     }
-    const double* begin = task.frame + first * task.directions * size_;
-    std::copy(begin, begin + frames_.size(), frames_.begin());
+    return std::make_unique<HostFrames>(program, task, first, samples);
 }
 
-template <class Body>
-void Frames::typed(const Leaf& leaf, const Body& body) {
-    if (leaf.precision == Precision::float32) {
-        body(reinterpret_cast<float*>(staging_.data()), leaf.elements);
-    } else {
-        body(staging_.data(), leaf.elements);
-    }
-}
-
-double* Frames::row(std::int64_t sample, std::int64_t direction) {
-    return frames_.data() + (sample * task_.directions + direction) * size_;
-}
-
-void Frames::seed(TileRun& tile) {
-    for (std::size_t index = 0; index < leaves_.size(); ++index) {
-        const Leaf& leaf = leaves_[index];
-        typed(leaf, [&]<class T>(T* staging, std::int64_t elements) {
-            for (std::int64_t k = 0; k < task_.directions; ++k) {
-                for (std::int64_t n = 0; n < samples_; ++n) {
-                    const double* from = row(n, k) + leaf.offset;
-                    std::transform(from, from + elements, staging + n * elements,
-                                   [](double x) { return static_cast<T>(x); });
-                }
-                tile.set_state(index, 1 + k, staging);
-            }
-        });
-    }
-}
-
-void Frames::read(const TileRun& tile) {
-    for (std::size_t index = 0; index < leaves_.size(); ++index) {
-        const Leaf& leaf = leaves_[index];
-        typed(leaf, [&]<class T>(T* staging, std::int64_t elements) {
-            for (std::int64_t k = 0; k < task_.directions; ++k) {
-                tile.get_state(index, 1 + k, staging);
-                for (std::int64_t n = 0; n < samples_; ++n) {
-                    std::copy_n(staging + n * elements, elements, row(n, k) + leaf.offset);
-                }
-            }
-        });
-    }
-}
-
-void Frames::factor(const TileRun& tile, std::int64_t step, std::int64_t block) {
-    find_diverged(tile, step, block);
-    const std::int64_t K = task_.directions;
-    for (std::int64_t n = 0; n < samples_; ++n) {
-        if (failed_[static_cast<std::size_t>(n)]) continue;
-        double& worst = task_.condition[first_ + n];
-        if (!all_finite(row(n, 0), K * size_)) {
-            worst = std::numeric_limits<double>::infinity();
-            fail(n, block);
-            continue;
-        }
-        worst = std::max(worst, orthonormalize(row(n, 0), size_, K, logs_.data(), scratch_.data()));
-        double* sums = task_.logs + (block * task_.samples + first_ + n) * K;
-        for (std::int64_t k = 0; k < K; ++k) sums[k] += logs_[static_cast<std::size_t>(k)];
-    }
-}
-
-void Frames::find_diverged(const TileRun& tile, std::int64_t step, std::int64_t block) {
-    for (std::size_t index = 0; index < leaves_.size(); ++index) {
-        tile.get_state(index, 0, staging_.data());
-        typed(leaves_[index], [&](const auto* staging, std::int64_t elements) {
-            for (std::int64_t n = 0; n < samples_; ++n) {
-                if (failed_[static_cast<std::size_t>(n)] || all_finite(staging + n * elements, elements)) continue;
-                task_.diverged[first_ + n] = step;
-                fail(n, block);
-            }
-        });
-    }
-}
-
-void Frames::fail(std::int64_t sample, std::int64_t block) {
-    failed_[static_cast<std::size_t>(sample)] = 1;
-    for (; block < task_.blocks; ++block) {
-        std::fill_n(task_.logs + (block * task_.samples + first_ + sample) * task_.directions, task_.directions,
-                    std::numeric_limits<double>::quiet_NaN());
-    }
-}
-
-bool Frames::all_failed() const {
-    return std::all_of(failed_.begin(), failed_.end(), [](char failed) { return failed != 0; });
-}
-
-void Frames::write() const {
-    std::copy(frames_.begin(), frames_.end(), task_.final_frame + first_ * task_.directions * size_);
+std::int64_t frame_bytes(const Program& program, const StretchingTask& task, Place& place) {
+    Device* const device = device_for(task, place, state_size(program));
+    return device ? DeviceFrames::bytes(program, task, *device) : 0;
 }
 
 }  // namespace tqs

@@ -50,7 +50,8 @@ RolloutUse run_stretching(const Program& program, const StretchingTask& task, co
                           .steps = task.steps,
                           .tangent = true,
                           .together = true,
-                          .input_steps = task.input_steps};
+                          .input_steps = task.input_steps,
+                          .sample_bytes = frame_bytes(program, task, *place)};
     const std::vector<Piece> pieces = cut(stages, *place, rollout, task.threads, 0);
     RolloutUse use{largest(pieces), 0};
     std::mutex mutex;
@@ -62,18 +63,17 @@ RolloutUse run_stretching(const Program& program, const StretchingTask& task, co
             for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
                 tile.set_state(leaf, 0, static_cast<const char*>(task.states[leaf]) + first * tile.leaf_bytes(leaf));
             }
-            Frames frames(program, task, first, samples);
-            for (std::int64_t interval = 0; interval < intervals && !frames.all_failed(); ++interval) {
-                frames.seed(tile);
+            const std::unique_ptr<Frames> frames = make_frames(program, task, *place, first, samples);
+            for (std::int64_t interval = 0; interval < intervals && !frames->all_failed(); ++interval) {
+                frames->seed(tile);
                 const std::int64_t end = std::min(task.steps, (interval + 1) * task.interval);
                 for (std::int64_t t = interval * task.interval; t < end; ++t) {
                     stop();
                     tile.step(t);
                 }
-                frames.read(tile);
-                frames.factor(tile, end - 1, interval * task.blocks / intervals);
+                frames->factor(tile, end - 1, interval * task.blocks / intervals);
             }
-            frames.write();
+            frames->write();
             for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
                 tile.get_state(leaf, 0, static_cast<char*>(task.final_states[leaf]) + first * tile.leaf_bytes(leaf));
             }

@@ -29,6 +29,7 @@ struct Rollout {
     std::function<std::int64_t(const Piece&)> drawn_bytes = [](const Piece&) {
         return std::int64_t{0};
     };
+    std::int64_t sample_bytes = 0;  // on a device, what a sample takes beside its tile
 };
 
 // Tiles stay near the size of a core's own cache, with enough rows for a matrix product to run at speed. Within that,

@@ -32,6 +32,10 @@ class Counter : public Device {
     void advance(std::int64_t*) override {}
     void add_noise(const NoiseTask&) override {}
     std::unique_ptr<Feed> feed(int) override { return nullptr; }
+    std::int64_t stretch_scratch(std::int64_t samples, std::int64_t directions, std::int64_t size) override {
+        return real_.stretch_scratch(samples, directions, size);
+    }
+    void stretch(const StretchTask&) override {}
     std::unique_ptr<Replay> record(const std::function<void()>&) override { return nullptr; }
 
   private:
@@ -65,7 +69,7 @@ std::int64_t predict_bytes(const Stages& stages, Device& place, const Rollout& r
         Tile(*stages.program, counter, extent, constants, {}, std::vector<bool>(leaves, true), stages.residence);
     }
     const Collector collector(*stages.program, *counter, extent, rollout.values, rollout.wanted(piece));
-    return counter->bytes() + rollout.drawn_bytes(piece);
+    return counter->bytes() + rollout.drawn_bytes(piece) + piece.samples * rollout.sample_bytes;
 }
 
 std::int64_t predict_most(const Stages& stages, Device& place, const Rollout& rollout,

@@ -196,4 +196,44 @@ void Tile::get_state(std::size_t leaf, std::int64_t lane, void* data) const {
     place_->read(data, of.row, states_[leaf] + source * of.rows * of.pitch + of.shift, of.pitch, of.row, of.rows);
 }
 
+// All lanes of a leaf where windows do not walk: on a device.
+Operand Tile::leaf_operand(std::size_t leaf) const {
+    const StateSpec& state = program_.spec().states[leaf];
+    const BufferSpec& buffer = program_.spec().buffers[at(state.buffer)];
+    const bool slides = state.slide > 0;
+    Operand operand{};
+    operand.precision = buffer.precision;
+    operand.rank = 2;
+    operand.sizes[0] = slides ? state.outer : 1;
+    operand.sizes[1] = slides ? state.length * state.inner : buffer.elements;
+    operand.strides[0] = slides ? state.pitch * state.inner : 0;
+    operand.strides[1] = 1;
+    operand.sample_stride = buffer.elements;
+    operand.lane_stride = buffer.elements * extent_.samples;
+    operand.data = states_[leaf];
+    return operand;
+}
+
+void Tile::get_lanes(std::size_t leaf, const Operand& out) const {
+    Operand lanes = leaf_operand(leaf), target = lanes;
+    if (later_.shared[at(program_.spec().states[leaf].buffer)]) lanes.lane_stride = 0;
+    target.precision = out.precision;
+    target.strides[0] = lanes.sizes[1];
+    target.sample_stride = out.sample_stride;
+    target.lane_stride = out.lane_stride;
+    target.data = out.data;
+    place_->within([&] { copy(extent_.lanes, lanes, target); });
+}
+
+void Tile::set_tangents(std::size_t leaf, const Operand& from) {
+    Operand lanes = leaf_operand(leaf), source = lanes;
+    lanes.data = states_[leaf] + lanes.lane_stride * precision_bytes(lanes.precision);
+    source.precision = from.precision;
+    source.strides[0] = lanes.sizes[1];
+    source.sample_stride = from.sample_stride;
+    source.lane_stride = from.lane_stride;
+    source.data = from.data;
+    place_->within([&] { copy(extent_.lanes - 1, source, lanes); });
+}
+
 }  // namespace tqs

@@ -48,6 +48,9 @@ class Tile {
     // Leaf `leaf` of the state, contiguous [samples, elements], into one lane; where the leaf is shared, lane 0 only.
     void set_state(std::size_t leaf, std::int64_t lane, const void* data);
     void get_state(std::size_t leaf, std::int64_t lane, void* data) const;
+    // The same without leaving the device: all lanes of a leaf to, and its tangents from, an operand there [elements].
+    void get_lanes(std::size_t leaf, const Operand& out) const;
+    void set_tangents(std::size_t leaf, const Operand& from);
     // Number of elements of a leaf, per sample.
     std::int64_t state_elements(std::size_t leaf) const;
 
@@ -104,6 +107,7 @@ class Tile {
     void copy_constant(std::size_t passing);
     void allocate();
     void place_inputs();
+    Operand leaf_operand(std::size_t leaf) const;
     void pack_constants();
 
     // regimes.cpp

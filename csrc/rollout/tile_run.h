@@ -32,6 +32,10 @@ class TileRun {
     void set_state(std::size_t leaf, std::int64_t lane, const void* data) { tile_->set_state(leaf, lane, data); }
     void get_state(std::size_t leaf, std::int64_t lane, void* data) const { tile_->get_state(leaf, lane, data); }
 
+    // On a device, as in tile.h.
+    void get_lanes(std::size_t leaf, const Operand& out) const { tile_->get_lanes(leaf, out); }
+    void set_tangents(std::size_t leaf, const Operand& from) { tile_->set_tangents(leaf, from); }
+
     // `collector` null: nothing is wanted of the step.
     void step(std::int64_t t, Collector* collector = nullptr);
     std::unique_ptr<NonFinite> find_non_finite(std::int64_t t);

@@ -17,6 +17,7 @@
 #include "cuda/program/layer.h"
 #include "cuda/program/packed_layer.h"
 #include "cuda/program/steps.h"
+#include "cuda/program/stretching.h"
 #include "cuda/program/variants.h"
 
 namespace tqs::cuda {
@@ -184,6 +185,10 @@ class Gpu : public tqs::Device {
         const DeviceScope scope(kName, device_);
         return std::make_unique<CopyStream>(device_, stream_.get(), numbers);
     }
+    std::int64_t stretch_scratch(std::int64_t samples, std::int64_t directions, std::int64_t size) override {
+        return cuda::stretch_scratch(samples, directions, size);
+    }
+    void stretch(const StretchTask& task) override { stretch_frames(task); }
 
     std::unique_ptr<Replay> record(const std::function<void()>& work) override {
         check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), kName,

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -59,6 +60,7 @@ struct Fiber {
     int number = 0;  // in its block
     bool done = false;
     const char* waits = nullptr;
+    std::uint64_t priority = 0;
     std::vector<Copy> issued;
     std::deque<std::vector<Copy>> committed;
     std::vector<std::uintptr_t> shared_loads;
@@ -98,6 +100,80 @@ struct State {
 State state;
 std::int64_t bank_conflicts = 0;
 
+// Who runs next. In order threads take turns; the adversary lets the one of the highest priority run.
+class Schedule {
+  public:
+    Schedule() {
+        const char* seed = std::getenv("TQS_EMULATOR_SEED");
+        begin(seed ? std::strtoull(seed, nullptr, 10) : 0);
+    }
+
+    void begin(std::uint64_t seed) {
+        adversarial_ = seed != 0;
+        state_ = seed;
+    }
+    bool adversarial() const { return adversarial_ && !reversed; }
+    bool once_in(std::uint64_t count) { return adversarial() && random() % count == 0; }
+
+    // Of threads that have not begun: warps in a random order, lanes of each, and somebody or nobody who comes last: a
+    // warp, a thread, or one thread of eight.
+    void set_priorities(const std::vector<Fiber*>& threads) {
+        if (!adversarial()) return;
+        const std::size_t warp_count = threads.size() / kWarp;
+        const std::uint64_t kind = random() % 4, thread = random() % threads.size(), warp = random() % warp_count;
+        std::vector<std::uint64_t> warps(warp_count);
+        for (std::uint64_t& each : warps) each = random() >> 33;
+        for (std::size_t i = 0; i < threads.size(); ++i) {
+            bool last = false;
+            if (kind == 0) last = i / kWarp == warp;
+            if (kind == 1) last = i == thread;
+            if (kind == 2) last = random() % 8 == 0;
+            threads[i]->priority = std::uint64_t{!last} << 63 | warps[i / kWarp] << 32 | random() >> 32;
+        }
+    }
+
+    void change(Fiber* thread) {
+        if (once_in(64)) thread->priority = random();
+    }
+
+    Fiber* take(std::deque<Fiber*>& ready) {
+        if (adversarial()) {
+            const auto first = std::max_element(
+                ready.begin(), ready.end(), [](const Fiber* a, const Fiber* b) { return a->priority < b->priority; });
+            std::swap(*first, ready.front());
+        }
+        Fiber* next = ready.front();
+        ready.pop_front();
+        return next;
+    }
+
+    // First blocks of the clusters of a grid.
+    std::vector<Index> clusters(Index grid, unsigned cluster) {
+        std::vector<Index> order;
+        order.reserve(std::size_t{grid.x} * grid.y * grid.z / cluster);
+        for (unsigned z = 0; z < grid.z; ++z) {
+            for (unsigned y = 0; y < grid.y; ++y) {
+                for (unsigned x = 0; x < grid.x; x += cluster) order.push_back({x, y, z});
+            }
+        }
+        for (std::size_t i = order.size(); adversarial() && i > 1; --i) std::swap(order[i - 1], order[random() % i]);
+        return order;
+    }
+
+  private:
+    // Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014 (SplitMix64).
+    std::uint64_t random() {
+        std::uint64_t z = state_ += 0x9E3779B97F4A7C15u;
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+        z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+        return z ^ z >> 31;
+    }
+
+    bool adversarial_ = false;
+    std::uint64_t state_ = 0;
+};
+Schedule schedule;
+
 [[noreturn]] void fail(const std::string& what) {
     throw std::runtime_error(what);
 }
@@ -125,8 +201,7 @@ void leave_to_next() {
         swapcontext(&me->context, &state.main);
         return;
     }
-    Fiber* next = state.ready.front();
-    state.ready.pop_front();
+    Fiber* next = schedule.take(state.ready);
     if (next == me) return;
     choose(next);
     swapcontext(&me->context, &next->context);
@@ -141,8 +216,7 @@ void run_fiber() {
     state.running->done = true;
     if (!state.error.empty()) setcontext(&state.main);
     if (state.ready.empty()) setcontext(&state.main);
-    Fiber* next = state.ready.front();
-    state.ready.pop_front();
+    Fiber* next = schedule.take(state.ready);
     choose(next);
     setcontext(&next->context);
 }
@@ -165,6 +239,7 @@ void meet(Group& group, int position, const char* tag, void* brought, Act act) {
         member->waits = nullptr;
         if (member != me) state.ready.push_back(member);
     }
+    may_yield();
 }
 
 void on_fault(int, siginfo_t* info, void*) {
@@ -272,8 +347,8 @@ void run_cluster(int threads) {
     for (Block& block : state.cluster) make_threads(block, threads);
     state.threads.brought.resize(state.threads.members.size());
 
-    choose(state.ready.front());
-    state.ready.pop_front();
+    schedule.set_priorities(state.threads.members);
+    choose(schedule.take(state.ready));
     swapcontext(&state.main, &state.running->context);  // back when nothing can run
     if (!state.error.empty()) fail(state.error);
     for (const Fiber* fiber : state.threads.members) {
@@ -335,21 +410,18 @@ void launch(Index grid, int threads, std::size_t shared_bytes, const std::functi
     std::string error;
     {
         const FaultScope faults;
-        for (unsigned z = 0; z < grid.z && error.empty(); ++z) {
-            for (unsigned y = 0; y < grid.y && error.empty(); ++y) {
-                for (unsigned x = 0; x < grid.x && error.empty(); x += static_cast<unsigned>(cluster)) {
-                    state.cluster.assign(shared.size(), Block{});
-                    for (std::size_t rank = 0; rank < shared.size(); ++rank) {
-                        state.cluster[rank].index = {x + static_cast<unsigned>(rank), y, z};
-                        state.cluster[rank].shared = shared[rank];
-                        if (shared[rank]) std::memset(shared[rank], 0xFF, shared_bytes);
-                    }
-                    try {
-                        run_cluster(threads);
-                    } catch (const std::exception& problem) {
-                        error = problem.what();
-                    }
-                }
+        for (const Index& first : schedule.clusters(grid, static_cast<unsigned>(cluster))) {
+            state.cluster.assign(shared.size(), Block{});
+            for (std::size_t rank = 0; rank < shared.size(); ++rank) {
+                state.cluster[rank].index = {first.x + static_cast<unsigned>(rank), first.y, first.z};
+                state.cluster[rank].shared = shared[rank];
+                if (shared[rank]) std::memset(shared[rank], 0xFF, shared_bytes);
+            }
+            try {
+                run_cluster(threads);
+            } catch (const std::exception& problem) {
+                error = problem.what();
+                break;
             }
         }
     }
@@ -385,6 +457,13 @@ std::size_t shared_memory_bytes() {
     return state.shared_bytes;
 }
 
+void may_yield() {
+    if (!schedule.adversarial() || state.ready.empty()) return;
+    schedule.change(state.running);
+    state.ready.push_back(state.running);
+    leave_to_next();
+}
+
 void require_aligned(const void* address, const char* what) {
     if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) fail(std::string(what) + ": address not aligned to 16");
 }
@@ -398,6 +477,7 @@ void issue_copy(const Copy& copy) {
 }
 
 void commit_copies() {
+    may_yield();
     state.running->committed.push_back(std::move(state.running->issued));
     state.running->issued.clear();
 }
@@ -417,6 +497,7 @@ void wait_copies(int pending) {
 }
 
 void note_shared_load(const unsigned char* address) {
+    may_yield();
     require_aligned(address, "load_from_shared");
     state.running->shared_loads.push_back(reinterpret_cast<std::uintptr_t>(address));
 }
@@ -477,6 +558,7 @@ void make_barrier(void* barrier, int arrivals) {
 }
 
 void arrive(void* address, std::int64_t expected_bytes) {
+    may_yield();
     PhaseBarrier& barrier = barrier_at(address);
     if (barrier.missing == 0 && !end_phase(barrier)) fail("more threads arrive than the barrier was made for");
     barrier.expected += expected_bytes;
@@ -507,6 +589,7 @@ void copy_bulk(unsigned char* target, const unsigned char* source, std::int64_t 
     barrier.copies.push_back({target, source, bytes});
     barrier.issued += bytes;
     if (!barrier.waiting.empty()) end_phase(barrier);
+    may_yield();
 }
 
 std::int64_t take_bank_conflicts() {
@@ -529,3 +612,7 @@ void release(void* memory, std::size_t bytes) {
 }
 
 }  // namespace emulator
+
+extern "C" void emulated_schedule(std::uint64_t seed) {
+    emulator::schedule.begin(seed);
+}

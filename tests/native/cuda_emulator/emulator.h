@@ -11,7 +11,11 @@
 //   until then.
 // - Vectors are aligned, and 16-byte loads from shared memory are counted where lanes meet in a bank.
 //
-// Threads run in ascending or in descending order (`reversed`): code that forgets a barrier rarely survives both.
+// Threads run in ascending or in descending order (`reversed`), or in an adversary's (`emulated_schedule`): warps and
+// their lanes have random priorities, some the lowest of all, which now and then change, and of the threads that can
+// run that of the highest priority does, also where one hands something on (Burckhardt, Kothari, Musuvathi and
+// Nagarakatte, "A randomized scheduler with probabilistic guarantees of finding bugs", 2010). Lanes of a warp are as
+// far apart as its barriers allow, some are held back as long as any other can run, and blocks run in any order.
 #pragma once
 
 #include <cstddef>
@@ -21,6 +25,10 @@
 #include <vector>
 
 struct EmulatedStream;
+
+// The order of threads and blocks from now on: ascending for seed 0, which the environment's TQS_EMULATOR_SEED
+// replaces, else the adversary's that the seed begins. To be found in the library that holds the emulator.
+extern "C" __attribute__((visibility("default"))) void emulated_schedule(std::uint64_t seed);
 
 namespace emulator {
 
@@ -37,7 +45,7 @@ struct Copy {
 struct Fiber;
 
 extern Index block_index, grid_size;
-extern bool reversed;
+extern bool reversed;  // else as emulated_schedule said
 // Of a block, in bytes: what the device has, which no launch may exceed. An H200's, unless a test says otherwise.
 extern std::size_t shared_limit;
 
@@ -64,6 +72,8 @@ void commit_copies();
 void wait_copies(int pending);
 // Notes a 16-byte load from shared memory; fails where it is not aligned.
 void note_shared_load(const unsigned char* address);
+// Where an adversary may let others run first.
+void may_yield();
 void require_aligned(const void* address, const char* what);
 
 // All lanes of the warp (or threads of the block) call with the same tag; the last to come calls `act` with what each

@@ -58,6 +58,31 @@ void bring(const unsigned char* source, int announced, bool wait) {
     if (shared_memory()[8 * (thread() - 32)] != 1) throw std::runtime_error("read before it was copied");
 }
 
+// A warp fills a stage, another one reads it and hands it back: its lanes must have read before one of them does.
+void hand_back(unsigned char* source, bool together) {
+    auto* full = reinterpret_cast<Barrier*>(shared_memory() + 512);
+    Barrier* const empty = full + 1;
+    const int lane = thread() % 32;
+    source[thread()] = static_cast<unsigned char>(1 + thread() / 16);  // other bytes in every round
+    if (thread() == 0) make_barrier(full, 1);
+    if (thread() == 0) make_barrier(empty, 1);
+    block_barrier();
+    for (int round = 0; round < 4; ++round) {
+        const int parity = round % 2;
+        if (thread() >= 32) {
+            wait_phase(empty, 1 - parity);
+            if (lane == 0) arrive_expecting(full, 128);
+            warp_barrier();
+            if (lane < 8) copy_bulk(shared_memory() + 16 * lane, source + 16 * round, 16, full);
+            continue;
+        }
+        wait_phase(full, parity);
+        if (shared_memory()[4 * lane] != source[16 * round]) throw std::runtime_error("read after it was handed back");
+        if (together) warp_barrier();
+        if (lane == 0) arrive(empty, 0);
+    }
+}
+
 // Two products by a warpgroup, the second from 32 bytes further on. `careless` waits for too little.
 template <int fragments, class Sum, class Multiply>
 void multiply_twice(const std::uint32_t* a, Sum* c, bool careless, const Multiply& multiply) {
@@ -197,6 +222,10 @@ const char* emulated_fault(const char* name, int reversed) {
         said = outcome(64, 1024, [&] { bring(memory, 512, true); });
     } else if (fault == "bulk copy not waited for") {
         said = outcome(64, 1024, [&] { bring(memory, 512, false); });
+    } else if (fault == "stage handed back by all") {
+        said = outcome(64, 1024, [&] { hand_back(memory, true); });
+    } else if (fault == "stage handed back too early") {
+        said = outcome(64, 1024, [&] { hand_back(memory, false); });
     } else if (fault == "too few announced") {
         said = outcome(64, 1024, [&] { bring(memory, 256, true); });
     } else if (fault == "too many announced") {
