@@ -3,7 +3,9 @@ and what a runtime must keep to. The engine of the processor and the NumPy oracl
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import math
 from functools import cached_property
 from importlib.util import find_spec
 
@@ -17,14 +19,18 @@ from capturing import converted
 from cases.networks import CASES as NETWORKS
 from cases.ops import CASES
 from checking import same_bits
+from growth_cases import gru_system, matrix_system
 from programs import Native, draw
+from test_growth_native import SYSTEMS, prepare
 from test_program_ops import TANGENTS, check_values_and_tangents
 from tqs_fast import _cuda_weights
 from tqs_fast._native import core
 from tqs_fast.capture import capture
 from tqs_fast.engines.native_call import Place
 from tqs_fast.engines.native_program import NativeProgram, Noise
-from tqs_fast.systems.tree import tree_leaves
+from tqs_fast.growth.native_stretching import NativeStretching
+from tqs_fast.systems import flows
+from tqs_fast.systems.tree import tree_leaves, tree_map
 
 EMULATED = core.cuda_architectures() == "emulated"
 GPU = Place(torch.device("cpu" if EMULATED else "cuda:0"), 0)
@@ -232,8 +238,20 @@ def test_growing_contexts(monkeypatch, make, block):
         rolled = tqs.rollout(system, state, horizon=9, tangents=seeds, engine="native")
         return [rolled.outputs, rolled.tangent_outputs, rolled.state, rolled.tangents]
 
+    graph_launches()
     here, there = here_and_there(monkeypatch, run)
     agree(there, here, 1e-10)
+    if EMULATED:  # all steps but the first, which has a prologue of its own, and the next, which is recorded after it
+        assert graph_launches() == -(-9 // block) - 2
+
+
+def graph_launches():
+    """Since the last call, of the emulated runtime."""
+    if not EMULATED:
+        return None
+    count = ctypes.CDLL(core.__file__).emulated_graph_launches
+    count.restype = ctypes.c_int64
+    return count()
 
 
 @pytest.mark.parametrize("method", [tqs.Residual(), tqs.Noise(probes=2), tqs.Tangent(probes=2)], ids=str)
@@ -248,15 +266,81 @@ def test_scores(monkeypatch, method):
     np.testing.assert_allclose(there, here, rtol=1e-8)
 
 
-def test_growth_rates(monkeypatch):
+@pytest.mark.parametrize("name", ["lorenz-gru", "lorenz-63"])
+def test_growth_rates(monkeypatch, name):
     def run():
-        system = tqs.in_float64(tqs.load_system("lorenz-gru"))
+        system = flows.lorenz63() if name == "lorenz-63" else tqs.in_float64(tqs.load_system(name))
         return tqs.growth_rates(
             system, count=3, horizon=12, initial=tqs.Attractor(count=2), transient=0, engine="native"
         )
 
     here, there = here_and_there(monkeypatch, run)
     np.testing.assert_allclose(there.exponents, here.exponents, rtol=1e-8)
+
+
+def stretch(make, directions=4, count=5, sample=slice(None), steps=23):
+    """A frame pushed through some steps, orthonormalised after every fourth: the Stretching."""
+    states, frame = prepare(make(), count, directions, steps=40)
+    state, inputs = (None if x is None else tree_map(lambda leaf: leaf[sample], x) for x in states_of(states))
+    engine = NativeStretching(make(), state)
+    return engine.run(
+        state, inputs, frame[sample], first=7, steps=steps, interval=4, blocks=3, report=lambda done: None
+    )
+
+
+def states_of(states):
+    return states.state, states.inputs
+
+
+def parts(done):
+    numbers = (done.logs, done.condition, done.diverged.astype(float))
+    return [*map(torch.from_numpy, numbers), *tree_leaves(done.state), done.frame]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_frames_stay_on_the_device(monkeypatch, name):
+    """Windows that slide, inputs, states of several leaves: the frames of the processor, to rounding."""
+    here, there = here_and_there(monkeypatch, lambda: stretch(SYSTEMS[name]))
+    agree(parts(there), parts(here), 1e-9)
+    assert np.isfinite(there.logs).all()
+
+
+def test_frames_of_single_precision_and_of_more_directions_than_the_device_takes(monkeypatch):
+    def window():
+        return tqs.systems.precision.in_precision(SYSTEMS["window"](), "float32")
+
+    here, there = here_and_there(monkeypatch, lambda: stretch(window, steps=8))
+    agree(parts(there), parts(here), 1e-3)
+    here, there = here_and_there(monkeypatch, lambda: stretch(lambda: gru_system(80), 75, count=1, steps=4))
+    agree(parts(there), parts(here), 1e-6)
+
+
+@pytest.mark.parametrize("name", ["gru", "window"])
+def test_frames_have_the_same_bits_for_any_samples(monkeypatch, name):
+    def run():
+        runs = [stretch(SYSTEMS[name]), stretch(SYSTEMS[name])]
+        return runs + [stretch(SYSTEMS[name], sample=slice(n, n + 1)) for n in range(5)]
+
+    whole, again, *alone = here_and_there(monkeypatch, run)[1]
+    same(parts(again), parts(whole))
+    for n, one in enumerate(alone):
+        same_bits(one.logs[:, 0], whole.logs[:, n])
+        same_bits(one.condition, whole.condition[n : n + 1])
+        same([one.frame], [whole.frame[n : n + 1]])
+
+
+def test_frames_and_states_that_overflow(monkeypatch):
+    """The first sample by its frame, the second by its state: said as on the processor."""
+
+    def run():
+        state, frame = torch.tensor([[0.0, 0.0], [1.0, 0.0]]).double(), torch.eye(2).double().expand(2, 2, 2)
+        engine = NativeStretching(matrix_system(1e40 * np.eye(2)), state)
+        return engine.run(state, None, frame, first=0, steps=64, interval=16, blocks=4, report=lambda done: None)
+
+    for done in here_and_there(monkeypatch, run):
+        assert done.condition.tolist()[0] == math.inf
+        assert done.diverged.tolist() == [-1, 15]
+        assert np.isnan(done.logs).all()
 
 
 def test_a_rollout_that_is_not_finite_is_located(monkeypatch):
