@@ -49,10 +49,10 @@ static constexpr bool chunks_fit(std::int64_t directions) {
 // What is wrong with a sample.
 inline constexpr int kStateNotFinite = 1, kFrameNotFinite = 2;
 
-// A level: K columns of `rows` rows per sample, chunk c of them from rows c / chunks on.
+// A level: K columns of `rows` rows per sample, cut into chunks of whole units: rows, above the first level triangles.
 struct LevelArgument {
     double* columns;  // of sample 0; factored, then Q
-    std::int64_t rows, sample_step;
+    std::int64_t rows, unit, sample_step;
     std::int64_t directions, chunks;
     double* above;        // [samples, K, chunks K]: triangles, then what the level above made of them
     bool top;             // one chunk, so that nothing is above but R
@@ -67,8 +67,9 @@ class FrameChunk {
     __device__ explicit FrameChunk(const LevelArgument& argument) : a(argument) {
         sample = blockIdx.x / a.chunks;
         chunk = blockIdx.x % a.chunks;
-        first = a.rows * chunk / a.chunks;
-        rows = static_cast<int>(a.rows * (chunk + 1) / a.chunks - first);
+        const std::int64_t units = a.rows / a.unit;
+        first = units * chunk / a.chunks * a.unit;
+        rows = static_cast<int>(units * (chunk + 1) / a.chunks * a.unit - first);
         directions = static_cast<int>(a.directions);
         columns = a.columns + sample * a.sample_step + first;
         team_memory = shared_memory();
@@ -154,8 +155,8 @@ class FrameChunk {
                 wait_copies<0>();
             }
             block_barrier();
-            // Of unit vectors those before column j are still themselves.
-            for (int k = (a.top ? j : 0) + warp; k < directions; k += kFrameWarps) {
+            // B = R_chunk R^-1 is a triangle: columns before j are 0 from row j on.
+            for (int k = j + warp; k < directions; k += kFrameWarps) {
                 reflect(vector(j), factors[j], tile + k * rows, j);
             }
             block_barrier();

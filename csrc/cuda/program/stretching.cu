@@ -10,9 +10,10 @@ namespace {
 
 constexpr const char* kName = "growth";
 
-std::int64_t chunks_of(std::int64_t rows, std::int64_t directions) {
-    const std::int64_t most = chunk_rows(directions);
-    return (rows + most - 1) / most;
+// `unit`: as in LevelArgument.
+std::int64_t chunks_of(std::int64_t rows, std::int64_t unit, std::int64_t directions) {
+    const std::int64_t units = rows / unit, most = chunk_rows(directions) / unit;
+    return (units + most - 1) / most;
 }
 
 // Numbers that a level adds to the scratch: factors, and triangles.
@@ -25,7 +26,7 @@ void launch_level(Kernel kernel, const LevelArgument& a, std::int64_t samples) {
     const std::int64_t blocks = samples * a.chunks;
     require(blocks <= std::numeric_limits<std::int32_t>::max(), kName,
             "expected fewer than 2^31 chunks of frames, got ", blocks, "; use fewer samples");
-    const std::int64_t rows = (a.rows + a.chunks - 1) / a.chunks;
+    const std::int64_t rows = (a.rows / a.unit + a.chunks - 1) / a.chunks * a.unit;
     launch(kName, kernel, Grid{static_cast<unsigned>(blocks), 1, 1}, kFrameThreads,
            static_cast<std::size_t>(chunk_bytes(rows, a.directions)), a);
 }
@@ -34,9 +35,9 @@ void launch_level(Kernel kernel, const LevelArgument& a, std::int64_t samples) {
 
 std::int64_t stretch_scratch(std::int64_t samples, std::int64_t directions, std::int64_t size) {
     if (!chunks_fit(directions)) return -1;
-    std::int64_t chunks = chunks_of(size, directions);
+    std::int64_t chunks = chunks_of(size, 1, directions);
     std::int64_t bytes = 8 * ((samples * chunks + 1) / 2);  // of what was found, int
-    for (;; chunks = chunks_of(chunks * directions, directions)) {
+    for (;; chunks = chunks_of(chunks * directions, directions, directions)) {
         bytes += 8 * level_numbers(samples, directions, chunks);
         if (chunks == 1) return bytes;
     }
@@ -47,9 +48,10 @@ void stretch_frames(const StretchTask& task) {
     LevelArgument level{};
     level.columns = task.frames + task.size;
     level.rows = task.size;
+    level.unit = 1;
     level.sample_step = (1 + K) * task.size;
     level.directions = K;
-    level.chunks = chunks_of(task.size, K);
+    level.chunks = chunks_of(task.size, 1, K);
     level.state = task.frames;
     level.found = static_cast<int*>(task.scratch);
     level.failed = task.failed;
@@ -66,8 +68,9 @@ void stretch_frames(const StretchTask& task) {
         if (level.top) break;
         level.columns = level.above;
         level.rows = level.chunks * K;
+        level.unit = K;
         level.sample_step = K * level.rows;
-        level.chunks = chunks_of(level.rows, K);
+        level.chunks = chunks_of(level.rows, K, K);
         level.state = nullptr;
     }
     StretchArgument noted = stretch;
