@@ -149,6 +149,7 @@ def test_float16_is_rounded_as_numpy_rounds_it(emulator):
     ],
 )
 def test_faults_are_found(emulator, fault, message):
+    emulated.schedule(0)  # the order decides who is said to have come to what
     for reverse in (False, True):
         found = emulator.fault(fault, reverse)
         if fault == "different collectives" and reverse:
