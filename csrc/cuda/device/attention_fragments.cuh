@@ -67,13 +67,6 @@ __device__ inline void copy_rows_async(unsigned char* tile, int rows, const char
     }
 }
 
-__device__ inline std::uint32_t pair_of(Bfloat16, float low, float high) {
-    return bfloat16_pair(low, high);
-}
-__device__ inline std::uint32_t pair_of(Float16, float low, float high) {
-    return float16_pair(low, high);
-}
-
 // [16 queries][8 keys]
 template <int tiles>
 using Scores = float[kWarpTiles][tiles][4];
