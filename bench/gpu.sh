@@ -22,19 +22,19 @@ step() {  # name of the log, seconds, command: what fails or runs out of time is
     shift 2
     timeout "$seconds" "$@" 2>&1 | tee "$log" || { echo "failed or out of time: $*" | tee -a "$log"; failed=1; }
 }
-step cuda_tests.txt 80 python3 -m pytest -q -p no:cacheprovider tests/test_kernels_cuda.py \
+step cuda_tests.txt 60 python3 -m pytest -q -p no:cacheprovider tests/test_kernels_cuda.py \
     tests/test_cuda_attention_torch.py
-step engine_tests.txt 80 python3 -m pytest -q -p no:cacheprovider tests/test_cuda_engine.py
+step engine_tests.txt 100 python3 -m pytest -q -p no:cacheprovider tests/test_cuda_{engine,half,weights,streaming}.py
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-        step "cuda_$tool.txt" 30 compute-sanitizer --tool "$tool" --error-exitcode 1 python3 bench/gpu/sanitized.py
+        step "cuda_$tool.txt" 25 compute-sanitizer --tool "$tool" --error-exitcode 1 python3 bench/gpu/sanitized.py
     done
 fi
-step cuda_bench.txt 85 python3 bench/bench_cuda.py --out "$out/cuda.json" --seconds 60
+step cuda_bench.txt 70 python3 bench/bench_cuda.py --out "$out/cuda.json" --seconds 50
 if python3 -c "import gemlite" 2>/dev/null || python3 -c "import humming" 2>/dev/null; then
-    step cuda_peers.txt 50 python3 bench/bench_cuda.py --peers --out "$out/cuda_peers.json"
+    step cuda_peers.txt 40 python3 bench/bench_cuda.py --peers --out "$out/cuda_peers.json"
 fi
-step attention.txt 40 python3 bench/gpu/attention.py --out "$out/attention_cuda.json"
-step rollout_bench.txt 70 python3 bench/bench_rollout.py --device cuda --rounds 3 --out "$out/rollout_cuda.json"
-step forecaster.txt 60 python3 bench/gpu/score_forecaster.py --methods residual --bits 4 --out "$out/score_forecaster.json"
+step attention.txt 35 python3 bench/gpu/attention.py --out "$out/attention_cuda.json"
+step rollout_bench.txt 60 python3 bench/bench_rollout.py --device cuda --rounds 3 --out "$out/rollout_cuda.json"
+step forecaster.txt 50 python3 bench/gpu/score_forecaster.py --methods residual --bits 4 --out "$out/score_forecaster.json"
 exit "$failed"
