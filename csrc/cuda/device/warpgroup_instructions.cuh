@@ -53,8 +53,9 @@ __device__ inline int cluster_rank() {
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
     return static_cast<int>(rank);
 }
-// Of all threads of the cluster.
+// Of all threads of the cluster; those of a warp come together.
 __device__ inline void cluster_barrier() {
+    warp_barrier();
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
