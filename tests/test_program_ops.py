@@ -459,7 +459,7 @@ def case_named(name: str) -> Case:
         (
             "packed linear of a row",
             {"inputs": (View((1, 33), precision="float64"), View((1,), source="absent"))},
-            "expected float32",
+            "one precision and a bias of float32",
         ),
         ("copy a run", {"outputs": (View((2, 3, 51)),)}, "equal sizes"),
         ("remap in reverse", {"ints": {"runs": (0, 50, 50, -1)}}, "leaves the input"),
