@@ -49,7 +49,7 @@ template <class Operand, bool whole, int outputs, int threads, class Total, int 
 __device__ inline void write_results_by_rows(const Product& p, int tile, int first_output, int first_row,
                                              const Total (&totals)[fragments][4], unsigned char* shared) {
     const int bytes = p.dtype == 0 ? 4 : 2, pitch = outputs * bytes + 16;
-    part_barrier<threads>();  // what was in `shared` is read
+    part_barrier<threads>();  // what was in `shared` is read: stages, or of a split (split.cuh) which block came last
     Product here = p;
     here.y = shared;
     here.y_stride = pitch / bytes;
