@@ -1,7 +1,7 @@
 """Question: how long does a rollout with K tangents take on one device, next to PyTorch's ways on that device?
 
-The networks of bench_jvp.py and a forecaster of some 200 million parameters (bench/gpu/forecasters.py), float32, 64
-steps, 16 tangents. Contestants take turns in one process:
+The networks of bench_jvp.py in float32 and a forecaster of some 200 million parameters (bench/gpu/forecasters.py) in
+float32 from one context and in bfloat16 from eight, 64 steps, 16 tangents. Contestants take turns in one process:
 
     native               `tqs.rollout(..., tangents=..., engine="native")`, results back in host memory
     func steps           torch.func: vmap(jvp(step)), step by step
@@ -9,7 +9,9 @@ steps, 16 tangents. Contestants take turns in one process:
     differences          eager torch over stacked forward differences
 
 Every result is compared with central differences of the float64 rollout first; a wrong one is reported and not timed.
-The large forecaster is compared with `func steps` instead.
+The large forecaster is compared with `func steps` instead; beside its time is what its linear layers alone do per
+second, over the rate of a large product in the same run. torch differentiates attention as it is written out: on a GPU
+its fused kernels have no forward mode.
 
     python bench/bench_rollout.py --device cuda --out bench/results/rollout_cuda.json
     python bench/bench_rollout.py --networks gru transformer --horizon 8       on the processor
@@ -21,13 +23,17 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import harness
+from gpu.clock import product_rate
 from gpu.forecasters import forecaster
 from jvp import native, torch_ways, truth
 from jvp.form import Contestant, Form, directions
@@ -40,16 +46,33 @@ NETWORKS: dict[str, Callable[[int], Form]] = {
     "gru": lambda tangents: gru(tangents).plain,
     "lstm": lambda tangents: lstm(tangents).plain,
     "transformer": lambda tangents: transformer(tangents).plain,
-    "forecaster-200m": lambda tangents: large(tangents),
 }
-LARGE = {"forecaster-200m"}
+LARGE = {"forecaster-200m": (torch.float32, 1), "forecaster-200m-bfloat16": (torch.bfloat16, 8)}  # type, contexts
+
+WAYS = ("native", "func steps", "compiled steps", "differences")
+DIFFERENTIATED = {"func steps", "compiled steps"}  # by torch
 
 
-def large(tangents: int) -> Form:
+def large(dtype: torch.dtype, contexts: int, tangents: int) -> Form:
     """The 200 M forecaster from random contexts."""
-    system = forecaster(width=1024, layers=16, context=512)
-    state = torch.randn(1, 512, 1, generator=torch.Generator().manual_seed(0))
-    return Form(system, state, directions(state, tangents, seed=1), None, ())
+    system = forecaster(width=1024, layers=16, context=512, dtype=dtype)
+    state = torch.randn(contexts, 512, 1, generator=torch.Generator().manual_seed(0))
+    return Form(system, state.to(dtype), directions(state, tangents, seed=1).to(dtype), None, ())
+
+
+def linear_operations(form: Form) -> int:
+    """Of the linear layers in one step."""
+    counts: list[int] = []
+
+    def count(layer: nn.Module, inputs: tuple[torch.Tensor], _output: torch.Tensor) -> None:
+        counts.append(2 * inputs[0].numel() * layer.out_features)
+
+    hooks = [m.register_forward_hook(count) for m in form.system.module.modules() if isinstance(m, nn.Linear)]
+    with torch.no_grad():
+        form.system.step(form.system.module, form.state)
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)
 
 
 def compiled_steps(form: Form, horizon: int, device: str) -> Contestant:
@@ -84,11 +107,12 @@ def placed(form: Form, device: str) -> Form:
     )
 
 
-def settled(call: Callable[[], Any], device: str) -> Callable[[], Any]:
+def settled(call: Callable[[], Any], device: str, way: str) -> Callable[[], Any]:
     """`call` until its work is done."""
 
     def run() -> Any:
-        result = call()
+        with sdpa_kernel(SDPBackend.MATH) if way in DIFFERENTIATED else nullcontext():
+            result = call()
         if device == "cuda":
             torch.cuda.synchronize()
         return result
@@ -98,17 +122,19 @@ def settled(call: Callable[[], Any], device: str) -> Callable[[], Any]:
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """All contestants of one network in turn."""
-    form = NETWORKS[name](options.tangents)
+    form = large(*LARGE[name], options.tangents) if name in LARGE else NETWORKS[name](options.tangents)
     expected = None if name in LARGE else truth.find_truth(form, options.horizon)
     form = placed(form, options.device)
     rows: dict[str, dict[str, Any]] = {}
     calls: dict[str, Callable[[], Any]] = {}
     results: dict[str, Any] = {}
     for way, make in contestants(form, options.horizon, options.device).items():
+        if way not in options.ways:
+            continue
         start = time.perf_counter()
         try:
             contestant = make()
-            call = settled(contestant.call, options.device)
+            call = settled(contestant.call, options.device, way)
             outputs, tangents = contestant.read(call())
             row: dict[str, Any] = {"first_seconds": time.perf_counter() - start}
             rolled = outputs.detach().cpu(), tangents.detach().cpu()
@@ -127,6 +153,12 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     seconds = harness.paired(calls, options.rounds)
     for way, times in seconds.items():
         rows[way] |= {"median_seconds": statistics.median(times), "seconds": times}
+    if name in LARGE:
+        size = 8192 if options.device == "cuda" else 1024
+        most = product_rate(options.device, LARGE[name][0], size)
+        done = linear_operations(form) * (1 + options.tangents) * options.horizon
+        for way in seconds:
+            rows[way]["share of a product's rate"] = done / rows[way]["median_seconds"] / most
     ratios = {way: harness.ratio(seconds, "native", way) for way in seconds if way != "native" and "native" in seconds}
     return {"network": name, "contestants": rows, "ratios": ratios}
 
@@ -134,7 +166,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=[*NETWORKS, *LARGE], default=[*NETWORKS, *LARGE])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--horizon", type=int, default=64)
     parser.add_argument("--tangents", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)

@@ -37,6 +37,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import harness
+from gpu.clock import product_rate, seconds
 from tqs_fast.ops import attention
 
 HEADS = {64: 16, 128: 8}  # a model of 1024
@@ -97,41 +98,17 @@ def ways() -> tuple[dict[str, Way], dict[str, str]]:
     return found | {"jvp-flash": in_turn(flash)}, {}
 
 
-class Clock:
-    """Seconds and bytes of a call."""
-
-    def __init__(self, device: str) -> None:
-        self.cuda = device == "cuda"
-
-    def seconds(self, call: Callable[[], Any]) -> float:
-        if not self.cuda:
-            began = time.perf_counter()
-            call()
-            return time.perf_counter() - began
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
+def peak_bytes(call: Callable[[], Any], device: str) -> int | None:
+    """The most that torch allocated meanwhile, on a GPU."""
+    if device != "cuda":
         call()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
-
-    def bytes(self, call: Callable[[], Any]) -> int | None:
-        if not self.cuda:
-            call()
-            return None
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-
-
-def ceiling(clock: Clock, device: str, size: int) -> float:
-    """Operations per second of a bfloat16 product."""
-    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    times = [clock.seconds(lambda: a @ b) for _ in range(8)]
-    return 2 * size**3 / statistics.median(times[2:])
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def errors(way: Way, primal: Parts, tangents: Parts) -> dict[str, float]:
@@ -142,7 +119,7 @@ def errors(way: Way, primal: Parts, tangents: Parts) -> dict[str, float]:
 
 
 def measure(length: int, depth: int, contestants: dict[str, Way], options: argparse.Namespace) -> dict[str, Any]:
-    clock, generator = Clock(options.device), torch.Generator().manual_seed(length)
+    generator = torch.Generator().manual_seed(length)
     heads = HEADS[depth]
 
     def drawn(*more: int) -> Tensor:
@@ -157,11 +134,12 @@ def measure(length: int, depth: int, contestants: dict[str, Way], options: argpa
             if length <= COMPARED and way is not forward_only:
                 rows[name] = {"error": errors(way, primal, tangents)}
             way(primal, tangents)  # compiles, where it does
-            rows[name] = rows.get(name, {}) | {"bytes": clock.bytes(lambda way=way: way(primal, tangents))}
             calls[name] = lambda way=way: way(primal, tangents)
+            rows[name] = rows.get(name, {}) | {"bytes": peak_bytes(calls[name], options.device)}
         except Exception as error:  # out of memory, or a shape that a peer does not take
             rows[name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"}
-            if clock.cuda:
+            calls.pop(name, None)
+            if options.device == "cuda":
                 torch.cuda.empty_cache()
     samples: dict[str, list[float]] = {name: [] for name in calls}
     began = time.perf_counter()
@@ -169,11 +147,11 @@ def measure(length: int, depth: int, contestants: dict[str, Way], options: argpa
         len(samples["ours"]) < options.rounds and time.perf_counter() - began < options.seconds
     ):
         for name, call in calls.items():
-            samples[name].append(clock.seconds(call))
+            samples[name].append(seconds(call, options.device))
     operations = heads * length**2 * 2 * (2 * depth) * (1 + 2 * options.tangents)
-    for name, seconds in samples.items():
-        median = statistics.median(seconds)
-        rows[name] |= {"seconds": seconds, "median_seconds": median, "operations_per_second": operations / median}
+    for name, times in samples.items():
+        median = statistics.median(times)
+        rows[name] |= {"seconds": times, "median_seconds": median, "operations_per_second": operations / median}
     return {"length": length, "depth": depth, "heads": heads, "operations": operations, "contestants": rows}
 
 
@@ -208,7 +186,7 @@ def main() -> None:
     if options.quick:
         options.lengths, options.tangents, options.rounds = [48], 3, 1
     contestants, missing = ways()
-    most = ceiling(Clock(options.device), options.device, 512 if options.quick else 8192)
+    most = product_rate(options.device, torch.bfloat16, 512 if options.quick else 8192)
     device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     document: dict[str, Any] = {
         "machine": harness.machine(), "device": device, "tangents": options.tangents, "product": most,

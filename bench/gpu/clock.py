@@ -1,14 +1,36 @@
-"""Time on the GPU without what a call costs on the host, and the limits of the machine in the same run."""
+"""Time on the GPU, also without what a call costs on the host, and the limits of the machine in the same run."""
 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 CALLS = 24  # per replay; each takes the next of the rotated weights
+
+
+def seconds(call: Callable[[], Any], device: str) -> float:
+    """Of one call, on a GPU between two events."""
+    if device != "cuda":
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def product_rate(device: str, dtype: torch.dtype, size: int) -> float:
+    """Operations per second of a [size, size] product, as torch computes it (float32: without tf32)."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    times = [seconds(lambda: a @ b, device) for _ in range(8)]
+    return 2 * size**3 / statistics.median(times[2:])
 
 
 class Replay:

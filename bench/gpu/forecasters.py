@@ -50,13 +50,20 @@ class PatchForecaster(nn.Module):
 
 
 def forecaster(
-    *, width: int, layers: int, context: int, head: int = 64, device: str = "cpu", seed: int = 0
+    *,
+    width: int,
+    layers: int,
+    context: int,
+    head: int = 64,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
 ) -> tqs.Forecaster:
-    """A system with random weights; its parameters are made where they stay.
+    """A system with random weights, made where they stay, in float32, then rounded to `dtype`.
 
     12 `layers` `width`^2 parameters, and little else: 1024 wide and 16 deep are 0.2 billion, 2048 and 20 are 1.0.
     """
     with torch.random.fork_rng(devices=[0] if device == "cuda" else []), torch.device(device):
         torch.manual_seed(seed)
-        module = PatchForecaster(width, layers, width // head, context).eval()
+        module = PatchForecaster(width, layers, width // head, context).eval().to(dtype)
     return tqs.Forecaster(module, context, channels=1, name=f"forecaster-{width}x{layers}")

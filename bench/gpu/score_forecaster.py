@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="contexts")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 8])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--memory-limit", type=int)
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -85,11 +86,12 @@ def main() -> None:
     if options.stream and options.device == "cpu":
         parser.error("--stream brings weights to a GPU; leave out --device cpu")
     home, engine = ("cpu", f"native:{options.device}") if options.stream else (options.device, "native")
-    system = forecaster(width=options.width, layers=options.layers, context=options.context, device=home)
+    dtype = getattr(torch, options.dtype)
+    system = forecaster(width=options.width, layers=options.layers, context=options.context, device=home, dtype=dtype)
     if options.stream:
         options.methods = [name for name in options.methods if name != "adjoint"]
-        options.memory_limit = options.memory_limit or sum(p.numel() * 2 for p in system.module.parameters())
-    contexts = torch.randn(options.count, options.context, 1, generator=torch.Generator().manual_seed(1))
+        options.memory_limit = options.memory_limit or sum(p.nbytes // 2 for p in system.module.parameters())
+    contexts = torch.randn(options.count, options.context, 1, generator=torch.Generator().manual_seed(1)).to(dtype)
 
     def roll() -> Any:
         return tqs.rollout(system, contexts, horizon=options.horizon, engine=engine)
@@ -103,7 +105,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": machine, "torch": torch.__version__, "tqs-fast": tqs.__version__,
         "parameters": sum(p.numel() for p in system.module.parameters()), "horizon": options.horizon,
-        "engine": engine, "memory_limit": options.memory_limit,
+        "dtype": options.dtype, "engine": engine, "memory_limit": options.memory_limit,
         "contexts": options.count, "context": options.context, "first_rollout_seconds": first,
         "rollout_seconds": rollout, "methods": {},
     }  # fmt: skip
