@@ -2,9 +2,10 @@
 # nothing else: a file outside must run on every processor of the architecture.
 #   TQS_CPU_SOURCES   sources of the chosen folders
 
+option(TQS_VECTORS "Build the kernels for vector instructions beside the scalar ones" ON)
 set(TQS_ISAS scalar)
-if(TQS_CUDA STREQUAL "EMULATED")
-    # To test the GPU's side: the plain kernels are all there is to compare with, and minutes less to compile.
+if(NOT TQS_VECTORS)
+    # Minutes less to compile, for tests of something else.
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang"
    AND NOT MSVC)
     list(APPEND TQS_ISAS avx2 avx512)

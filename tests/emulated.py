@@ -168,6 +168,7 @@ class Emulator:
         library.emulated_bank_conflicts.restype = ctypes.c_int64
         library.emulated_weight_bytes.restype = ctypes.c_int64
         library.emulated_prepack.restype = ctypes.c_char_p
+        library.emulated_dequantize.restype = ctypes.c_char_p
         library.emulated_multiply.restype = ctypes.c_char_p
         library.emulated_plan.restype = Plan
         library.emulated_fault.restype = ctypes.c_char_p
@@ -192,6 +193,11 @@ class Emulator:
         panels = Guarded(self.library, (size,), np.uint8)
         self._check(self.library.emulated_prepack(ctypes.byref(weight.view), ctypes.c_void_p(panels.address)))
         return Prepared(weight.view, weight.arrays, panels, packed.shape)
+
+    def dequantize(self, packed: kernels.PackedWeight) -> np.ndarray[Any, Any]:
+        weight, out = self.view(packed), Guarded(self.library, packed.shape, np.float32)
+        self._check(self.library.emulated_dequantize(ctypes.byref(weight.view), ctypes.c_void_p(out.address)))
+        return out.array.copy()
 
     def plan(self, weight: Prepared, task: Task, device: Device) -> Plan:
         plan = self.library.emulated_plan(ctypes.byref(weight.view), ctypes.byref(task), ctypes.byref(device))

@@ -64,6 +64,13 @@ def rounded_product(x, packed, bias, dtype):
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
+def test_dequantized_weights_have_the_bits_of_the_cpu(emulator, form):
+    for n, k in ((1, 1), (3, 33), (5, 1024), (2, 1160), (3, 2050)):  # a piece of a row is 1024 columns
+        _, packed, _ = drawn(k, 1, n, k, form, "float32")
+        same_bits(emulator.dequantize(packed), packed.dequantize())
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_products_of_16_bit_rows(emulator, form, dtype):
     for seed, ((m, n, k), kernel, columns, splits) in enumerate(CASES):

@@ -39,6 +39,9 @@ class Core:
         self.prepacked += 1
         assert self.emulator.library.emulated_prepack(ctypes.byref(view), ctypes.c_void_p(out)) is None
 
+    def dequantize_cuda(self, view, out, device, stream):
+        assert self.emulator.library.emulated_dequantize(ctypes.byref(view), ctypes.c_void_p(out)) is None
+
     def qgemm_cuda(
         self, view, panels, dtype, int8, workspace, size, device, stream, x, x_stride, rows, bias, y, y_stride
     ):
@@ -96,6 +99,18 @@ def test_the_operator(core, form, dtype):
             )  # fmt: skip
     assert core.prepacked == 2
     assert core.products == 4
+
+
+def test_a_dequantized_weight_and_its_rows(core):
+    packed, parts, _, _ = drawn(Format(3, 64, False), 1)
+    whole = ops._dequantize_cuda(*parts, 3, 64, 264)
+    same_bits(whole.numpy(), packed.dequantize())
+    order = torch.tensor([5, 0, 39])
+    rows = ops._dequantize_cuda(*(part[order] for part in parts), 3, 64, 264)
+    same_bits(rows.numpy(), packed.dequantize()[order.numpy()])
+    assert ops._dequantize_cuda(*(part[:0] for part in parts), 3, 64, 264).shape == (0, 264)
+    with pytest.raises(ArgumentError, match=r"\[dequantize\] expected codes"):
+        ops._dequantize_cuda(*parts, 4, 64, 264)
 
 
 def test_int8_rows(core):

@@ -79,6 +79,15 @@ def test_products_against_float64(form, dtype):
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
+def test_dequantized_weights_have_the_bits_of_the_cpu(form):
+    for _, n, k in SHAPES + LARGE:
+        _, packed, _ = drawn(n, 1, n, k, form, torch.float32)
+        poison()
+        y = ops.dequantize(*parts_of(packed), form.bits, form.group_size, k)
+        same_bits(y.cpu().numpy(), packed.dequantize())
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_int8_rows_have_the_bits_of_the_cpu(form, dtype):
     for m, n, k in SHAPES + LARGE:

@@ -159,9 +159,9 @@ std::span<const KernelTable* const> cpu_tables();
 namespace cuda {
 
 bool built();
-std::string architectures();
+std::string architectures();  // "80,90a", empty when not built
 // The cuBLASLt that large products of programs go to; empty: there is none, our kernels compute all.
-std::string library();  // "80,90a", empty when not built
+std::string library();
 // Devices the driver reports; 0 without a driver, a device, or CUDA in the build.
 int device_count();
 bool has_qgemm(int bits);
@@ -170,6 +170,9 @@ bool has_qgemm(int bits);
 // aligned. All pointers are on `device`; enqueued on `stream` (a cudaStream_t) and not waited for, as is `qgemm`.
 std::int64_t prepacked_bytes(const PackedView& weight);
 void prepack(const PackedView& weight, std::uint8_t* out, int device, std::uintptr_t stream);
+
+// The float32 matrix [rows, columns] that the weight stands for, with the bits of DequantizeKernel; as above.
+void dequantize(const PackedView& weight, float* out, int device, std::uintptr_t stream);
 
 // Device memory that products work in, 256-byte aligned: its first 16 KiB are zeros before the first one, and one
 // product uses it at a time (one stream).

@@ -102,6 +102,12 @@ void bind_quant(py::module_& m) {
         },
         py::kw_only(), py::arg("weights"), py::arg("values"), py::arg("rows"), py::arg("columns"), py::arg("bits"),
         py::arg("group_size"), py::arg("symmetric"), py::arg("mse"), py::arg("device"), py::arg("stream"), unlocked());
+    m.def(
+        "dequantize_cuda",
+        [](const PackedView& packed, Address out, int device, Address stream) {
+            cuda::dequantize(packed, at_address<float>(out), device, stream);
+        },
+        unlocked());
     m.def("cuda_prepacked_bytes", [](const PackedView& packed) {
         check_packed("prepack", packed);
         return cuda::prepacked_bytes(packed);

@@ -18,6 +18,9 @@ void multiply_simple(const QgemmTask& task, DType dtype, cudaStream_t stream);
 void multiply_prepacked(const QgemmTask& task, const Plan& plan, DType dtype, bool int8, unsigned char* workspace,
                         cudaStream_t stream);
 
+// [rows, columns], contiguous.
+void dequantize_weight(const PackedView& weight, float* out, cudaStream_t stream);
+
 // The form of cuda/layout.h of a weight, and of rows of activations.
 void prepack_weight(const PackedView& weight, unsigned char* out, cudaStream_t stream);
 void quantize_activations(const QgemmTask& task, DType dtype, bool arranged, unsigned char* out, cudaStream_t stream);

@@ -35,6 +35,10 @@ void prepack_weight(const PackedView& weight, unsigned char* out, cudaStream_t s
     run_prepack(weight, out, StreamLaunch{stream, "the launch of the prepacking kernel"});
 }
 
+void dequantize_weight(const PackedView& weight, float* out, cudaStream_t stream) {
+    run_dequantize(weight, out, StreamLaunch{stream, "the launch of the dequantizer"});
+}
+
 void quantize_activations(const QgemmTask& task, DType dtype, bool arranged, unsigned char* out, cudaStream_t stream) {
     const StreamLaunch launch{stream, "the launch of the row quantizer"};
     if (dtype == DType::float32) {

@@ -53,6 +53,11 @@ void prepack(const PackedView& weight, std::uint8_t* out, int device, std::uintp
     prepack_weight(weight, out, reinterpret_cast<cudaStream_t>(stream));
 }
 
+void dequantize(const PackedView& weight, float* out, int device, std::uintptr_t stream) {
+    const DeviceScope scope("dequantize", device);
+    dequantize_weight(weight, out, reinterpret_cast<cudaStream_t>(stream));
+}
+
 std::int64_t qgemm(const QgemmTask& task, DType dtype, Activation activation, Workspace workspace, int device,
                    std::uintptr_t stream) {
     require(task.weight.rows <= std::int64_t{1} << 32, "qgemm",

@@ -43,6 +43,10 @@ void prepack(const PackedView&, std::uint8_t*, int, std::uintptr_t) {
     refuse("prepack");
 }
 
+void dequantize(const PackedView&, float*, int, std::uintptr_t) {
+    refuse("dequantize");
+}
+
 std::int64_t qgemm(const QgemmTask&, DType, Activation, Workspace, int, std::uintptr_t) {
     refuse("qgemm");
 }

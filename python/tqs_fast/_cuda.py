@@ -85,6 +85,28 @@ def qgemm_cuda(
     return y.reshape(*x.shape[:-1], rows)
 
 
+def dequantize_cuda(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bits: int,
+    group_size: int,
+    columns: int,
+) -> torch.Tensor:
+    """The float32 matrix [N, columns] that the weight stands for, on the device of `codes`, enqueued on torch's current
+    stream of it; the bits of the CPU. Arguments and errors as for `qgemm_cuda`."""
+    import torch
+
+    codes, scales, zeros = _checked("dequantize", codes, scales, zeros, bits, group_size, columns, codes.device)
+    values = torch.empty((codes.shape[0], columns), device=codes.device)
+    if values.numel():
+        view = _view(codes, scales, zeros, bits, group_size, columns)
+        with torch.cuda.device(codes.device):
+            stream = torch.cuda.current_stream(codes.device).cuda_stream
+            core.dequantize_cuda(view, values.data_ptr(), codes.get_device(), stream)
+    return values
+
+
 def prepack_cuda(
     codes: torch.Tensor,
     scales: torch.Tensor,

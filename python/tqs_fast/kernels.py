@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from tqs_fast._cuda import prepack_cuda, qgemm_cuda
+from tqs_fast._cuda import dequantize_cuda, prepack_cuda, qgemm_cuda
 from tqs_fast._formats import FORMATS, GROUP_SIZES, effective_bits, packed_bytes
 from tqs_fast._native import core
 from tqs_fast._packing import SEARCHES, FloatArray, PackedWeight, PreparedWeight, pack, round_to_grid
@@ -27,6 +27,7 @@ __all__ = [
     "KernelRow",
     "PackedWeight",
     "PreparedWeight",
+    "dequantize_cuda",
     "effective_bits",
     "info",
     "isa",

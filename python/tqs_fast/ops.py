@@ -2,8 +2,7 @@
 
 qgemm and dequantize have fake kernels, and qgemm has derivatives of both modes in x and bias and a rule for vmap, so
 they work under autograd, `torch.func.jvp`, `torch.compile` and `torch.export`. A packed weight [N, K] is three tensors
-(layout: csrc/quant/format.h), all on the device of x. On CUDA qgemm runs there (in a build with CUDA) and dequantize
-passes through the host:
+(layout: csrc/quant/format.h), all on the device of x, the CPU or (in a build with CUDA) a GPU:
 
     codes   uint8 [N, ceil(K*bits/8)]
     scales  int16 [N, G], bit patterns of bfloat16, G = ceil(K/group_size), or 1 when group_size is 0
@@ -210,8 +209,7 @@ def _dequantize_cpu(
 def _dequantize_cuda(
     codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_size: int, in_features: int
 ) -> Tensor:
-    host = dequantize(codes.cpu(), scales.cpu(), None if zeros is None else zeros.cpu(), bits, group_size, in_features)
-    return host.to(codes.device)
+    return kernels.dequantize_cuda(codes, scales, zeros, bits, group_size, in_features)
 
 
 def _qgemm_fake(

@@ -1,7 +1,11 @@
-// As dispatch.cuh, for what prepares weights and rows of x, and for the simple product.
+// As dispatch.cuh, for what prepares weights and rows of x, for the simple product and for dequantization.
 #pragma once
 
+#include <limits>
+
+#include "core/check.h"
 #include "cuda/device/arrange_rows.cuh"
+#include "cuda/device/dequantize.cuh"
 #include "cuda/device/dispatch.cuh"
 #include "cuda/device/prepack.cuh"
 #include "cuda/device/quantize_rows.cuh"
@@ -9,24 +13,34 @@
 
 namespace tqs::cuda {
 
+// run(Constant<bits>) of the bits that weights are packed in.
+template <class Run>
+void with_bits(int bits, const Run& run) {
+    if (bits == 2) return run(Constant<2>{});
+    if (bits == 3) return run(Constant<3>{});
+    if (bits == 4) return run(Constant<4>{});
+    run(Constant<8>{});
+}
+
+template <class Launch>
+void run_dequantize(const PackedView& weight, float* out, const Launch& launch) {
+    const std::int64_t pieces = divide_up(weight.columns, kDequantizePiece), blocks = weight.rows * pieces;
+    require(blocks <= std::numeric_limits<std::int32_t>::max(), "dequantize", "expected fewer than 2^31 pieces of ",
+            kDequantizePiece, " columns, got ", blocks, "; dequantize a part of the rows at a time");
+    const DequantizeTask task{weight, group_width(weight), group_count(weight), row_bytes(weight), pieces, out};
+    with_bits(weight.bits, [&](auto bits) {
+        launch(dequantize<decltype(bits)::value>, Grid{static_cast<unsigned>(blocks), 1, 1}, kDequantizeThreads, 0,
+               task);
+    });
+}
+
 template <class Launch>
 void run_prepack(const PackedView& weight, unsigned char* out, const Launch& launch) {
     const PrepackTask task{weight, weight_layout(weight), row_bytes(weight), group_count(weight), out};
     const std::int64_t words = task.layout.tiles * task.layout.units * 64 * stored_bits(weight.bits);
     const std::int64_t pairs = task.layout.tiles * task.layout.groups * 8;
     const Grid grid{static_cast<unsigned>(divide_up(words > pairs ? words : pairs, kPrepackThreads)), 1, 1};
-    const auto run = [&](auto bits) {
-        launch(prepack<decltype(bits)::value>, grid, kPrepackThreads, 0, task);
-    };
-    if (weight.bits == 2) {
-        run(Constant<2>{});
-    } else if (weight.bits == 3) {
-        run(Constant<3>{});
-    } else if (weight.bits == 4) {
-        run(Constant<4>{});
-    } else {
-        run(Constant<8>{});
-    }
+    with_bits(weight.bits, [&](auto bits) { launch(prepack<decltype(bits)::value>, grid, kPrepackThreads, 0, task); });
 }
 
 // x of `task`, 16 bits, arranged into `out`, which holds arranged_bytes(...).
@@ -69,18 +83,8 @@ void run_simple(const QgemmTask& task, const Launch& launch) {
     const std::int64_t blocks = divide_up(task.rows, kSimpleRows);
     const Grid grid{static_cast<unsigned>(divide_up(task.weight.rows, kSimpleWarps)),
                     static_cast<unsigned>(blocks < kMostGridRows ? blocks : kMostGridRows), 1};
-    const auto run = [&](auto bits) {
-        launch(simple<Element, decltype(bits)::value>, grid, kSimpleThreads, 0, simple_task);
-    };
-    if (task.weight.bits == 2) {
-        run(Constant<2>{});
-    } else if (task.weight.bits == 3) {
-        run(Constant<3>{});
-    } else if (task.weight.bits == 4) {
-        run(Constant<4>{});
-    } else {
-        run(Constant<8>{});
-    }
+    with_bits(task.weight.bits,
+              [&](auto bits) { launch(simple<Element, decltype(bits)::value>, grid, kSimpleThreads, 0, simple_task); });
 }
 
 }  // namespace tqs::cuda

@@ -96,6 +96,12 @@ const char* emulated_prepack(const EmulatedWeight* w, unsigned char* out) {
     });
 }
 
+const char* emulated_dequantize(const EmulatedWeight* w, float* out) {
+    return guarded([&] {
+        dequantize_weight({w->codes, w->scales, w->zeros, w->rows, w->columns, w->group_size, w->bits}, out, nullptr);
+    });
+}
+
 static Plan plan_of(const QgemmTask& task, const EmulatedTask* t, const EmulatedDevice* d) {
     return choose_plan(
         problem_of(task, static_cast<DType>(t->dtype), t->int8 != 0),
