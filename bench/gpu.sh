@@ -39,7 +39,7 @@ step cuda_tests.txt 60 python3 -m pytest -q -p no:cacheprovider tests/test_kerne
 step engine_tests.txt 100 python3 -m pytest -q -p no:cacheprovider tests/test_cuda_{engine,half,weights,streaming}.py
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-        step "cuda_$tool.txt" 25 compute-sanitizer --tool "$tool" --error-exitcode 1 python3 bench/gpu/sanitized.py
+        step "cuda_$tool.txt" 35 compute-sanitizer --tool "$tool" --error-exitcode 1 python3 bench/gpu/sanitized.py
     done
 fi
 step cuda_bench.txt 70 python3 bench/bench_cuda.py --out "$out/cuda.json" --seconds 50
