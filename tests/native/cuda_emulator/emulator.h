@@ -63,6 +63,8 @@ int cluster_rank();
 // What lies at `shared` of this block, in block `rank` of the cluster.
 void* there(void* shared, int rank);
 std::size_t shared_memory_bytes();
+// The address of shared_memory() among those of shared memory, which descriptors of products hold.
+std::uint32_t shared_begin();
 void issue_copy(const Copy& copy);
 void commit_copies();
 void wait_copies(int pending);

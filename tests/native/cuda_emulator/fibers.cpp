@@ -24,6 +24,7 @@ struct State {
     std::vector<Block> cluster;
     Group threads;  // of all its blocks
     std::size_t shared_bytes = 0;
+    std::uint32_t shared_begin = 0;
     Fiber* running = nullptr;
     ucontext_t main;
     std::string error;
@@ -177,6 +178,7 @@ void launch(Index grid, int threads, std::size_t shared_bytes, const std::functi
     state.kernel = &kernel;
     grid_size = grid;
     state.shared_bytes = shared_bytes;
+    state.shared_begin = schedule.shared_begin();
     std::vector<unsigned char*> shared(static_cast<std::size_t>(cluster));
     for (unsigned char*& memory : shared) {
         memory = shared_bytes ? static_cast<unsigned char*>(allocate(shared_bytes)) : nullptr;
@@ -256,6 +258,10 @@ unsigned char* shared_memory() {
 
 std::size_t shared_memory_bytes() {
     return state.shared_bytes;
+}
+
+std::uint32_t shared_begin() {
+    return state.shared_begin;
 }
 
 void* there(void* shared, int rank) {

@@ -65,6 +65,11 @@ std::vector<Index> Schedule::clusters(Index grid, unsigned cluster) {
     return order;
 }
 
+std::uint32_t Schedule::shared_begin() {
+    const auto drawn = static_cast<std::uint32_t>(random() % 14);
+    return drawn < 7 ? 1024 : 128 * (drawn - 6);
+}
+
 // Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014 (SplitMix64).
 std::uint64_t Schedule::random() {
     std::uint64_t z = state_ += 0x9E3779B97F4A7C15u;

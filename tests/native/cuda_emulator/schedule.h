@@ -29,6 +29,10 @@ class Schedule {
     Fiber* take(std::deque<Fiber*>& ready);
     // First blocks of the clusters of a grid.
     std::vector<Index> clusters(Index grid, unsigned cluster);
+    // Where a launch finds its shared memory: promised is a multiple of 128. Of 1024 it is every other time, as on a
+    // GPU that keeps 1 KiB for itself: what begins there has no gap before stages of that alignment, in which a fault
+    // could go unseen.
+    std::uint32_t shared_begin();
 
   private:
     std::uint64_t random();
