@@ -95,9 +95,13 @@ if(build_cuda)
 elseif(TQS_CUDA STREQUAL "EMULATED")
     set(TQS_CUDA_SOURCES ${cuda_sources}
         csrc/cuda/no_warpgroups.cpp
+        tests/native/cuda_emulator/asynchronous.cpp
         tests/native/cuda_emulator/cublas_lt.cpp
-        tests/native/cuda_emulator/emulator.cpp
-        tests/native/cuda_emulator/runtime.cpp)
+        tests/native/cuda_emulator/fibers.cpp
+        tests/native/cuda_emulator/meetings.cpp
+        tests/native/cuda_emulator/memory.cpp
+        tests/native/cuda_emulator/runtime.cpp
+        tests/native/cuda_emulator/schedule.cpp)
     set(TQS_CUDA_LIBRARIES)
     foreach(source IN LISTS TQS_CUDA_SOURCES)
         set_source_files_properties(${source} PROPERTIES

@@ -188,6 +188,14 @@ def test_a_seed_is_one_order(emulator):
     assert said[0] == said[2] != said[1]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_shared_memory_begins_at_a_multiple_of_1024_or_not(emulator, seed):
+    emulated.schedule(seed)
+    begins = [emulator.library.emulated_shared_begin() for _ in range(64)]
+    assert all(begin % 128 == 0 for begin in begins)
+    assert 16 < sum(begin % 1024 == 0 for begin in begins) < 48
+
+
 def test_correct_code_passes_and_conflicts_are_counted(emulator):
     for fault in ("none", "right bulk copy"):
         assert emulator.fault(fault, False) == emulator.fault(fault, True) == ""

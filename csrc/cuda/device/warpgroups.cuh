@@ -3,9 +3,8 @@
 //   grid x: blocks of 8 tiles of 16 outputs     grid y: blocks of `columns` rows of x     grid z: splits of K
 //   block:  two warpgroups that multiply, a warp having one tile and all rows, and a third of which one warp fills
 //           stages, and whose registers the others take
-//   cluster: kClusterBlocks blocks along x, which read the same rows of x: each brings its share of them to all. Alone
-//   a
-//           block of 128 rows would read 40 bytes per cycle, more than L2 gives all multiprocessors at once.
+//   cluster: kClusterBlocks blocks along x, which read the same rows of x: each brings its share of them to all.
+//           Alone a block of 128 rows would read 40 bytes per cycle, more than L2 gives all multiprocessors at once.
 //
 // A stage is one unit of 128 inputs: x as it was arranged (cuda/layout.h), then codes, scales, zeros and sums as they
 // lie in memory, all brought by bulk copies of one contiguous piece each. `full` of a stage says that they have come,

@@ -1,21 +1,17 @@
-// Runs device code on the CPU, one block after the other, for tests: every thread of a block is a fiber, and a fiber
-// runs until it needs others. What is checked on the way, with an exception that says where:
+// Runs device code on the CPU, one cluster of blocks after the other, for tests: every thread of a block is a fiber,
+// and a fiber runs until it needs others. What is checked on the way, with an exception that says where:
 //
-// - Collectives of a warp and barriers of the block: all their threads must come to the same one.
-// - Shared memory and arrays from `allocate` end at a page that may not be touched.
+// - Collectives of a warp and barriers of the block: all their threads must come to the same one (meetings.cpp).
+// - Shared memory and arrays from `allocate` end at a page that may not be touched, vectors are aligned, and 16-byte
+//   loads from shared memory are counted where lanes meet in a bank (memory.cpp).
 // - Shared memory holds 0xFF at the start. An asynchronous copy fills its target with 0xFF when it is issued and writes
-//   it only when it is waited for, the earliest and the latest moment that hardware may choose.
-// - Products of warpgroups run only when they are waited for, and read registers and shared memory then.
-// - Barriers in shared memory end a phase, and bulk copies write, only when a thread waits for it; the target holds
-// 0xFF
-//   until then.
-// - Vectors are aligned, and 16-byte loads from shared memory are counted where lanes meet in a bank.
+//   it only when it is waited for, the earliest and the latest moment that hardware may choose. Products of warpgroups
+//   and phases of barriers in shared memory end only when they are waited for, too (asynchronous.cpp).
 //
-// Threads run in ascending or in descending order (`reversed`), or in an adversary's (`emulated_schedule`): warps and
-// their lanes have random priorities, some the lowest of all, which now and then change, and of the threads that can
-// run that of the highest priority does, also where one hands something on (Burckhardt, Kothari, Musuvathi and
-// Nagarakatte, "A randomized scheduler with probabilistic guarantees of finding bugs", 2010). Lanes of a warp are as
-// far apart as its barriers allow, some are held back as long as any other can run, and blocks run in any order.
+// Threads run in ascending or in descending order (`reversed`), or in an adversary's (`emulated_schedule`, schedule.h):
+// warps and their lanes have random priorities, some the lowest of all, which now and then change, and of the threads
+// that can run that of the highest priority does, also where one hands something on. Lanes of a warp are as far apart
+// as its barriers allow, some are held back as long as any other can run, and blocks run in any order.
 #pragma once
 
 #include <cstddef>
@@ -67,6 +63,8 @@ int cluster_rank();
 // What lies at `shared` of this block, in block `rank` of the cluster.
 void* there(void* shared, int rank);
 std::size_t shared_memory_bytes();
+// The address of shared_memory() among those of shared memory, which descriptors of products hold.
+std::uint32_t shared_begin();
 void issue_copy(const Copy& copy);
 void commit_copies();
 void wait_copies(int pending);

@@ -169,6 +169,13 @@ void emulated_matrices(int transposed, const unsigned char* rows, std::uint32_t*
     });
 }
 
+// Where a launch found its shared memory.
+std::uint32_t emulated_shared_begin() {
+    std::uint32_t begin = 0;
+    emulator::launch({1, 1, 1}, 32, 128, [&] { begin = shared_address(shared_memory()); });
+    return begin;
+}
+
 std::uint16_t emulated_float_to_float16(float value) {
     return float_to_float16(value);
 }

@@ -13,11 +13,9 @@ namespace tqs::cuda {
 inline constexpr int kAtomColumns = 8;
 inline constexpr int kAtomBytes = 1024;
 
-// Shared memory does not begin at a multiple of 1024: code that wants one must see to it.
-inline constexpr std::uint32_t kSharedBegin = 512;
-
 inline std::uint32_t shared_address(const void* pointer) {
-    return kSharedBegin + static_cast<std::uint32_t>(static_cast<const unsigned char*>(pointer) - shared_memory());
+    return emulator::shared_begin() +
+           static_cast<std::uint32_t>(static_cast<const unsigned char*>(pointer) - shared_memory());
 }
 
 template <int count>
@@ -92,10 +90,11 @@ inline const unsigned char* atom_byte(std::uint64_t descriptor, int n, int byte)
     const std::uint64_t plain = field(0, 14) * 16 + static_cast<std::uint64_t>(n / kAtomColumns) * field(32, 14) * 16 +
                                 static_cast<std::uint64_t>(n % kAtomColumns * 128 + byte);
     const std::uint64_t address = plain ^ (plain >> 7 & 7) << 4;
-    if (address < kSharedBegin || address >= kSharedBegin + emulator::shared_memory_bytes()) {
+    const std::uint64_t begin = emulator::shared_begin();
+    if (address < begin || address >= begin + emulator::shared_memory_bytes()) {
         throw std::runtime_error("a product reads outside of shared memory");
     }
-    return shared_memory() + (address - kSharedBegin);
+    return shared_memory() + (address - begin);
 }
 
 // c [64, N] (+)= a [64, depth] b [depth, N]. `left` is element i of a register of a, `right` of a column's bytes.
