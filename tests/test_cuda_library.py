@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 import emulated
-from test_cuda_layers_tensor import HALVES, HalfLayer
+from test_cuda_layers_tensor import DTYPES, HALVES, Layer
 from tqs_fast import kernels
 from tqs_fast._native import core
 
@@ -24,20 +24,22 @@ def asked(emulator):
     return emulator.library.emulated_library_calls()
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("how", "products"),
     [
         ({"biases": "one"}, 1),
         ({"biases": "none"}, 1),
         ({"biases": "each"}, 3),  # an epilogue adds one bias
+        ({"biases": "rows"}, 3),
+        ({"tangent": True, "used": [0, None, None], "biases": "rows"}, 3),
         ({"used": [0, 0, 2], "stride": 104}, 2),  # the tail of a row is another row's gap
         ({"tangent": True, "used": [0, None, None], "biases": "one"}, 2),  # lane 0 has a bias, its tangents have none
         ({"tangent": True, "used": [0, None, None], "biases": "none"}, 1),
     ],
 )
 def test_products_of_lanes(emulator, dtype, how, products):
-    layer = HalfLayer(emulator, dtype, 3, 2, 11, 48, 88, **{"used": [0, 0, 0], **how})
+    layer = Layer(emulator, dtype, 3, 2, 11, 48, 88, **{"used": [0, 0, 0], **how})
     asked(emulator)
     layer.check(by_library=ALL)
     assert layer.products == products
@@ -55,20 +57,22 @@ def test_products_of_lanes(emulator, dtype, how, products):
     ],
 )
 def test_what_is_left_to_our_kernels(emulator, how):
-    layer = HalfLayer(emulator, "bfloat16", **{"lanes": 3, "samples": 2, "rows": 11, "n": 48, "k": 88, **how})
+    layer = Layer(emulator, "bfloat16", **{"lanes": 3, "samples": 2, "rows": 11, "n": 48, "k": 88, **how})
     asked(emulator)
     layer.run(by_library=ALL)
     assert layer.products == 0
     assert asked(emulator) == 0
 
 
-def test_small_products_are_not_worth_a_launch(emulator):
-    """10^9 operations each."""
-    large = HalfLayer(emulator, "bfloat16", 2, 1, 512, 1024, 512, used=[0, 0], biases="none")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_small_products_are_not_worth_a_launch(emulator, dtype):
+    """10^9 operations each in 16 bits, 10^8 in others."""
+    rows, n = (512, 1024) if dtype in HALVES else (128, 400)
+    large = Layer(emulator, dtype, 2, 1, rows, n, 512, used=[0, 0], biases="none")
     large.run(by_library=WORTH_IT)
     assert large.products == 1
     for how in ({"used": [0, 1]}, {"biases": "each", "used": [0, 0]}):
-        halves = HalfLayer(emulator, "bfloat16", 2, 1, 512, 1024, 512, **{"biases": "none", **how})
+        halves = Layer(emulator, dtype, 2, 1, rows, n, 512, **{"biases": "none", **how})
         halves.run(by_library=WORTH_IT)
         assert halves.products == 0
 

@@ -104,6 +104,12 @@ int preference_set(Preference preference, PreferenceAttribute attribute, const v
     return kInvalidValue;
 }
 
+// What layers ask for.
+Compute compute_of(Type type) {
+    if (type == kFloat64) return kIn64;
+    return type == kFloat32 ? kExactlyIn32 : kIn32;
+}
+
 struct Problem {
     std::int64_t rows, columns, depth;
 };
@@ -133,10 +139,9 @@ Algorithm algorithm_of(const OpaqueOperation& operation, const Problem& problem,
 int heuristic(Handle, Operation operation, Layout a, Layout b, Layout c, Layout d, Preference preference, int wanted,
               Heuristic* results, int* found) {
     const Problem problem = problem_of(*operation, a, b, c, d);
-    const bool wide = d->type == kFloat64;
     *found = 0;
     if (problem.depth < 0 || wanted < 1) return kInvalidValue;
-    if (operation->compute != (wide ? kIn64 : kIn32) || operation->scale != (wide ? kFloat64 : kFloat32)) {
+    if (operation->compute != compute_of(d->type) || operation->scale != (d->type == kFloat64 ? kFloat64 : kFloat32)) {
         return kNotSupported;
     }
     std::uint32_t alignment = 256;
