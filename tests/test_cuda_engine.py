@@ -193,6 +193,32 @@ def test_large_layers_go_to_the_library(monkeypatch, dtype, tolerance):
         assert any(not torch.equal(x, y) for x, y in zip(alone, with_library, strict=True))
 
 
+def test_tf32_is_used_where_torch_was_asked_for_it(monkeypatch):
+    """By the switch as it is when a rollout begins, on a GPU alone."""
+    torch.manual_seed(1)
+
+    def initial(count, generator):
+        return torch.randn(count, 640, generator=generator)
+
+    system = tqs.System(torch.nn.Linear(640, 640), step=lambda m, x: (m(x), x[:, :3]), initial_state=initial)
+    state = initial(128, None)
+
+    def run(precision):
+        torch.set_float32_matmul_precision(precision)
+        try:
+            return tqs.rollout(system, state, horizon=1, engine="native").state.cpu()
+        finally:
+            torch.set_float32_matmul_precision("highest")
+
+    same([run("high")], [run("highest")])
+    system.module.to(GPU.device)
+    if EMULATED:
+        monkeypatch.setattr(Place, "of", classmethod(lambda cls, module: GPU))
+    exact, rounded, again = [run(precision) for precision in ("highest", "high", "highest")]
+    assert 1e-5 < float((exact - rounded).abs().max() / exact.abs().max()) < 2.0**-9
+    same([again], [exact])
+
+
 def same(got, expected):
     for x, y in zip(got, expected, strict=True):
         same_bits(x.numpy(), y.numpy())

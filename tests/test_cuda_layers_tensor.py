@@ -64,7 +64,7 @@ class Layer:
         self.bias_table = pointers([kept[lane].address if lane in kept else None for lane in range(lanes)])
         self.has_bias = bool(kept)
 
-    def run(self, multiprocessors=1, reverse=False, by_library=0):
+    def run(self, multiprocessors=1, reverse=False, by_library=0, tf32=False):
         """Bits of the result; `products` says how many the library was asked for (emulated_layer)."""
         out = emulated.Guarded(self.emulator.library, self.sizes, self.memory[0].array.dtype)
         lanes, samples, rows, n = self.sizes
@@ -74,7 +74,7 @@ class Layer:
             self.emulator.library.emulated_layer, DTYPES[self.dtype][0], int(self.tangent),
             *integers(lanes, samples, rows, n, self.k, self.groups, self.stride), address(self.memory[0]), self.table,
             self.bias_table if self.has_bias else None, *integers(self.bias_stride), address(out), multiprocessors,
-            by_library, ctypes.byref(products),
+            by_library, int(tf32), ctypes.byref(products),
         )  # fmt: skip
         self.products = products.value
         return out.array.copy()
@@ -106,16 +106,20 @@ class Layer:
 
     def check(self, **how):
         bits = self.run(**how)
+        error, bound = self.errors(bits)
+        worst = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error - bound)), error.shape)
+        assert error[worst] <= bound[worst], f"{worst}: {error[worst]} of {bound[worst]} allowed"
+        return bits
+
+    def errors(self, bits, operands=0.0):
+        """Of every element, and what they may be; `operands`: how much of itself one loses before it is multiplied."""
         result, size = self.expected()
         # Each addition is cut or rounded to a last place of at most `size`; then one rounding.
         _, rounding, place = DTYPES[self.dtype]
         depth = 2 * self.k // self.groups + 2
         error = np.abs(emulated.from_bits(bits, self.dtype) - result)
-        bound = depth * place * size
-        bound += rounding * (np.abs(result) + bound)
-        worst = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error - bound)), error.shape)
-        assert error[worst] <= bound[worst], f"{worst}: {error[worst]} of {bound[worst]} allowed"
-        return bits
+        bound = (depth * place + 2 * operands) * size
+        return error, bound + rounding * (np.abs(result) + bound)
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 import emulated
+from checking import same_bits
 from test_cuda_layers_tensor import DTYPES, HALVES, Layer
 from tqs_fast import kernels
 from tqs_fast._native import core
@@ -83,3 +84,22 @@ def test_what_is_found_is_said(monkeypatch):
     assert found == "emulated" if core.cuda_architectures() == "emulated" else found is None or "cublasLt" in found
     monkeypatch.setenv("TQS_CUBLASLT", "0")
     assert kernels.info()["cuda"]["cublas_lt"] is None
+
+
+def test_tf32_is_used_where_it_was_allowed(emulator):
+    """Ten bits of a mantissa are taken: at most 2^-10 of an operand is lost, and much more than in float32."""
+    layer = Layer(emulator, "float32", 3, 2, 11, 48, 88, used=[0, 0, 0])
+    error, bound = layer.errors(layer.run(by_library=ALL, tf32=True), operands=2.0**-10)
+    assert (error <= bound).all()
+    assert (error > layer.errors(layer.run())[1]).mean() > 0.5
+
+
+@pytest.mark.parametrize("dtype", ["float64", *HALVES])
+def test_tf32_is_for_float32(emulator, dtype):
+    layer = Layer(emulator, dtype, 3, 2, 11, 48, 88, used=[0, 0, 0])
+    same_bits(layer.run(by_library=ALL, tf32=True), layer.run(by_library=ALL))
+
+
+def test_tf32_leaves_our_kernels_alone(emulator):
+    layer = Layer(emulator, "float32", 3, 2, 11, 48, 88, used=[0, 0, 0])
+    same_bits(layer.run(tf32=True), layer.run())

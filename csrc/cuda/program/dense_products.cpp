@@ -101,10 +101,16 @@ std::vector<DenseProduct> all_dense_products(const LayerTask& task) {
                bias_of(task, end) == bias_of(task, lane)) {
             ++end;
         }
-        const DenseProduct product{
-            task.precision, (end - lane) * lane_rows,   task.outputs,
-            task.channels,  x_stride(task, end - lane), x + lane * task.x.lane_stride * bytes,
-            weight(lane),   bias_of(task, lane),        out + lane * task.out.lane_stride * bytes};
+        const DenseProduct product{task.precision,
+                                   task.tf32,
+                                   (end - lane) * lane_rows,
+                                   task.outputs,
+                                   task.channels,
+                                   x_stride(task, end - lane),
+                                   x + lane * task.x.lane_stride * bytes,
+                                   weight(lane),
+                                   bias_of(task, lane),
+                                   out + lane * task.out.lane_stride * bytes};
         if (product.x_stride < product.k || !aligned(product, bytes)) return {};
         products.push_back(product);
     }

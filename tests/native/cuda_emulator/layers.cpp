@@ -54,7 +54,7 @@ extern "C" {
 const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::int64_t samples, std::int64_t rows,
                            std::int64_t n, std::int64_t k, std::int64_t groups, std::int64_t stride, void* x,
                            const void* const* weights, void* const* biases, std::int64_t bias_stride, void* out,
-                           int multiprocessors, int by_library, std::int64_t* products) {
+                           int multiprocessors, int by_library, int tf32, std::int64_t* products) {
     return guarded([&] {
         LayerTask task{};
         task.extent = {lanes, samples, tangent != 0};
@@ -76,6 +76,7 @@ const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::
         task.x_channel = 1;
         task.outputs = n;
         task.groups = groups;
+        task.tf32 = tf32 != 0;
         if (by_library) {
             const std::vector<DenseProduct> dense = by_library == 1 ? all_dense_products(task) : dense_products(task);
             *products = static_cast<std::int64_t>(dense.size());
