@@ -75,7 +75,9 @@ class Plan(ctypes.Structure):
 
 
 def to_bits(values: Any, dtype: str) -> np.ndarray[Any, Any]:
-    """Values as the bits of `dtype` (float32: as floats), nearest, ties to even."""
+    """Values as the bits of `dtype` (float32, float64: as numbers), nearest, ties to even."""
+    if dtype == "float64":
+        return np.asarray(values, np.float64)
     wide = np.asarray(values, np.float32)
     if dtype == "float32":
         return wide
@@ -88,8 +90,8 @@ def to_bits(values: Any, dtype: str) -> np.ndarray[Any, Any]:
 
 
 def from_bits(bits: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
-    """The float32 values of what `to_bits` returns."""
-    if dtype == "float32":
+    """The values of what `to_bits` returns; of 16 bits in float32."""
+    if dtype in ("float32", "float64"):
         return bits
     if dtype == "float16":
         return bits.view(np.float16).astype(np.float32)

@@ -168,9 +168,10 @@ def test_the_same_bits_for_any_chunks_and_from_run_to_run(name):
         same(alone[leaves + 1 :], [whole[leaves + 1][:, k : k + 1], *(x[k : k + 1] for x in whole[leaves + 2 :])])
 
 
-def test_large_layers_go_to_the_library(monkeypatch):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-11)])
+def test_large_layers_go_to_the_library(monkeypatch, dtype, tolerance):
     """Also where a graph replays them, and the same bits from run to run."""
-    size = 640  # with 128 samples 10^8 operations: what float64 is worth a call of cuBLASLt from
+    size = 640  # with 128 samples 10^8 operations: what is worth a call of cuBLASLt
 
     class Layer(torch.nn.Linear):
         def forward(self, x):
@@ -181,15 +182,41 @@ def test_large_layers_go_to_the_library(monkeypatch):
 
     torch.manual_seed(1)
     system = tqs.System(Layer(size, size), step=lambda m, x: (m(x), x[:, :3]), initial_state=initial)
-    case = Rollouts(system, torch.float64, count=128, steps=3)
+    case = Rollouts(system, dtype, count=128, steps=3)
     with_library = case.ensemble(case.there, [{}])
-    agree(with_library, case.ensemble(case.here, [{}]), 1e-11)
+    agree(with_library, case.ensemble(case.here, [{}]), tolerance)
     same(case.ensemble(case.there, [{}]), with_library)
     monkeypatch.setenv("TQS_CUBLASLT", "0")
     alone = case.ensemble(case.there, [{}])
-    agree(alone, with_library, 1e-11)
+    agree(alone, with_library, tolerance)
     if EMULATED:  # whose library adds in another order
         assert any(not torch.equal(x, y) for x, y in zip(alone, with_library, strict=True))
+
+
+def test_tf32_is_used_where_torch_was_asked_for_it(monkeypatch):
+    """By the switch as it is when a rollout begins, on a GPU alone."""
+    torch.manual_seed(1)
+
+    def initial(count, generator):
+        return torch.randn(count, 640, generator=generator)
+
+    system = tqs.System(torch.nn.Linear(640, 640), step=lambda m, x: (m(x), x[:, :3]), initial_state=initial)
+    state = initial(128, None)
+
+    def run(precision):
+        torch.set_float32_matmul_precision(precision)
+        try:
+            return tqs.rollout(system, state, horizon=1, engine="native").state.cpu()
+        finally:
+            torch.set_float32_matmul_precision("highest")
+
+    same([run("high")], [run("highest")])
+    system.module.to(GPU.device)
+    if EMULATED:
+        monkeypatch.setattr(Place, "of", classmethod(lambda cls, module: GPU))
+    exact, rounded, again = [run(precision) for precision in ("highest", "high", "highest")]
+    assert 1e-5 < float((exact - rounded).abs().max() / exact.abs().max()) < 2.0**-9
+    same([again], [exact])
 
 
 def same(got, expected):

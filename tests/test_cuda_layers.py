@@ -73,7 +73,7 @@ def test_layers(emulator, dtype, tangent):
         call(
             emulator.library.emulated_layer, DTYPES.index(dtype), int(tangent),
             *integers(lanes, 1, rows, n, k, 1, k), address(arrays[0]), table,
-            pointers([arrays[1].address, None, None]), address(out), multiprocessors, 0, None,
+            pointers([arrays[1].address, None, None]), *integers(0), address(out), multiprocessors, 0, 0, None,
         )  # fmt: skip
         results.append(out.array.copy())
         close(results[-1], expected, size, 2 * k, dtype)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 import emulated
-from test_cuda_layers_tensor import HALVES, HalfLayer
+from checking import same_bits
+from test_cuda_layers_tensor import DTYPES, HALVES, Layer
 from tqs_fast import kernels
 from tqs_fast._native import core
 
@@ -24,20 +25,22 @@ def asked(emulator):
     return emulator.library.emulated_library_calls()
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("how", "products"),
     [
         ({"biases": "one"}, 1),
         ({"biases": "none"}, 1),
         ({"biases": "each"}, 3),  # an epilogue adds one bias
+        ({"biases": "rows"}, 3),
+        ({"tangent": True, "used": [0, None, None], "biases": "rows"}, 3),
         ({"used": [0, 0, 2], "stride": 104}, 2),  # the tail of a row is another row's gap
         ({"tangent": True, "used": [0, None, None], "biases": "one"}, 2),  # lane 0 has a bias, its tangents have none
         ({"tangent": True, "used": [0, None, None], "biases": "none"}, 1),
     ],
 )
 def test_products_of_lanes(emulator, dtype, how, products):
-    layer = HalfLayer(emulator, dtype, 3, 2, 11, 48, 88, **{"used": [0, 0, 0], **how})
+    layer = Layer(emulator, dtype, 3, 2, 11, 48, 88, **{"used": [0, 0, 0], **how})
     asked(emulator)
     layer.check(by_library=ALL)
     assert layer.products == products
@@ -55,20 +58,22 @@ def test_products_of_lanes(emulator, dtype, how, products):
     ],
 )
 def test_what_is_left_to_our_kernels(emulator, how):
-    layer = HalfLayer(emulator, "bfloat16", **{"lanes": 3, "samples": 2, "rows": 11, "n": 48, "k": 88, **how})
+    layer = Layer(emulator, "bfloat16", **{"lanes": 3, "samples": 2, "rows": 11, "n": 48, "k": 88, **how})
     asked(emulator)
     layer.run(by_library=ALL)
     assert layer.products == 0
     assert asked(emulator) == 0
 
 
-def test_small_products_are_not_worth_a_launch(emulator):
-    """10^9 operations each."""
-    large = HalfLayer(emulator, "bfloat16", 2, 1, 512, 1024, 512, used=[0, 0], biases="none")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_small_products_are_not_worth_a_launch(emulator, dtype):
+    """10^9 operations each in 16 bits, 10^8 in others."""
+    rows, n = (512, 1024) if dtype in HALVES else (128, 400)
+    large = Layer(emulator, dtype, 2, 1, rows, n, 512, used=[0, 0], biases="none")
     large.run(by_library=WORTH_IT)
     assert large.products == 1
     for how in ({"used": [0, 1]}, {"biases": "each", "used": [0, 0]}):
-        halves = HalfLayer(emulator, "bfloat16", 2, 1, 512, 1024, 512, **{"biases": "none", **how})
+        halves = Layer(emulator, dtype, 2, 1, rows, n, 512, **{"biases": "none", **how})
         halves.run(by_library=WORTH_IT)
         assert halves.products == 0
 
@@ -79,3 +84,22 @@ def test_what_is_found_is_said(monkeypatch):
     assert found == "emulated" if core.cuda_architectures() == "emulated" else found is None or "cublasLt" in found
     monkeypatch.setenv("TQS_CUBLASLT", "0")
     assert kernels.info()["cuda"]["cublas_lt"] is None
+
+
+def test_tf32_is_used_where_it_was_allowed(emulator):
+    """Ten bits of a mantissa are taken: at most 2^-10 of an operand is lost, and much more than in float32."""
+    layer = Layer(emulator, "float32", 3, 2, 11, 48, 88, used=[0, 0, 0])
+    error, bound = layer.errors(layer.run(by_library=ALL, tf32=True), operands=2.0**-10)
+    assert (error <= bound).all()
+    assert (error > layer.errors(layer.run())[1]).mean() > 0.5
+
+
+@pytest.mark.parametrize("dtype", ["float64", *HALVES])
+def test_tf32_is_for_float32(emulator, dtype):
+    layer = Layer(emulator, dtype, 3, 2, 11, 48, 88, used=[0, 0, 0])
+    same_bits(layer.run(by_library=ALL, tf32=True), layer.run(by_library=ALL))
+
+
+def test_tf32_leaves_our_kernels_alone(emulator):
+    layer = Layer(emulator, "float32", 3, 2, 11, 48, 88, used=[0, 0, 0])
+    same_bits(layer.run(tf32=True), layer.run())

@@ -162,6 +162,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     ]:
         with pytest.raises(tqs.CheckpointError, match=f"another run: .*{named}"):
             tqs.score(system, **arguments | change, checkpoint=tmp_path / "run")
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(tqs.CheckpointError, match=r"another run: .*tf32"):
+            tqs.score(system, **arguments, checkpoint=tmp_path / "run")
+    finally:
+        torch.set_float32_matmul_precision("highest")
     step = system.step
     system.step = lambda module, state: (step(module, state)[0], 0.5 * step(module, state)[1])
     with pytest.raises(tqs.CheckpointError, match="another run: float rollout differ"):

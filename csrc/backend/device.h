@@ -31,7 +31,8 @@ struct WindowAxis {
 //
 // An element is a sum in order of k by fused multiply-adds from 0, of the first product, then of the second; then the
 // bias is added: the same bits whatever the other rows are. On tensor cores (values of 16 bits) the steps are sixteen
-// positions of k each. Products that go to a library have its order, which may depend on how many rows there are.
+// positions of k each. Products that go to a library have its order, which may depend on how many rows there are, and
+// where tf32 is allowed its operands.
 struct LayerTask {
     Extent extent;
     Precision precision;
@@ -41,6 +42,7 @@ struct LayerTask {
     std::int64_t batch, x_batch;  // and elements between them
     WindowAxis height, width;
     std::int64_t channels, x_channel, outputs, groups;
+    bool tf32 = false;  // whether a library may round operands of float32 to 11 bits
 };
 
 // y = x W^T + bias with a packed weight: packed_linear (program/ops/packed_linear.cpp).

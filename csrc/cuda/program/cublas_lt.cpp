@@ -30,6 +30,19 @@ lt::Type type_of(Precision precision) {
     return lt::kFloat16;
 }
 
+lt::Compute compute_of(const DenseProduct& product) {
+    switch (product.precision) {
+        case Precision::float32:
+            return product.tf32 ? lt::kInTf32 : lt::kExactlyIn32;
+        case Precision::float64:
+            return lt::kIn64;
+        case Precision::bfloat16:
+        case Precision::float16:
+            break;
+    }
+    return lt::kIn32;
+}
+
 }  // namespace
 
 const lt::Library* cublas_lt() {
@@ -51,7 +64,7 @@ struct CublasLt::Plan {
         const lt::Type type = type_of(product.precision);
         const auto rows = static_cast<std::uint64_t>(product.rows), k = static_cast<std::uint64_t>(product.k);
         const auto outputs = static_cast<std::uint64_t>(product.outputs);
-        check(api.operation_create(&operation, wide ? lt::kIn64 : lt::kIn32, wide ? lt::kFloat64 : lt::kFloat32),
+        check(api.operation_create(&operation, compute_of(product), wide ? lt::kFloat64 : lt::kFloat32),
               "cublasLtMatmulDescCreate");
         set(lt::kTransposeA, std::int32_t{lt::kTransposed});
         set(lt::kEpilogue, std::uint32_t{product.bias ? lt::kBias : lt::kNothing});
@@ -110,8 +123,8 @@ CublasLt::~CublasLt() {
 }
 
 const CublasLt::Plan& CublasLt::plan_of(const DenseProduct& product) {
-    std::unique_ptr<Plan>& plan = plans_[{product.precision, product.rows, product.outputs, product.k, product.x_stride,
-                                          product.bias != nullptr}];
+    std::unique_ptr<Plan>& plan = plans_[{product.precision, product.tf32, product.rows, product.outputs, product.k,
+                                          product.x_stride, product.bias != nullptr}];
     if (!plan) plan = std::make_unique<Plan>(api_, handle_, product);
     return *plan;
 }

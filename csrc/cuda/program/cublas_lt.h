@@ -16,6 +16,7 @@ namespace tqs::cuda {
 // `x_stride` elements apart.
 struct DenseProduct {
     Precision precision;
+    bool tf32;
     std::int64_t rows, outputs, k, x_stride;
     const void *x, *weight, *bias;
     void* out;
@@ -50,9 +51,9 @@ class CublasLt {
     const lt::Api& api_;
     lt::Handle handle_ = nullptr;
     DeviceBytes workspace_;
-    // Precision, rows, outputs, k, x_stride, whether there is a bias.
-    std::map<std::tuple<Precision, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool>, std::unique_ptr<Plan>>
-        plans_;
+    // Precision, tf32, rows, outputs, k, x_stride, whether there is a bias.
+    using Key = std::tuple<Precision, bool, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool>;
+    std::map<Key, std::unique_ptr<Plan>> plans_;
 };
 
 }  // namespace tqs::cuda

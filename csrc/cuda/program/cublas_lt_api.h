@@ -18,7 +18,9 @@ using Preference = struct OpaquePreference*;  // cublasLtMatmulPreference_t
 
 enum Status : int { kSuccess = 0, kNotSupported = 15 };
 enum Type : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBfloat16 = 14 };
-enum Compute : int { kIn32 = 68, kIn64 = 70 };
+// Exactly (_PEDANTIC): by standard arithmetic, of which no environment variable makes tf32 (NVIDIA_TF32_OVERRIDE) or
+// products of bfloat16.
+enum Compute : int { kIn32 = 68, kExactlyIn32 = 69, kInTf32 = 77, kIn64 = 70 };
 enum Transposition : std::int32_t { kAsItIs = 0, kTransposed = 1 };
 enum Epilogue : std::uint32_t { kNothing = 1, kBias = 4 };
 enum OperationAttribute : int { kTransposeA = 3, kTransposeB = 4, kEpilogue = 7, kBiasPointer = 8 };

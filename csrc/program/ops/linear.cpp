@@ -1,5 +1,5 @@
 // linear: x [..., K], weight [N, K] (packed), bias [N] or absent -> [..., N].
-// Tangent: dx W^T + x dW^T + dbias (weight_products.h).
+// Tangent: dx W^T + x dW^T + dbias (weight_products.h). With `tf32` 1 as LayerTask; only devices know it.
 #include <algorithm>
 
 #include "program/ops/weight_products.h"
@@ -10,8 +10,8 @@ namespace {
 
 class Linear : public Op {
   public:
-    Linear(std::int64_t n, std::int64_t k, int rank, Precision precision)
-        : n_(n), k_(k), rank_(rank), precision_(precision) {}
+    Linear(std::int64_t n, std::int64_t k, int rank, Precision precision, bool tf32)
+        : n_(n), k_(k), rank_(rank), precision_(precision), tf32_(tf32) {}
 
     ProductShape product() const override { return {n_, k_}; }
     int packed_input() const override { return 1; }
@@ -97,6 +97,7 @@ class Linear : public Op {
         task.x_channel = task.x.strides[task.x.rank - 1];
         task.outputs = n_;
         task.groups = 1;
+        task.tf32 = tf32_;
         frame.device->layer(task);
     }
 
@@ -134,6 +135,7 @@ class Linear : public Op {
     std::int64_t n_, k_;
     int rank_;
     Precision precision_;
+    bool tf32_;
 };
 
 }  // namespace
@@ -158,7 +160,7 @@ std::unique_ptr<Op> make_linear(const OpContext& context) {
                         "expected x, weight, bias and output of one precision");
     }
     return std::make_unique<Linear>(weight.sizes[0], weight.sizes[1], static_cast<int>(x.sizes.size()),
-                                    context.output_precisions[0]);
+                                    context.output_precisions[0], context.integer("tf32", 0) != 0);
 }
 
 }  // namespace tqs::ops

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -14,6 +14,7 @@ from tqs_fast.systems.tree import Tree, tree_leaves, tree_map
 Leaves = Sequence[torch.Tensor]
 # run(state leaves [N, ...], input leaves [N, steps, ...], steps) -> outputs [N, steps * block, C], final state leaves
 Runner = Callable[[Leaves, Leaves, int], tuple[torch.Tensor, Leaves]]
+Tolerance = Mapping[torch.dtype, float]  # of the largest element
 
 SAMPLES = 3  # a step that mixes samples, or only fits a batch of one, shows
 STEPS = 2  # the second starts from a state that the program itself has left
@@ -21,23 +22,29 @@ STEPS = 2  # the second starts from a state that the program itself has left
 # Of 16 bits torch rounds after every operation, by u = 2^-8 or 2^-11 of the result: 64 roundings in a row in each of
 # two steps add up to sqrt(128) u, and the program's own to less.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9, torch.bfloat16: 2.0**-4, torch.float16: 2.0**-7}
+# In tf32 torch keeps as many bits of what a product reads as float16 has.
+TF32_TOLERANCE = TOLERANCE | {torch.float32: TOLERANCE[torch.float16]}
 # With activations rounded to int8 what differs in the last bit may be rounded to the next integer, 1/127 of the largest
 # element of the row; a few of those in two steps.
 ROUNDED_TOLERANCE = 0.05
 
 
-def verify(run: Runner, system: System, state: Tree, *, rounded: bool = False) -> None:
+def verify(run: Runner, system: System, state: Tree, *, rounded: bool = False, tf32: bool = False) -> None:
     """Run a few samples for two steps by the program and, as one batch, by torch, and compare.
 
     Args:
         run: the program.
         state: tree of `[N, ...]`; its first rows are the samples, or random states where it has too few.
         rounded: the program rounds activations to int8.
+        tf32: torch may compute float32 products in tf32.
 
     Raises:
         CaptureError: torch cannot run a batch of samples, or the two differ; the message says whether torch itself
             differs between a batch and its samples alone.
     """
+    tolerance = TF32_TOLERANCE if tf32 else TOLERANCE
+    if rounded:
+        tolerance = dict.fromkeys(TOLERANCE, ROUNDED_TOLERANCE)
     samples, inputs = _drawn(system, state)
     outputs, final = run(tree_leaves(samples), [] if inputs is None else tree_leaves(inputs), STEPS)
     try:
@@ -50,12 +57,12 @@ def verify(run: Runner, system: System, state: Tree, *, rounded: bool = False) -
             f"{type(error).__name__}: {_first_line(error)}; make it work along the first axis"
         ) from error
     for number, (ours, theirs) in enumerate(zip([outputs, *final], expected, strict=True)):
-        difference = _difference(ours, theirs, rounded)
+        difference = _difference(ours, theirs, tolerance)
         if difference is not None:
             place = f"state leaf {number - 1}" if number else "the output"
             reason = (
                 "the step mixes initial conditions: it gives other results for a batch than for its samples alone"
-                if _mixes(system, samples, inputs, expected, rounded)
+                if _mixes(system, samples, inputs, expected, tolerance)
                 else "the program computes something else than the step"
             )
             raise CaptureError(
@@ -92,12 +99,12 @@ def _rolled(system: System, state: Tree, inputs: Tree | None) -> list[torch.Tens
     return [torch.cat([output for _, output in taken], dim=1), *tree_leaves(taken[-1][0])]
 
 
-def _mixes(system: System, samples: Tree, inputs: Tree | None, together: Leaves, rounded: bool) -> bool:
+def _mixes(system: System, samples: Tree, inputs: Tree | None, together: Leaves, tolerance: Tolerance) -> bool:
     """Whether torch gives a sample other results alone than in a batch."""
     for row in range(SAMPLES):
         alone = _rolled(system, _row(samples, row), None if inputs is None else _row(inputs, row))
         pairs = zip(alone, together, strict=True)
-        if any(_difference(one, many[row : row + 1], rounded) for one, many in pairs):
+        if any(_difference(one, many[row : row + 1], tolerance) for one, many in pairs):
             return True
     return False
 
@@ -106,7 +113,7 @@ def _row(tree: Tree, row: int) -> Tree:
     return tree_map(lambda leaf: leaf[row : row + 1], tree)
 
 
-def _difference(ours: torch.Tensor, theirs: torch.Tensor, rounded: bool) -> str | None:
+def _difference(ours: torch.Tensor, theirs: torch.Tensor, tolerance: Tolerance) -> str | None:
     """How far two tensors are apart, in words, where that is too far."""
     theirs = theirs.to(ours)
     finite = torch.isfinite(theirs)
@@ -115,7 +122,7 @@ def _difference(ours: torch.Tensor, theirs: torch.Tensor, rounded: bool) -> str 
     if not bool(finite.any()):
         return None
     worst, size = float((ours - theirs).abs()[finite].max()), float(theirs.abs()[finite].max())
-    too_far = worst > (ROUNDED_TOLERANCE if rounded else TOLERANCE.get(ours.dtype, 0.0)) * size
+    too_far = worst > tolerance.get(ours.dtype, 0.0) * size
     return f"{worst:.2g} (largest element {size:.2g})" if too_far else None
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tqs_fast._files import read_json, write_json
+from tqs_fast.engines.tf32 import tf32_asked
 from tqs_fast.errors import CheckpointError, TqsError
 from tqs_fast.systems import States
 from tqs_fast.systems.tree import tree_leaves
@@ -28,9 +29,11 @@ def fingerprint(
     """SHA-256 of each part of a run, so that a refusal can name the part that differs.
 
     The outputs of the float `rollout` stand for what has no text of its own: the code of the step, the libraries, and
-    the number of threads where that changes rounding.
+    the number of threads where that changes rounding. tf32 is a part of its own: one lane may be too small for it.
     """
     parts = {key: _digest(json.dumps(value, sort_keys=True).encode()) for key, value in description.items()}
+    if tf32_asked():
+        parts["tf32"] = _digest(b"asked")
     weights = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         if isinstance(tensor, torch.Tensor):

@@ -104,6 +104,23 @@ int preference_set(Preference preference, PreferenceAttribute attribute, const v
     return kInvalidValue;
 }
 
+// Whether layers ask for it.
+bool is_asked(Type type, Compute compute) {
+    if (type == kFloat32) return compute == kExactlyIn32 || compute == kInTf32;
+    return compute == (type == kFloat64 ? kIn64 : kIn32);
+}
+
+// What tensor cores take of a float: the upper ten bits of its mantissa.
+double in_tf32(double value) {
+    const auto narrow = static_cast<float>(value);
+    std::uint32_t bits;
+    std::memcpy(&bits, &narrow, sizeof bits);
+    bits &= ~std::uint32_t{0x1FFF};
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
 struct Problem {
     std::int64_t rows, columns, depth;
 };
@@ -133,10 +150,9 @@ Algorithm algorithm_of(const OpaqueOperation& operation, const Problem& problem,
 int heuristic(Handle, Operation operation, Layout a, Layout b, Layout c, Layout d, Preference preference, int wanted,
               Heuristic* results, int* found) {
     const Problem problem = problem_of(*operation, a, b, c, d);
-    const bool wide = d->type == kFloat64;
     *found = 0;
     if (problem.depth < 0 || wanted < 1) return kInvalidValue;
-    if (operation->compute != (wide ? kIn64 : kIn32) || operation->scale != (wide ? kFloat64 : kFloat32)) {
+    if (!is_asked(d->type, operation->compute) || operation->scale != (d->type == kFloat64 ? kFloat64 : kFloat32)) {
         return kNotSupported;
     }
     std::uint32_t alignment = 256;
@@ -171,20 +187,24 @@ int matmul(Handle, Operation operation, const void* alpha, const void* a, Layout
     const OpaqueOperation o = *operation;
     const OpaqueLayout x = *a_layout, y = *b_layout, z = *c_layout, out = *d_layout;
     const double scale = load(o.scale, alpha, 0), kept = load(o.scale, beta, 0);
+    const auto operand = [=](Type type, const void* data, std::int64_t index) {
+        const double value = load(type, data, index);
+        return o.compute == kInTf32 ? in_tf32(value) : value;
+    };
     emulator::submit(stream, [=] {
         std::memset(workspace, 0xFF, bytes);
         std::vector<double> left(static_cast<std::size_t>(problem.depth));
         for (std::int64_t row = 0; row < problem.rows; ++row) {
             for (std::int64_t k = 0; k < problem.depth; ++k) {
                 left[static_cast<std::size_t>(k)] =
-                    load(x.type, a, o.transpose[0] == kTransposed ? k + row * x.leading : row + k * x.leading);
+                    operand(x.type, a, o.transpose[0] == kTransposed ? k + row * x.leading : row + k * x.leading);
             }
             for (std::int64_t column = 0; column < problem.columns; ++column) {
                 double sum = 0;
                 for (std::int64_t k = problem.depth - 1; k >= 0; --k) {
                     sum += left[static_cast<std::size_t>(k)] *
-                           load(y.type, b,
-                                o.transpose[1] == kTransposed ? column + k * y.leading : k + column * y.leading);
+                           operand(y.type, b,
+                                   o.transpose[1] == kTransposed ? column + k * y.leading : k + column * y.leading);
                 }
                 sum *= scale;
                 if (kept != 0) sum += kept * load(z.type, c, row + column * z.leading);

@@ -49,12 +49,12 @@ const char* guarded(const Run& run) {
 extern "C" {
 
 // out [lanes, samples, rows, n] = x [lanes, samples, rows, k] weight^T + bias [lanes, n], or bias [n] where there is
-// one for all lanes. Rows of x begin `stride` elements apart. weights: one [n, k / groups] per lane, null for zero
-// tangents.
+// one for all lanes; without addresses for all lanes, theirs lie `bias_stride` elements apart. Rows of x begin `stride`
+// elements apart. weights: one [n, k / groups] per lane, null for zero tangents.
 const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::int64_t samples, std::int64_t rows,
                            std::int64_t n, std::int64_t k, std::int64_t groups, std::int64_t stride, void* x,
-                           const void* const* weights, void* const* biases, void* out, int multiprocessors,
-                           int by_library, std::int64_t* products) {
+                           const void* const* weights, void* const* biases, std::int64_t bias_stride, void* out,
+                           int multiprocessors, int by_library, int tf32, std::int64_t* products) {
     return guarded([&] {
         LayerTask task{};
         task.extent = {lanes, samples, tangent != 0};
@@ -63,7 +63,8 @@ const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::
         task.x.sizes[1] = k;
         task.x.lane_stride *= samples;
         task.bias = contiguous(precision, biases ? biases[0] : nullptr, {n});
-        task.bias.sample_stride = task.bias.lane_stride = 0;
+        task.bias.sample_stride = 0;
+        task.bias.lane_stride = bias_stride;
         if (lanes > 1 && biases && biases[1]) task.bias.lanes = biases;
         task.out = contiguous(precision, out, {rows, n});
         task.out.lane_stride *= samples;
@@ -75,6 +76,7 @@ const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::
         task.x_channel = 1;
         task.outputs = n;
         task.groups = groups;
+        task.tf32 = tf32 != 0;
         if (by_library) {
             const std::vector<DenseProduct> dense = by_library == 1 ? all_dense_products(task) : dense_products(task);
             *products = static_cast<std::int64_t>(dense.size());
