@@ -5,8 +5,9 @@ The streams of that one do their work as late, or as early, as what they wait fo
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import itertools
-import mmap
 import re
 
 import pytest
@@ -33,12 +34,6 @@ def streams(request, monkeypatch):
     monkeypatch.setenv("TQS_EMULATED_STREAMS", request.param)
 
 
-def in_own_pages(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy next to which nothing else lies: the emulator finds kernels that read such a page while it is pinned."""
-    memory = mmap.mmap(-1, tensor.numel() * tensor.element_size())
-    return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
-
-
 class Deep(torch.nn.Module):
     """Layers of different sizes, a table, and a weight that two nodes read."""
 
@@ -48,8 +43,6 @@ class Deep(torch.nn.Module):
         self.layers = torch.nn.ModuleList(torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.twice, self.out = torch.nn.Linear(sizes[-1], sizes[-1]), torch.nn.Linear(sizes[-1], WIDTH)
         self.table = torch.nn.Parameter(torch.randn(WIDTH))
-        for parameter in self.parameters():
-            parameter.data = in_own_pages(parameter.data)
 
     def forward(self, z):
         y = z * self.table
@@ -70,9 +63,11 @@ def system_of(layers: int) -> tqs.System:
 class Both:
     """The same program with its weights on the GPU, and brought there."""
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, arrange=lambda module: None) -> None:
         self.state = torch.randn(SAMPLES, WIDTH, generator=torch.Generator().manual_seed(1))
-        program, copied = (capture(system_of(layers), dtype=torch.float32) for _ in range(2))
+        systems = [system_of(layers) for _ in range(2)]
+        arrange(systems[0].module)
+        program, copied = (capture(system, dtype=torch.float32) for system in systems)
         self.resident = NativeProgram(copied, place=Place(DEVICE, 0))
         self.brought = NativeProgram(program, place=BRINGING)
         self.constants = [c for c in program.constants if c.parameters]
@@ -133,6 +128,46 @@ def test_streamed_weights_give_the_same_bits(layers):
     if layers == 5:
         assert len(seen) > 1
         assert max(seen) > 2 * both.largest
+
+
+def in_one_memory(module: torch.nn.Module) -> None:
+    """All parameters, one behind the other, from the third number of a page on."""
+    memory = torch.empty(2048 + sum(parameter.numel() for parameter in module.parameters()))
+    at = -memory.data_ptr() % 4096 // 4 + 3
+    for parameter in module.parameters():
+        own = memory[at : at + parameter.numel()].view(parameter.shape)
+        at += own.numel()
+        parameter.data = own.copy_(parameter.data)
+
+
+def test_weights_that_begin_and_end_within_pages_of_others():
+    both = Both(5, in_one_memory)
+    expected = both.ensemble(both.resident, both.lanes())
+    same(both.ensemble(both.brought, both.lanes()), expected)
+    same(both.ensemble(both.brought, both.lanes(), both.bytes), expected)
+    assert both.brought.last_use["streamed_bytes"] > 0
+
+
+@pytest.mark.skipif(not EMULATED, reason="only the emulator counts what is locked")
+def test_pages_are_locked_as_long_as_a_program_reads_them():
+    """Whole pages of weights, and nothing else; once for two programs."""
+    locked = ctypes.CDLL(core.__file__).emulated_pinned_bytes
+    locked.restype = ctypes.c_int64
+    gc.collect()
+    before = locked()
+    program = capture(system_of(3), dtype=torch.float32)
+    sizes = [c.tensor.untyped_storage().nbytes() for c in program.constants]
+    first = NativeProgram(program, place=BRINGING)
+    taken = locked() - before
+    assert sum(size - 2 * 4096 for size in sizes if size > 2 * 4096) < taken <= sum(sizes)
+    second = NativeProgram(program, place=BRINGING)
+    assert locked() == before + taken
+    del first
+    gc.collect()
+    assert locked() == before + taken
+    del second
+    gc.collect()
+    assert locked() == before
 
 
 def test_a_limit_that_not_even_streaming_keeps_to_says_what_is_needed():

@@ -111,6 +111,12 @@ def test_a_weight_that_is_not_finite_is_named(there):
         there(tqs.Quantizer().dequantized, weight, 4)
 
 
+@pytest.mark.parametrize("shape", [(5,), (0, 5), (5, 0)], ids=str)
+def test_a_weight_without_a_row_or_column_is_refused(there, shape):
+    with pytest.raises(ArgumentError, match="expected a non-empty weight of at least two dimensions"):
+        there(tqs.Quantizer().dequantized, torch.ones(shape), 4)
+
+
 def test_energies_are_those_of_the_host(there):
     """Sums of 2000 terms >= 0 in two orders differ by at most 2000 units in the last place, 2^-53, each."""
     weight = drawn(20, 100)

@@ -118,8 +118,8 @@ class Replay {
     virtual void run() = 0;
 };
 
-// Copies from the memory of this process, which is page-locked (cuda::pin), into places on the device, beside the work
-// that is enqueued there. A number names a copy until the next of that number.
+// Copies from the memory of this process, which is page-locked (cuda::page_lock), into places on the device, beside the
+// work that is enqueued there. A number names a copy until the next of that number.
 class Feed {
   public:
     virtual ~Feed() = default;
@@ -161,9 +161,10 @@ std::unique_ptr<tqs::Device> open(int device, std::uintptr_t stream);
 // The table of `open`'s kernels.
 const ProgramKernels& program_kernels();
 
-// Keeps memory of this process [begin, end) page-locked, so that a GPU reads it beside other work, until the last copy
-// of what is returned is gone. Ranges may overlap; what is page-locked already stays as it is.
-std::vector<std::shared_ptr<const void>> pin(const std::vector<std::pair<const void*, const void*>>& ranges);
+// Keeps the whole pages of some memory of this process locked, so that a GPU reads them beside other work, until the
+// last copy of what is returned is gone. Pages at its ends stay as they are: a neighbour may begin there, and CUDA
+// refuses to copy what is locked in part. Null where there is no whole page, or somebody else has locked one.
+std::shared_ptr<const void> page_lock(const void* memory, std::int64_t bytes, int device);
 
 // On arrays of the caller on `device`, enqueued on its `stream`.
 void add_noise(const NoiseTask& task, int device, std::uintptr_t stream);

@@ -91,15 +91,26 @@ py::dict describe(const RolloutUse& use) {
     return result;
 }
 
+// Of the caller's memory.
+struct PageLock {
+    std::shared_ptr<const void> pages;
+};
+
 }  // namespace
 
 void bind_program(py::module_& m) {
+    py::class_<PageLock>(m, "PageLock")
+        .def(py::init([](Address memory, std::int64_t bytes, int device, const py::object&) {
+                 return PageLock{cuda::page_lock(at_address<const void>(memory), bytes, device)};
+             }),
+             // let go before what it locks
+             py::keep_alive<1, 5>(), py::arg("memory"), py::kw_only(), py::arg("bytes"), py::arg("device"),
+             py::arg("held"));
     py::class_<Program>(m, "Program")
         .def(py::init([](const py::object& program, const std::map<int, Address>& constants,
                          const std::vector<PackedView>& packed, int device, bool constants_here, const py::object&) {
                  return std::make_unique<Program>(convert(program, constants, packed), device, constants_here);
              }),
-             // page-locked constants are let go before their memory
              py::keep_alive<1, 7>(), py::arg("program"), py::kw_only(), py::arg("constants"), py::arg("packed"),
              py::arg("device"), py::arg("constants_here"), py::arg("held"))
         .def_property_readonly("arena_bytes", &Program::arena_bytes)

@@ -59,7 +59,7 @@ std::unique_ptr<tqs::Device> open(int, std::uintptr_t) {
     refuse("Program");
 }
 
-std::vector<std::shared_ptr<const void>> pin(const std::vector<std::pair<const void*, const void*>>&) {
+std::shared_ptr<const void> page_lock(const void*, std::int64_t, int) {
     refuse("Program");
 }
 

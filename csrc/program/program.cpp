@@ -31,7 +31,6 @@ Program::Program(ProgramSpec spec, int device, bool here)
     check_indices();
     check_views();
     prepack_weights();
-    if (here_) pin_constants();
     make_ops();
     strips_ = device_ == kHost ? find_strips(spec_, ops_) : no_strips(spec_);
     plan();
@@ -143,16 +142,6 @@ void Program::prepack_weights() {
         packed_.push_back({weight, prepared_.back()->panels.get()});
         packed_bytes_ += active_table().prepacked_bytes(weight);
     }
-}
-
-void Program::pin_constants() {
-    std::vector<std::pair<const void*, const void*>> ranges;
-    for (const BufferSpec& buffer : spec_.buffers) {
-        if (buffer.kind != BufferKind::constant) continue;
-        const char* begin = static_cast<const char*>(buffer.data);
-        ranges.emplace_back(begin, begin + buffer.elements * precision_bytes(buffer.precision));
-    }
-    pinned_ = cuda::pin(ranges);
 }
 
 int Program::packed_constant(std::size_t node) const {

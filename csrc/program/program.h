@@ -16,8 +16,8 @@ class Program {
   public:
     // Checks every index and every view, makes the ops and packs the constants for the instruction set in use.
     // Constants stay where they are: the caller keeps them alive. `device` >= 0: the program runs on that GPU, where
-    // its packed weights already are, and its constants, unless they are `here`, in the memory of this process: it is
-    // then page-locked, and a rollout brings them (rollout/residence.h). Throws ArgumentError, Error.
+    // its packed weights already are, and its constants, unless they are `here`, in the memory of this process: a
+    // rollout then brings them (rollout/residence.h). Throws ArgumentError, Error.
     explicit Program(ProgramSpec spec, int device = kHost, bool here = false);
 
     static constexpr int kHost = -1;
@@ -57,7 +57,6 @@ class Program {
 
   private:
     void prepack_weights();
-    void pin_constants();
     bool is_kept(int buffer) const;
     void check_indices() const;
     void check_views() const;
@@ -68,7 +67,6 @@ class Program {
     int device_;
     bool here_;
     const ProgramKernels* kernels_;
-    std::vector<std::shared_ptr<const void>> pinned_;
     std::vector<PlacedWeight> packed_;  // read by the ops
     std::vector<std::unique_ptr<Prepared>> prepared_;
     std::unique_ptr<Device> keeper_;  // of the prepacked weights on a device

@@ -210,6 +210,11 @@ class PackedWeight:
     def multiply(self, *, rows: int, x: int, bias: int, y: int, repeats: int = 1) -> None:
         """y [rows, N] = x [rows, K] weight^T + bias [N] (0: none), `repeats` times."""
 
+class PageLock:
+    """Keeps the whole pages of `memory`, which `held` owns, locked: a GPU copies from them beside other work."""
+
+    def __init__(self, memory: int, *, bytes: int, device: int, held: object) -> None: ...
+
 class Program:
     """`program` is a tqs_fast.capture.program.Program; `constants` its constant buffers -> address of the data,
     `packed` its packed weights, both in the memory of GPU `device`, or where that is -1 of this process. With

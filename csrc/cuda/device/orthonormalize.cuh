@@ -201,12 +201,11 @@ class FrameChunk {
 
     // y [rows] = H y by a warp, H = I - factor v v^T where v is 0 before row j, 1 there and then as given.
     __device__ void reflect(const double* v, double factor, double* y, int j) const {
-        const double head = y[j];
-        double sum = 0.0;
+        double sum = lane == 0 ? y[j] : 0.0;  // no other lane reads what this one writes
         for (int i = j + 1 + lane; i < rows; i += 32) sum = fused(v[i], y[i], sum);
         for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
-        const double along = factor * (head + sum);
-        if (lane == 0) y[j] = head - along;
+        const double along = factor * sum;
+        if (lane == 0) y[j] -= along;
         for (int i = j + 1 + lane; i < rows; i += 32) y[i] = fused(-along, v[i], y[i]);
     }
 

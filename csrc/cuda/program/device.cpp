@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <map>
+#include <mutex>
 #include <vector>
 
 #include "cuda/check.h"
@@ -85,6 +86,30 @@ class Stream {
     cudaStream_t stream_ = nullptr;
 };
 
+// Of memory of this process: its whole pages; what is before and after them may lie in two.
+struct Pages {
+    const char *begin, *end;
+};
+Pages pages_of(const void* memory, std::int64_t bytes) {
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto first = reinterpret_cast<std::uintptr_t>(memory), last = first + static_cast<std::uintptr_t>(bytes);
+    const std::uintptr_t begin = std::min((first + page - 1) / page * page, last);
+    return {reinterpret_cast<const char*>(begin), reinterpret_cast<const char*>(std::max(last / page * page, begin))};
+}
+
+// From memory of this process of which whole pages may be locked (page_lock): no copy reads both of them and others.
+void copy_by_pages(char* to, const void* from, std::int64_t bytes, cudaStream_t stream) {
+    const auto [first, last] = pages_of(from, bytes);
+    const char* const begin = static_cast<const char*>(from);
+    const char* const edges[] = {begin, first, last, begin + bytes};
+    for (int part = 0; part < 3; ++part) {
+        if (edges[part] == edges[part + 1]) continue;
+        check_cuda(cudaMemcpyAsync(to + (edges[part] - begin), edges[part],
+                                   static_cast<std::size_t>(edges[part + 1] - edges[part]), cudaMemcpyDefault, stream),
+                   kName, "cudaMemcpyAsync");
+    }
+}
+
 // Copies on a stream of their own.
 class CopyStream : public Feed {
   public:
@@ -95,8 +120,7 @@ class CopyStream : public Feed {
         const DeviceScope scope(kName, device_);
         enqueued_.record(work_);
         enqueued_.await(copies_.get());
-        check_cuda(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, copies_.get()), kName,
-                   "cudaMemcpyAsync");
+        copy_by_pages(to, from, bytes, copies_.get());
         arrived_[static_cast<std::size_t>(number)].record(copies_.get());
     }
 
@@ -115,7 +139,9 @@ class CopyStream : public Feed {
 
 class Gpu : public tqs::Device {
   public:
-    Gpu(int device, cudaStream_t caller) : device_(device), stream_(caller), context_(stream_.get()) {}
+    Gpu(int device, cudaStream_t caller) : device_(device), stream_(caller), context_(stream_.get()) {
+        check_cuda(cudaDeviceGetAttribute(&most_pitch_, cudaDevAttrMaxPitch, device), kName, "cudaDeviceGetAttribute");
+    }
 
     const ProgramKernels& kernels() const override { return program_kernels(); }
 
@@ -144,8 +170,13 @@ class Gpu : public tqs::Device {
 
     void write(char* to, std::int64_t to_pitch, const void* from, std::int64_t from_pitch, std::int64_t width,
                std::int64_t rows) override {
-        copy(to, to_pitch, from, from_pitch, width, rows);
-        wait();  // pinned memory is read while the copy runs
+        const DeviceScope scope(kName, device_);
+        if (rows == 1) {
+            copy_by_pages(to, from, width, stream_.get());
+        } else {
+            copy(to, to_pitch, from, from_pitch, width, rows);
+        }
+        wait();  // locked memory is read while the copy runs
     }
 
     void read(void* to, std::int64_t to_pitch, const char* from, std::int64_t from_pitch, std::int64_t width,
@@ -237,6 +268,13 @@ class Gpu : public tqs::Device {
                 kName, "cudaMemcpyAsync");
             return;
         }
+        if (std::max(to_pitch, from_pitch) > most_pitch_) {
+            for (std::int64_t row = 0; row < rows; ++row) {
+                copy(static_cast<char*>(to) + row * to_pitch, 0, static_cast<const char*>(from) + row * from_pitch, 0,
+                     width, 1);
+            }
+            return;
+        }
         check_cuda(cudaMemcpy2DAsync(to, static_cast<std::size_t>(to_pitch), from, static_cast<std::size_t>(from_pitch),
                                      bytes, static_cast<std::size_t>(rows), cudaMemcpyDefault, stream_.get()),
                    kName, "cudaMemcpy2DAsync");
@@ -244,7 +282,7 @@ class Gpu : public tqs::Device {
 
     void wait() { check_cuda(cudaStreamSynchronize(stream_.get()), kName, "cudaStreamSynchronize"); }
 
-    int device_;
+    int device_, most_pitch_ = 0;
     std::map<std::int64_t, std::vector<DeviceBytes>> kept_;
     Stream stream_;
     Context context_;
@@ -258,32 +296,29 @@ std::unique_ptr<tqs::Device> open(int device, std::uintptr_t stream) {
     return std::make_unique<Gpu>(device, reinterpret_cast<cudaStream_t>(stream));
 }
 
-std::vector<std::shared_ptr<const void>> pin(const std::vector<std::pair<const void*, const void*>>& ranges) {
-    // Whole pages, each once: tensors may share them.
-    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-    std::map<std::uintptr_t, std::uintptr_t> pages;
-    for (const auto& [begin, end] : ranges) {
-        std::uintptr_t& last = pages[reinterpret_cast<std::uintptr_t>(begin) / page * page];
-        last = std::max(last, (reinterpret_cast<std::uintptr_t>(end) + page - 1) / page * page);
+std::shared_ptr<const void> page_lock(const void* memory, std::int64_t bytes, int device) {
+    // Programs that share weights share their lock, too.
+    static std::mutex mutex;
+    static std::map<std::pair<const char*, const char*>, std::weak_ptr<const void>> known;
+    const auto [begin, end] = pages_of(memory, bytes);
+    if (begin == end) return nullptr;
+    const std::scoped_lock lock(mutex);
+    std::weak_ptr<const void>& own = known[{begin, end}];
+    if (std::shared_ptr<const void> held = own.lock()) return held;
+    const DeviceScope scope(kName, device);
+    auto* const pages = const_cast<char*>(begin);
+    const cudaError_t status = cudaHostRegister(pages, static_cast<std::size_t>(end - begin), cudaHostRegisterPortable);
+    if (status == cudaErrorHostMemoryAlreadyRegistered) {
+        cudaGetLastError();
+        return nullptr;
     }
-    std::vector<std::shared_ptr<const void>> pinned;
-    for (auto run = pages.begin(); run != pages.end();) {
-        auto [begin, end] = *run;
-        while (++run != pages.end() && run->first < end) end = std::max(end, run->second);
-        if (begin == end) continue;
-        auto* memory = reinterpret_cast<void*>(begin);
-        const cudaError_t status = cudaHostRegister(memory, end - begin, cudaHostRegisterPortable);
-        if (status == cudaErrorHostMemoryAlreadyRegistered) {
-            cudaGetLastError();
-            continue;
-        }
-        require(status == cudaSuccess, kName, "cannot page-lock ", end - begin, " bytes of weights (",
-                cudaGetErrorString(status),
-                "); copy weights that are mapped from a file (`parameter.data = parameter.data.clone()`), or move the "
-                "module to the device");
-        pinned.emplace_back(memory, [](const void* locked) { cudaHostUnregister(const_cast<void*>(locked)); });
-    }
-    return pinned;
+    require(status == cudaSuccess, kName, "cannot page-lock ", end - begin, " bytes of weights (",
+            cudaGetErrorString(status),
+            "); copy weights that are mapped from a file (`parameter.data = parameter.data.clone()`), or move the "
+            "module to the device");
+    std::shared_ptr<const void> held(pages, [](char* locked) { cudaHostUnregister(locked); });
+    own = held;
+    return held;
 }
 
 const ProgramKernels& program_kernels() {

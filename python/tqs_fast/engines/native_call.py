@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,6 +104,18 @@ def split_engine(name: str, function: str) -> tuple[str, torch.device | None]:
         raise ArgumentError(
             f'[{function}] expected an engine or "native:cuda", which brings the weights to that device, got {name!r}'
         ) from None
+
+
+def page_locked(tensors: Iterable[torch.Tensor], place: Place) -> list[core.PageLock]:
+    """Locks on the memory of tensors that a GPU copies from; each holds it, too.
+
+    Whole storages, not what a tensor sees of them: programs that share one then ask for the same pages.
+    """
+    storages = {storage.data_ptr(): storage for storage in (tensor.untyped_storage() for tensor in tensors)}
+    return [
+        core.PageLock(memory, bytes=storage.nbytes(), device=place.number, held=storage)
+        for memory, storage in storages.items()
+    ]
 
 
 def address(tensor: torch.Tensor | None) -> int:

@@ -16,6 +16,7 @@ from tqs_fast.engines.native_call import (
     TangentCall,
     address,
     buffer_dtype,
+    page_locked,
     ready,
     start,
     tangent_call,
@@ -97,6 +98,7 @@ class NativeProgram:
         }
         addresses = {buffer: tensor.data_ptr() for buffer, tensor in constants.items()}
         self._constants = constants  # held: the runtime reads them in place
+        locks = page_locked(constants.values(), self.place) if self.place.constants_here else []
         self._packed = [Packed(weight, self.place) for weight in program.packed]  # likewise
         views = [weight.view for weight in self._packed]
 
@@ -107,7 +109,7 @@ class NativeProgram:
                 packed=views,
                 device=self.place.number,
                 constants_here=self.place.constants_here,
-                held=constants,
+                held=(constants, locks),
             )
 
         self._program = bound(program)

@@ -67,7 +67,8 @@ class Quantizer:
 
         from tqs_fast import _cuda_weights
 
-        if _cuda_weights.on_device(weight) and bool(torch.isfinite(weight).all()):  # else `pack` says what is wrong
+        sound = weight.dim() > 1 and weight.numel() > 0  # else `pack` says what is wrong
+        if _cuda_weights.on_device(weight) and sound and bool(torch.isfinite(weight).all()):
             return _cuda_weights.rounded(
                 weight, bits=bits, group_size=self.group_size, symmetric=self.symmetric, search=self.search
             )

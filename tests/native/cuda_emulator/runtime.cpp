@@ -4,8 +4,8 @@
 //   late   (by default) nothing that nobody waits for: a missing wait reads what was there before
 //   early  all they can before every single piece of work: a missing wait finds what it reads overwritten
 //
-// Pinned memory may not be touched by kernels: it is out of reach while one runs, but for the pages at its ends and
-// those of the heap, where other things lie, too.
+// Pinned memory may not be touched by kernels: it is out of reach while one runs. Only whole pages may be pinned, lest
+// something else lies in them, and a copy lies inside of pinned memory or outside.
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -61,6 +61,7 @@ std::size_t allocated = 0;
 int capturing = 0;
 std::int64_t graph_launches = 0;
 constexpr std::size_t kTotal = std::size_t{1} << 32;
+constexpr std::size_t kPitch = 1024;  // of a GPU 2^31 - 1
 
 // cudaMalloc aligns to 256 bytes.
 std::size_t padded(std::size_t bytes) {
@@ -75,12 +76,19 @@ bool within(const std::map<void*, std::size_t>& ranges, const void* memory) {
     return static_cast<const char*>(memory) < static_cast<char*>(begin) + bytes;
 }
 
-void protect_pinned(int protection) {
-    constexpr std::size_t kPage = 4096;
-    for (const auto& [begin, bytes] : pinned) {
-        if (bytes > 2 * kPage && begin > sbrk(0))
-            mprotect(static_cast<char*>(begin) + kPage, bytes - 2 * kPage, protection);
+// Whether a part of memory is pinned and another part is not, or is pinned for itself.
+bool partly_pinned(const void* memory, std::size_t bytes) {
+    const char* const begin = static_cast<const char*>(memory);
+    for (const auto& [other, size] : pinned) {
+        const char* const first = static_cast<const char*>(other);
+        if (first < begin + bytes && begin < first + size && (begin < first || begin + bytes > first + size))
+            return true;
     }
+    return false;
+}
+
+void protect_pinned(int protection) {
+    for (const auto& [begin, bytes] : pinned) mprotect(begin, bytes, protection);
 }
 
 void run_until(EmulatedStream& stream, const Record* wanted);
@@ -192,6 +200,10 @@ const char* cudaGetErrorString(cudaError_t error) {
     switch (error) {
         case cudaSuccess:
             return "no error";
+        case cudaErrorInvalidValue:
+            return "invalid argument";
+        case cudaErrorInvalidPitchValue:
+            return "invalid pitch argument";
         case cudaErrorMemoryAllocation:
             return "out of memory";
         case cudaErrorHostMemoryAlreadyRegistered:
@@ -237,6 +249,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
         case cudaDevAttrMaxSharedMemoryPerBlockOptin:
             *value = static_cast<int>(emulator::shared_limit);
             break;
+        case cudaDevAttrMaxPitch:
+            *value = static_cast<int>(kPitch);
+            break;
         case cudaDevAttrGlobalMemoryBusWidth:
             *value = 256;
             break;
@@ -278,6 +293,9 @@ cudaError_t cudaFree(void* memory) {
 
 cudaError_t cudaHostRegister(void* memory, std::size_t bytes, unsigned) {
     const std::scoped_lock lock(mutex);
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    if (bytes == 0 || bytes % page != 0 || reinterpret_cast<std::uintptr_t>(memory) % page != 0)
+        return cudaErrorInvalidValue;
     char* const begin = static_cast<char*>(memory);
     for (const auto& [other, size] : pinned) {
         if (static_cast<char*>(other) < begin + bytes && begin < static_cast<char*>(other) + size)
@@ -297,6 +315,7 @@ cudaError_t cudaHostUnregister(void* memory) {
 // A graph may hold no copies from the host.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
     if (stream && stream->captured && kind != cudaMemcpyDefault) return cudaErrorStreamCaptureUnsupported;
+    if (partly_pinned(from, bytes) || partly_pinned(to, bytes)) return cudaErrorInvalidValue;
     copy(stream, from, bytes, [=](const void* source) { std::memmove(to, source, bytes); });
     return cudaSuccess;
 }
@@ -304,6 +323,9 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
                               std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
     if (stream && stream->captured && kind != cudaMemcpyDefault) return cudaErrorStreamCaptureUnsupported;
+    if (from_pitch > kPitch || to_pitch > kPitch) return cudaErrorInvalidPitchValue;
+    if (partly_pinned(from, (height - 1) * from_pitch + width) || partly_pinned(to, (height - 1) * to_pitch + width))
+        return cudaErrorInvalidValue;
     copy(stream, from, (height - 1) * from_pitch + width, [=](const void* source) {
         for (std::size_t row = 0; row < height; ++row) {
             std::memcpy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(source) + row * from_pitch,
@@ -393,7 +415,14 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
     return cudaSuccess;
 }
 
-// Since the last call; to be found in the library that holds the runtime.
+// To be found in the library that holds the runtime.
+__attribute__((visibility("default"))) std::int64_t emulated_pinned_bytes() {
+    std::int64_t bytes = 0;
+    for (const auto& each : pinned) bytes += static_cast<std::int64_t>(each.second);
+    return bytes;
+}
+
+// Since the last call.
 __attribute__((visibility("default"))) std::int64_t emulated_graph_launches() {
     return std::exchange(graph_launches, 0);
 }
