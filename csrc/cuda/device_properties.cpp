@@ -39,4 +39,11 @@ Device properties_of(int device) {
     return known.emplace(device, ask(device)).first->second;
 }
 
+bool launches_overlap(int device) {
+    constexpr int kDriver = 12030;
+    int driver = 0;
+    check_cuda(cudaDriverGetVersion(&driver), "engine", "cudaDriverGetVersion");
+    return properties_of(device).warpgroups && driver >= kDriver;
+}
+
 }  // namespace tqs::cuda

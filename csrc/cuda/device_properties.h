@@ -8,4 +8,8 @@ namespace tqs::cuda {
 // Asked once per device and process.
 Device properties_of(int device);
 
+// Whether kernels may be launched before those before them have ended: from 9.0 on, which code for 8.0 does not know,
+// and within graphs from drivers of CUDA 12.3 on.
+bool launches_overlap(int device);
+
 }  // namespace tqs::cuda

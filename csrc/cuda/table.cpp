@@ -15,7 +15,7 @@ namespace tqs::cuda {
 template <class Work>
 static void on_stream(int device, std::uintptr_t stream, const Work& work) {
     const DeviceScope scope("engine", device);
-    Context context(reinterpret_cast<cudaStream_t>(stream));
+    Context context(reinterpret_cast<cudaStream_t>(stream), launches_overlap(device));
     const ContextScope current(context);
     work();
 }

@@ -347,6 +347,7 @@ class AttentionBlock {
 
 template <class Shape>
 __global__ void __launch_bounds__(kAttentionThreads, 1) attention(const AttentionArgument a) {
+    begin_kernel();
     if constexpr (Shape::kTangents == 0) {
         const std::int64_t lane = static_cast<std::int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
         if (lane >= a.lanes) return;  // the whole block

@@ -12,6 +12,7 @@ inline constexpr int kCombineThreads = 128;
 
 template <class Element, bool tangents>
 __global__ void __launch_bounds__(kCombineThreads) tensor_combine(const TensorArgument h) {
+    begin_kernel();
     const AttentionArgument& a = h.a;
     const std::int64_t rows = static_cast<std::int64_t>(a.heads.count) * a.queries, pitch = a.width + 2;
     const std::int64_t element = static_cast<std::int64_t>(blockIdx.x) * kCombineThreads + threadIdx.x;

@@ -119,6 +119,7 @@ class TensorPrimal : TensorBlock<Shape> {
 
 template <class Shape>
 __global__ void __launch_bounds__(32 * kMostWarps, 2) tensor_primal(const TensorArgument h) {
+    begin_kernel();
     const std::int64_t lane = static_cast<std::int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
     if (lane >= h.lanes) return;  // the whole block
     TensorPrimal<Shape> block(h, lane);

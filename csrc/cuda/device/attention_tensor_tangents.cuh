@@ -149,6 +149,7 @@ class TensorTangents : TensorBlock<Shape> {
 
 template <class Shape>
 __global__ void __launch_bounds__(32 * kMostWarps, 2) tensor_tangents(const TensorArgument h) {
+    begin_kernel();
     TensorTangents<Shape> block(h, blockIdx.y);
     block.run();
     block.write();

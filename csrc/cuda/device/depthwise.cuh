@@ -27,6 +27,7 @@ struct DepthwiseArgument {
 // Stored: as all operands are.
 template <class Stored>
 __global__ void __launch_bounds__(kDepthwiseThreads) depthwise_convolution(const DepthwiseArgument a) {
+    begin_kernel();
     using T = Computed<Stored>;
     const std::uint32_t element = blockIdx.x * kDepthwiseThreads + threadIdx.x;
     const std::uint32_t row = a.inner.quotient(element), outer = a.middle.quotient(row);

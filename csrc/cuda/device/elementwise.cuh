@@ -214,6 +214,7 @@ __device__ inline void run_chain(const ElementwiseArgument& a, Pack<T>* register
 // `outputs`: 1, or as many as there may be.
 template <class T, int outputs, int parts, bool in_shared>
 __global__ void __launch_bounds__(kElementwiseThreads) elementwise(const ElementwiseArgument a) {
+    begin_kernel();
     const int thread = static_cast<int>(threadIdx.x);
     Pack<T>* registers;
     if constexpr (in_shared) {

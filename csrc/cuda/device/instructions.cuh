@@ -25,6 +25,15 @@ struct alignas(16) Vector {
     std::uint32_t words[4];
 };
 
+// First of all in a kernel of programs, by every thread: the kernel may have been launched before the one before it
+// ended (cuda/program/launch.cuh). From here on all is done that was enqueued before, and the next one may be launched.
+__device__ inline void begin_kernel() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 // The dynamic shared memory of this block, 128-byte aligned.
 __device__ inline unsigned char* shared_memory() {
     extern __shared__ __align__(128) unsigned char bytes[];

@@ -65,6 +65,7 @@ __device__ inline Computed<Stored> layer_input(const LayerArgument& a, const Lay
 // Stored: as all operands are.
 template <class Stored, int kEach>
 __global__ void __launch_bounds__(kProductThreads) layer(const LayerArgument a) {
+    begin_kernel();
     using T = Computed<Stored>;
     using Tile = Tiling<T, kEach>;
     const LayerRun run = run_of_block(a.runs, a.run_count, blockIdx.x);

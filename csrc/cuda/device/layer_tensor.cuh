@@ -59,6 +59,7 @@ constexpr int layer_tensor_shared_bytes() {
 
 template <class Element, class Shape>
 __global__ void __launch_bounds__(Shape::kThreads) layer_tensor(const TensorLayerArgument a) {
+    begin_kernel();
     // Blocks that run together share what they read: eight blocks of columns side by side, then the next rows.
     constexpr int kPanel = 8;
     const int across = a.groups * a.column_blocks;

@@ -19,6 +19,7 @@ struct MatmulArgument {
 // Stored: as all operands are.
 template <class Stored, int kEach>
 __global__ void __launch_bounds__(kProductThreads) matmul(const MatmulArgument p) {
+    begin_kernel();
     using T = Computed<Stored>;
     using Tile = Tiling<T, kEach>;
     const std::int64_t product = blockIdx.x / p.row_blocks, lane = product / p.batches.count;

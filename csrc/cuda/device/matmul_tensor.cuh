@@ -18,6 +18,7 @@ struct TensorMatmulArgument {
 
 template <class Element, class Shape, bool columns_adjacent>
 __global__ void __launch_bounds__(Shape::kThreads) matmul_tensor(const TensorMatmulArgument p) {
+    begin_kernel();
     const std::int64_t product = blockIdx.x / p.row_blocks, lane = product / p.batches.count;
     const auto batch = static_cast<std::uint32_t>(product - lane * p.batches.count);
     const int first_row = static_cast<int>(blockIdx.x - product * p.row_blocks) * Shape::kRows;

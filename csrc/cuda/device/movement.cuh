@@ -26,6 +26,7 @@ struct CopyArgument {
 
 template <class T>
 __global__ void __launch_bounds__(kMovementThreads) copy(const CopyArgument a) {
+    begin_kernel();
     constexpr std::uint32_t kEach = Pack<T>::kEach;
     const std::uint32_t thread = blockIdx.x * kMovementThreads + threadIdx.x;
     for (std::int64_t lane = blockIdx.y; lane < a.lanes; lane += gridDim.y) {
@@ -50,6 +51,7 @@ __global__ void __launch_bounds__(kMovementThreads) copy(const CopyArgument a) {
 // at a time: the 32 registers that the compiler would try to live with on sm_80 are not enough.)
 template <class T>
 __global__ void __launch_bounds__(kMovementThreads, 6) transpose(const CopyArgument a) {
+    begin_kernel();
     auto* square = reinterpret_cast<T*>(shared_memory());  // [kSquare][kSquare + 1]: columns fall into different banks
     constexpr int kPitch = kSquare + 1, kRows = kMovementThreads / kSquare;
     const auto column = static_cast<int>(threadIdx.x) % kSquare, row = static_cast<int>(threadIdx.x) / kSquare;
@@ -88,6 +90,7 @@ struct RemapArgument {
 // A thread per element; its run is the last that begins at or before it.
 template <class T>
 __global__ void __launch_bounds__(kMovementThreads) remap(const RemapArgument a) {
+    begin_kernel();
     const std::uint32_t element = blockIdx.x * kMovementThreads + threadIdx.x;
     if (element >= a.elements) return;
     std::uint32_t low = 0, high = a.runs;
@@ -118,6 +121,7 @@ struct GatherArgument {
 
 template <class T>
 __global__ void __launch_bounds__(kMovementThreads) gather(const GatherArgument a) {
+    begin_kernel();
     const std::uint32_t element = blockIdx.x * kMovementThreads + threadIdx.x;
     if (element >= a.loops.count) return;
     const std::int64_t to = a.loops.offset(0, element), at = a.loops.offset(1, element);

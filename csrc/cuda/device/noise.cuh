@@ -22,6 +22,7 @@ struct NoiseArgument {
 // A thread per block of the generator, four elements. What takes time is float64 arithmetic, about a hundred
 // instructions per element; accesses 16 bytes apart cost less than bringing the words of a block to other threads.
 static __global__ void __launch_bounds__(kNoiseThreads) draw_noise(const NoiseArgument a) {
+    begin_kernel();
     const std::int64_t block = static_cast<std::int64_t>(blockIdx.x) * kNoiseThreads + threadIdx.x;
     if (4 * block >= a.count) return;
     const auto words = stream_words(a.seed, a.stream, static_cast<std::uint64_t>(block));

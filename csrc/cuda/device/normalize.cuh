@@ -17,6 +17,7 @@ struct NormalizeArgument {
 
 template <class T, Shape shape>
 __global__ void __launch_bounds__(team_threads(shape)) normalize(const NormalizeArgument n) {
+    begin_kernel();
     constexpr std::uint32_t kMembers = Team<shape>::kMembers;
     const RowArgument& a = n.row;
     const Team<shape> team;

@@ -218,6 +218,7 @@ class FrameChunk {
 };
 
 static __global__ void __launch_bounds__(kFrameThreads) factor_chunks(const LevelArgument a) {
+    begin_kernel();
     FrameChunk chunk(a);
     if (!chunk.wanted()) return;  // the whole block
     chunk.load();
@@ -226,6 +227,7 @@ static __global__ void __launch_bounds__(kFrameThreads) factor_chunks(const Leve
 }
 
 static __global__ void __launch_bounds__(kFrameThreads) form_chunks(const LevelArgument a) {
+    begin_kernel();
     FrameChunk chunk(a);
     if (!chunk.wanted()) return;
     chunk.load_above();

@@ -85,6 +85,7 @@ enum class Reduced { sums, choices, products, truths };
 
 template <class T, Shape shape, Reduced kind>
 __global__ void __launch_bounds__(team_threads(shape)) reduce(const ReduceArgument a) {
+    begin_kernel();
     const Team<shape> team;
     const bool live = team.number < a.kept.count;
     if (shape != Shape::columns && !live) return;  // the whole team, which is a warp or the block

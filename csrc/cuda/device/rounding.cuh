@@ -128,6 +128,7 @@ __device__ inline ScaleOfGroup best_of(const WeightGroup& group, ScaleOfGroup ca
 // A warp per group, a lane per candidate: every lane reads the same weight at the same time, and each of its sums is in
 // order of k.
 static __global__ void __launch_bounds__(kRoundThreads) round_groups(const RoundArgument a) {
+    begin_kernel();
     static_assert(kScaleCandidates == 32, "a lane per candidate");
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const std::int64_t number = (static_cast<std::int64_t>(blockIdx.x) * kRoundThreads + threadIdx.x) / 32;

@@ -73,6 +73,7 @@ __device__ inline bool column_of(const ScanArgument& a, std::uint32_t& column) {
 
 template <bool along, bool product>
 __global__ void __launch_bounds__(kScanThreads) scan(const ScanArgument a) {
+    begin_kernel();
     std::uint32_t column;
     if (!column_of<along>(a, column)) return;
     const std::int64_t from = a.columns.offset(0, column), to = a.columns.offset(1, column);
@@ -100,6 +101,7 @@ __global__ void __launch_bounds__(kScanThreads) scan(const ScanArgument a) {
 
 template <class T, bool along>
 __global__ void __launch_bounds__(kScanThreads) running_extreme(const ScanArgument a) {
+    begin_kernel();
     std::uint32_t column;
     if (!column_of<along>(a, column)) return;
     const std::int64_t from = a.columns.offset(0, column), to = a.columns.offset(1, column);

@@ -16,6 +16,7 @@ struct SoftmaxArgument {
 
 template <class T, Shape shape>
 __global__ void __launch_bounds__(team_threads(shape)) softmax(const SoftmaxArgument s) {
+    begin_kernel();
     constexpr std::uint32_t kMembers = Team<shape>::kMembers;
     const RowArgument& a = s.row;
     const Team<shape> team;

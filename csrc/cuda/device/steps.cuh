@@ -21,6 +21,7 @@ struct MoveArgument {
 };
 
 static __global__ void __launch_bounds__(kStepThreads) move(const MoveArgument a) {
+    begin_kernel();
     const std::uint32_t element = blockIdx.x * kStepThreads + threadIdx.x;
     if (element >= a.loops.count) return;
     const std::int64_t step = *a.clock;
@@ -45,6 +46,7 @@ struct CollectArgument {
 // A warp per lane, value and sample. Its lanes add every 32nd channel, then each other's sums as a butterfly: the order
 // depends on the number of channels only. (Of 4 blocks at a time: with 5 a register is spilled on sm_90a.)
 static __global__ void __launch_bounds__(kStepThreads, 4) collect(const CollectArgument argument) {
+    begin_kernel();
     constexpr int kWarp = 32;
     const CollectTask& t = argument.task;
     const int thread = static_cast<int>(threadIdx.x) % kWarp;
@@ -86,6 +88,7 @@ struct AdvanceArgument {
 };
 
 static __global__ void advance(const AdvanceArgument a) {
+    begin_kernel();
     if (threadIdx.x == 0) *a.clock += 1;
 }
 

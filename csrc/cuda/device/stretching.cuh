@@ -47,6 +47,7 @@ __device__ inline double inverse_column(const double* r, double* inverse, int j,
 
 // A block per sample.
 static __global__ void __launch_bounds__(kFrameThreads) note_stretching(const StretchArgument a) {
+    begin_kernel();
     const StretchTask& t = a.task;
     const Team<Shape::block> team;
     const int thread = static_cast<int>(threadIdx.x), size = static_cast<int>(t.directions);

@@ -34,6 +34,7 @@ struct Ranked {
 
 template <class T, Shape shape>
 __global__ void __launch_bounds__(team_threads(shape)) top_k(const TopKArgument a) {
+    begin_kernel();
     const Team<shape> team;
     if (team.number >= a.rows.count) return;  // the whole team, which is a warp or the block
     const std::int64_t from = a.rows.offset(0, team.number), to = a.rows.offset(1, team.number);

@@ -30,9 +30,11 @@ DeviceBytes allocate_device(std::int64_t bytes);
 
 class Context {
   public:
-    explicit Context(cudaStream_t stream) : stream_(stream) {}
+    Context(cudaStream_t stream, bool overlaps) : stream_(stream), overlaps_(overlaps) {}
 
     cudaStream_t stream() const { return stream_; }
+    // Whether a kernel may be launched before the one before it has ended (launch.cuh).
+    bool overlaps() const { return overlaps_; }
 
     // Where the device has these bytes, 256-byte aligned, until the context ends. Equal bytes have one address and are
     // copied once: a step that has run before asks for nothing new, which is what lets it be captured as a graph.
@@ -47,6 +49,7 @@ class Context {
 
   private:
     cudaStream_t stream_;
+    bool overlaps_;
     std::unordered_map<std::string, DeviceBytes> constants_;
     std::int64_t bytes_ = 0;
 };

@@ -139,7 +139,8 @@ class CopyStream : public Feed {
 
 class Gpu : public tqs::Device {
   public:
-    Gpu(int device, cudaStream_t caller) : device_(device), stream_(caller), context_(stream_.get()) {
+    Gpu(int device, cudaStream_t caller)
+        : device_(device), stream_(caller), context_(stream_.get(), launches_overlap(device)) {
         check_cuda(cudaDeviceGetAttribute(&most_pitch_, cudaDevAttrMaxPitch, device), kName, "cudaDeviceGetAttribute");
     }
 

@@ -58,6 +58,10 @@ void launch(Index grid, int threads, std::size_t shared_bytes, const std::functi
 
 // Of the thread that runs.
 Index thread_index();
+// Of programs' kernels: `begin_kernel` fails where this thread has done something before, `require_begun` where it was
+// not called.
+void begin_kernel();
+void require_begun();
 unsigned char* shared_memory();
 int cluster_rank();
 // What lies at `shared` of this block, in block `rank` of the cluster.

@@ -110,7 +110,7 @@ Fiber& fiber_of(std::size_t number) {
         state.fibers.back()->stack = std::make_unique<unsigned char[]>(kStack);
     }
     Fiber& fiber = *state.fibers[number];
-    fiber.done = false;
+    fiber.done = fiber.acted = fiber.begun = false;
     fiber.waits = nullptr;
     fiber.issued.clear();
     fiber.committed.clear();
@@ -244,7 +244,17 @@ void may_yield() {
     leave_to_next();
 }
 
+void begin_kernel() {
+    if (state.running->acted) fail("begin_kernel does not come first");
+    state.running->begun = true;
+}
+
+void require_begun() {
+    if (!state.running->begun) fail("the kernel does not begin with begin_kernel");
+}
+
 Index thread_index() {
+    state.running->acted = true;
     return {static_cast<unsigned>(state.running->number), 0, 0};
 }
 
@@ -253,6 +263,7 @@ int cluster_rank() {
 }
 
 unsigned char* shared_memory() {
+    state.running->acted = true;
     return here().shared;
 }
 

@@ -27,9 +27,10 @@ struct Fiber {
     Block* block = nullptr;
     int number = 0;  // in its block
     bool done = false;
-    const char* waits = nullptr;  // for what, or null
-    std::uint64_t priority = 0;   // schedule.h
-    std::vector<Copy> issued;     // asynchronous.cpp
+    bool acted = false, begun = false;  // asked for its number or for shared memory; called begin_kernel
+    const char* waits = nullptr;        // for what, or null
+    std::uint64_t priority = 0;         // schedule.h
+    std::vector<Copy> issued;           // asynchronous.cpp
     std::deque<std::vector<Copy>> committed;
     std::vector<std::uintptr_t> shared_loads;  // memory.cpp
 };

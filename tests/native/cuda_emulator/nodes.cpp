@@ -158,7 +158,7 @@ extern "C" const char* emulated_node(const EmulatedNode* node) {
     try {
         const std::string kind = node->kind;
         const Extent extent{node->lanes, node->samples, node->tangent != 0};
-        Context context(nullptr);
+        Context context(nullptr, false);
         const ContextScope scope(context);
         if (kind == "elementwise") {
             run_elementwise(*node, extent);

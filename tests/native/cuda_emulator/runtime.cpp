@@ -230,6 +230,11 @@ cudaError_t cudaGetDeviceCount(int* count) {
     return cudaSuccess;
 }
 
+cudaError_t cudaDriverGetVersion(int* version) {
+    *version = 13000;
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetLastError() {
     return cudaSuccess;
 }

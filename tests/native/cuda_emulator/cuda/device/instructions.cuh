@@ -22,6 +22,9 @@ struct alignas(16) Vector {
     std::uint32_t words[4];
 };
 
+inline void begin_kernel() {
+    emulator::begin_kernel();
+}
 inline unsigned char* shared_memory() {
     return emulator::shared_memory();
 }

@@ -18,7 +18,10 @@ void launch(const char* name, void (*kernel)(Argument), Grid grid, int threads, 
     require(grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.y < 65536 && grid.z < 65536, name,
             "a grid of this size cannot be launched");
     emulator::submit_kernel(context().stream(), [=] {
-        emulator::launch({grid.x, grid.y, grid.z}, threads, shared, [&] { kernel(argument); });
+        emulator::launch({grid.x, grid.y, grid.z}, threads, shared, [&] {
+            kernel(argument);
+            emulator::require_begun();
+        });
     });
 }
 
