@@ -86,13 +86,17 @@ void meet_cluster(const char* tag);
 // Of the four warps from a multiple of four on.
 void meet_warpgroup(const char* tag, void* brought, Act act);
 
-// Work of this thread's warpgroup that is done when it is waited for, in groups; called by one thread.
+// Work of this thread's warpgroup that is done when it is waited for, in groups; called by one thread. Before it, and
+// again after every wait, come fences: the registers have been the threads' own.
+void fence_deferred();
 void defer(std::function<void()> work);
 void commit_deferred();
 void wait_deferred(int pending);
 
-// Barriers in shared memory, and bulk copies that they count.
+// Barriers in shared memory, and bulk copies that they count. Copies and other blocks see only barriers that the thread
+// which made them has published.
 void make_barrier(void* barrier, int arrivals);
+void publish_barriers();
 void arrive(void* barrier, std::int64_t expected_bytes);
 void wait_phase(void* barrier, int parity);
 void copy_bulk(unsigned char* target, const unsigned char* source, std::int64_t bytes, void* barrier);
