@@ -260,12 +260,12 @@ class Emulator:
         self.library.emulated_mma(number, *(ctypes.c_void_p(part.ctypes.data) for part in (a, b, c)))
         return c
 
-    def atoms(self, kind: str, a: Any, atoms: Any, c: Any, *, careless: bool = False) -> tuple[Any, str]:
-        """c + two products of a warpgroup, a and c by thread, and what was said."""
+    def atoms(self, kind: str, a: Any, atoms: Any, c: Any, *, careless: int = 0) -> tuple[Any, str]:
+        """c + two products of a warpgroup, a and c by thread, and what was said (`careless`: probes.cpp)."""
         a, atoms, c = (np.array(part, order="C") for part in (a, atoms, c))
         number = ("bfloat16", "float16", "int8").index(kind)
         pointers = [ctypes.c_void_p(part.ctypes.data) for part in (a, atoms, c)]
-        said = self.library.emulated_atoms(number, len(c[0]) * 2, *pointers, int(careless))
+        said = self.library.emulated_atoms(number, len(c[0]) * 2, *pointers, careless)
         return c, said.decode()
 
     def float_to_float16(self, value: float) -> int:

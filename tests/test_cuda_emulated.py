@@ -186,6 +186,18 @@ def test_plans(emulator, form, int8):
     assert emulator.plan_of(weight, 1, "float32", False, Device()).kernel == 0
 
 
+def test_every_block_leaves_cuda_its_shared_memory(emulator):
+    """Two blocks of 83456 bytes would fit into the 164 KiB of an A100, but for the KiB that CUDA keeps in each."""
+    device = Device(
+        16, 1, "tiles", multiprocessors=108, shared_per_block=166912, shared_per_multiprocessor=167936, warpgroups=0
+    )  # fmt: skip
+    cycles = []
+    for blocks in (108, 216):
+        packed = kernels.pack(np.ones((128 * blocks, 128), np.float32), bits=8, group_size=128)
+        cycles.append(emulator.plan_of(emulator.view(packed), 16, "bfloat16", False, device).cycles)
+    assert cycles[1] == 2 * cycles[0]  # waves
+
+
 def test_a_product_of_few_outputs_is_shared(emulator):
     """48 outputs are 3 tiles: without splitting K, 3 of 132 multiprocessors would work."""
     packed = kernels.pack(np.ones((48, 8192), np.float32), bits=4)

@@ -117,9 +117,11 @@ def test_products_of_a_warpgroup(emulator, kind, columns):
     assert said == ""
     expected = c + a[0] @ b[:, :depth].T + a[1] @ b[:, depth : 2 * depth].T
     np.testing.assert_array_equal(got, warpgroup_fragments(expected, "c"))
-    careless, said = emulator.atoms(kind, own, atoms, warpgroup_fragments(c, "c"), careless=True)
+    careless, said = emulator.atoms(kind, own, atoms, warpgroup_fragments(c, "c"), careless=1)
     assert "never waited for" in said
     assert not np.array_equal(careless, got)
+    _, said = emulator.atoms(kind, own, atoms, warpgroup_fragments(c, "c"), careless=2)
+    assert "not fenced" in said
 
 
 def test_float16_is_rounded_as_numpy_rounds_it(emulator):
@@ -146,6 +148,7 @@ def test_float16_is_rounded_as_numpy_rounds_it(emulator):
         ("too few announced", "cop"),  # more than announced, or one that nobody waits for
         ("too many announced", "waits at wait_phase for threads that never come"),
         ("nobody arrives", "waits at wait_phase for threads that never come"),
+        ("barrier not published", "a barrier that was not published"),
     ],
 )
 def test_faults_are_found(emulator, fault, message):

@@ -309,6 +309,18 @@ def test_packed_modules(on_the_gpu, precision, activation):
     assert distance(ours, theirs) <= 16 * STORED[precision][0]
 
 
+@pytest.mark.parametrize("group_size", [128, 0])
+def test_packed_layers_that_share_k(on_the_gpu, group_size):
+    """16 outputs of 8192 inputs: blocks share K, and count each other in memory that held other things before."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(8192, 16).bfloat16()
+    small = tqs.quantize(module, plan_for(module, [4], tqs.Quantizer(group_size)))
+    system = tqs.System(small, step=lambda m, z: (z, m(z)), initial_state=lambda n, g: torch.randn(n, 8192).bfloat16())
+    state = system.initial_state(3, torch.Generator())
+    ours, theirs = (tqs.rollout(system, state, horizon=3, engine=engine).outputs for engine in ("native", "torch"))
+    assert distance(ours, theirs) <= 2 * STORED["bfloat16"][0]
+
+
 def test_a_rollout_that_is_not_finite_is_located(on_the_gpu):
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     with torch.no_grad():

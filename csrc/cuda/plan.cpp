@@ -28,6 +28,7 @@ constexpr double kCombine = 2000;
 constexpr double kArrange = 3000;  // a launch
 constexpr double kCacheRate = 28;  // bytes per cycle of L2 and multiprocessor
 
+constexpr int kReserved = 1024;  // bytes of shared memory that CUDA keeps for itself in every block
 constexpr int kMostSplits = 16;
 constexpr std::int64_t kUnitsPerSplit = 4;  // below, a split is mostly start-up
 constexpr std::int64_t kMostGridRows = 65535;
@@ -54,7 +55,7 @@ Shape shape_of(const Problem& problem, const Device& device, Kernel kernel, int 
     }
     // 128 threads of at most 100 (16 columns), 165 and 205 registers as nvcc 13.0 counts them, of 65536.
     const int by_registers = columns > 32 ? 2 : columns > 16 ? 3 : 4;
-    const int by_memory = std::max(1, device.shared_per_multiprocessor / shared);
+    const int by_memory = std::max(1, device.shared_per_multiprocessor / (shared + kReserved));
     return {tiles_per_block(problem.int8, group_argument(problem)), columns, std::min(by_registers, by_memory),
             tiles_stages(columns) - 1};
 }

@@ -118,7 +118,7 @@ class Layer {
         const Plan plan = plan_of(product, element_, lanes.int8, device_);
         if (plan.kernel == Kernel::simple) return multiply_simple(product, element_, stream);
         auto* const workspace = static_cast<unsigned char*>(task_.scratch) + rows_.copied_bytes();
-        if (plan.workspace > 0) {
+        if (plan.splits > 1) {
             check_cuda(cudaMemsetAsync(workspace, 0, kCounters * sizeof(unsigned), stream), "engine",
                        "cudaMemsetAsync");
         }

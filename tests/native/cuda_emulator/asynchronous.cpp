@@ -19,6 +19,8 @@ struct Bulk {
 };
 
 struct PhaseBarrier {
+    const Fiber* maker = nullptr;
+    bool published = false;
     int arrivals = 0, missing = 0, phase = 0;
     std::int64_t expected = 0, issued = 0;  // bytes
     std::vector<Bulk> copies;
@@ -31,6 +33,10 @@ PhaseBarrier& barrier_at(void* address) {
     const auto found = barriers.find(address);
     if (found == barriers.end()) fail("a barrier that was not made");
     return found->second;
+}
+
+void require_published(const PhaseBarrier& barrier) {
+    if (!barrier.published) fail("a barrier that was not published");
 }
 
 // Ends the phase if it can end: copies write now.
@@ -85,7 +91,12 @@ void wait_copies(int pending) {
 
 // ------------------------------------------------------------------------------------------------ products
 
+void fence_deferred() {
+    deferred().fenced = true;
+}
+
 void defer(std::function<void()> work) {
+    if (!deferred().fenced) fail("a product whose registers were not fenced");
     deferred().groups.back().push_back(std::move(work));
 }
 
@@ -94,6 +105,7 @@ void commit_deferred() {
 }
 
 void wait_deferred(int pending) {
+    deferred().fenced = false;
     auto& groups = deferred().groups;
     while (static_cast<int>(groups.size()) - 1 > pending) {
         for (const auto& work : groups.front()) work();
@@ -106,13 +118,19 @@ void wait_deferred(int pending) {
 void make_barrier(void* barrier, int arrivals) {
     if (reinterpret_cast<std::uintptr_t>(barrier) % 8 != 0) fail("make_barrier: address not aligned to 8");
     PhaseBarrier made;
+    made.maker = &running();
     made.arrivals = made.missing = arrivals;
     barriers[barrier] = made;
+}
+
+void publish_barriers() {
+    for (auto& [address, barrier] : barriers) barrier.published |= barrier.maker == &running();
 }
 
 void arrive(void* address, std::int64_t expected_bytes) {
     may_yield();
     PhaseBarrier& barrier = barrier_at(address);
+    if (barrier.maker->block != &here()) require_published(barrier);
     if (barrier.missing == 0 && !end_phase(barrier)) fail("more threads arrive than the barrier was made for");
     barrier.expected += expected_bytes;
     --barrier.missing;
@@ -138,6 +156,7 @@ void copy_bulk(unsigned char* target, const unsigned char* source, std::int64_t 
     if (!within) fail("copy_bulk: outside of shared memory");
     std::memset(target, 0xFF, static_cast<std::size_t>(bytes));
     PhaseBarrier& barrier = barrier_at(address);
+    require_published(barrier);
     barrier.copies.push_back({target, source, bytes});
     barrier.issued += bytes;
     if (!barrier.waiting.empty()) end_phase(barrier);

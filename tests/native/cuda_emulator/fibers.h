@@ -43,9 +43,11 @@ struct Group {
     int arrived = 0;
 };
 
-// Products of a warpgroup that are not yet done (asynchronous.cpp), in groups, the last one open.
+// Products of a warpgroup that are not yet done (asynchronous.cpp), in groups, the last one open; and whether the
+// threads have fenced the registers since they could last touch them.
 struct Deferred {
     std::deque<std::vector<std::function<void()>>> groups{1};
+    bool fenced = false;
 };
 
 struct Block {

@@ -47,9 +47,10 @@ void copy_in(const unsigned char* source, bool wait) {
 }
 
 // A warp brings 512 bytes for another one.
-void bring(const unsigned char* source, int announced, bool wait) {
+void bring(const unsigned char* source, int announced, bool wait, bool publish = true) {
     auto* barrier = reinterpret_cast<Barrier*>(shared_memory() + 512);
     if (thread() == 0) make_barrier(barrier, 1);
+    if (thread() == 0 && publish) publish_barriers();
     block_barrier();
     if (thread() == 0 && announced >= 0) arrive_expecting(barrier, announced);
     if (thread() < 8) copy_bulk(shared_memory() + 64 * thread(), source, 64, barrier);
@@ -66,6 +67,7 @@ void hand_back(unsigned char* source, bool together) {
     source[thread()] = static_cast<unsigned char>(1 + thread() / 16);  // other bytes in every round
     if (thread() == 0) make_barrier(full, 1);
     if (thread() == 0) make_barrier(empty, 1);
+    if (thread() == 0) publish_barriers();
     block_barrier();
     for (int round = 0; round < 4; ++round) {
         const int parity = round % 2;
@@ -83,21 +85,22 @@ void hand_back(unsigned char* source, bool together) {
     }
 }
 
-// Two products by a warpgroup, the second from 32 bytes further on. `careless` waits for too little.
+// Two products by a warpgroup, the second from 32 bytes further on.
+enum class Careless : int { no = 0, waits_for_too_little = 1, does_not_fence = 2 };
 template <int fragments, class Sum, class Multiply>
-void multiply_twice(const std::uint32_t* a, Sum* c, bool careless, const Multiply& multiply) {
+void multiply_twice(const std::uint32_t* a, Sum* c, Careless careless, const Multiply& multiply) {
     Sum sums[fragments][4];
     std::uint32_t own[2][4];
     std::memcpy(sums, c + thread() * fragments * 4, sizeof sums);
     std::memcpy(own, a + 8 * thread(), sizeof own);
     const unsigned char* atoms =
         shared_memory() + (kAtomBytes - shared_address(shared_memory()) % kAtomBytes) % kAtomBytes;
-    fence_products();
+    if (careless != Careless::does_not_fence) fence_products();
     for (int i = 0; i < 2; ++i) {
         multiply(sums, own[i], describe_atoms(atoms) + static_cast<std::uint64_t>(2 * i), true);
         commit_products();
     }
-    if (careless) {
+    if (careless == Careless::waits_for_too_little) {
         wait_products<1>();
     } else {
         wait_products<0>();
@@ -113,7 +116,7 @@ extern "C" {
 // a [128, 2, 4] words by thread, atoms as they lie in shared memory, c [128, columns / 2] by thread; kind as below,
 // columns 64 or 128. c is updated. Returns what was said.
 const char* emulated_atoms(int kind, int columns, const std::uint32_t* a, const unsigned char* atoms, void* c,
-                           int careless) {
+                           Careless careless) {
     return outcome(128, static_cast<std::size_t>(columns) * 128 + 1024, [&] {
         if (thread() == 0) {
             const std::uint32_t begin = (kAtomBytes - shared_address(shared_memory()) % kAtomBytes) % kAtomBytes;
@@ -123,9 +126,9 @@ const char* emulated_atoms(int kind, int columns, const std::uint32_t* a, const 
         const auto run = [&](auto fragments) {
             constexpr int kFragments = decltype(fragments)::value;
             if (kind == 2) {
-                multiply_twice<kFragments>(a, static_cast<int*>(c), careless != 0, products_int8<kFragments>);
+                multiply_twice<kFragments>(a, static_cast<int*>(c), careless, products_int8<kFragments>);
             } else {
-                multiply_twice<kFragments>(a, static_cast<float*>(c), careless != 0,
+                multiply_twice<kFragments>(a, static_cast<float*>(c), careless,
                                            kind == 0 ? products_bfloat16<kFragments> : products_float16<kFragments>);
             }
         };
@@ -229,6 +232,8 @@ const char* emulated_fault(const char* name, int reversed) {
         said = outcome(64, 1024, [&] { bring(memory, 512, true); });
     } else if (fault == "bulk copy not waited for") {
         said = outcome(64, 1024, [&] { bring(memory, 512, false); });
+    } else if (fault == "barrier not published") {
+        said = outcome(64, 1024, [&] { bring(memory, 512, true, false); });
     } else if (fault == "stage handed back by all") {
         said = outcome(64, 1024, [&] { hand_back(memory, true); });
     } else if (fault == "stage handed back too early") {

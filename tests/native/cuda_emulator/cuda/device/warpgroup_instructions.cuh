@@ -43,7 +43,9 @@ struct alignas(8) Barrier {
 inline void make_barrier(Barrier* barrier, int arrivals) {
     emulator::make_barrier(barrier, arrivals);
 }
-inline void publish_barriers() {}
+inline void publish_barriers() {
+    emulator::publish_barriers();
+}
 inline void arrive(Barrier* barrier, int rank) {
     emulator::arrive(emulator::there(barrier, rank), 0);
 }
@@ -173,7 +175,7 @@ inline std::uint64_t describe_atoms(const unsigned char* atoms) {
     return std::uint64_t{1} << 62 | std::uint64_t{kAtomBytes / 16} << 32 | 1u << 16 | address >> 4;
 }
 inline void fence_products() {
-    emulator::meet_warpgroup("fence_products", nullptr, nullptr);
+    emulator::meet_warpgroup("fence_products", nullptr, [](void* const*, int) { emulator::fence_deferred(); });
 }
 inline void commit_products() {
     emulator::meet_warpgroup("commit_products", nullptr, [](void* const*, int) { emulator::commit_deferred(); });
