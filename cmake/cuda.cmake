@@ -87,7 +87,11 @@ if(build_cuda)
     else()
         list(APPEND TQS_CUDA_SOURCES csrc/cuda/no_warpgroups.cpp)
     endif()
-    set(TQS_CUDA_LIBRARIES CUDA::cudart_static ${CMAKE_DL_LIBS})
+    # Its headers for the folder that may include them: the other files are then compiled as in a build without CUDA.
+    set(TQS_CUDA_LIBRARIES $<LINK_ONLY:CUDA::cudart_static> ${CMAKE_DL_LIBS})
+    set(cpp_sources ${TQS_CUDA_SOURCES})
+    list(FILTER cpp_sources INCLUDE REGEX "[.]cpp$")
+    set_source_files_properties(${cpp_sources} PROPERTIES INCLUDE_DIRECTORIES "${CUDAToolkit_INCLUDE_DIRS}")
     list(JOIN TQS_CUDA_ARCHITECTURES "," architecture_names)
     set_source_files_properties(csrc/cuda/table.cpp PROPERTIES COMPILE_DEFINITIONS
         "TQS_CUDA_ARCHITECTURES=\"${architecture_names}\"")

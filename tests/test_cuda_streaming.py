@@ -15,9 +15,11 @@ import torch
 
 import tqs_fast as tqs
 from checking import same_bits
+from tqs_fast import _cuda_weights
 from tqs_fast._native import core
 from tqs_fast.capture import capture
 from tqs_fast.engines.native_call import Place
+from tqs_fast.engines.native_engine import NativeEngine
 from tqs_fast.engines.native_program import NativeProgram, Noise
 
 EMULATED = core.cuda_architectures() == "emulated"
@@ -88,6 +90,13 @@ class Both:
         return [outputs, *final]
 
 
+def emulate(monkeypatch):
+    """ "native:cuda" is the emulated GPU, whose tensors are those of the CPU."""
+    if EMULATED:
+        monkeypatch.setattr(Place, "bringing", classmethod(lambda cls, module, device: BRINGING))
+        monkeypatch.setattr(_cuda_weights, "brought", lambda tensor, device: tensor)
+
+
 def same(got, expected):
     for x, y in zip(got, expected, strict=True):
         same_bits(x.numpy(), y.numpy())
@@ -131,17 +140,29 @@ def test_streamed_weights_give_the_same_bits(layers):
 
 
 def in_one_memory(module: torch.nn.Module) -> None:
-    """All parameters, one behind the other, from the third number of a page on."""
-    memory = torch.empty(2048 + sum(parameter.numel() for parameter in module.parameters()))
-    at = -memory.data_ptr() % 4096 // 4 + 3
+    """All parameters, one behind the other, and something before and after them."""
+    memory = torch.empty(6 + sum(parameter.numel() for parameter in module.parameters()))
+    at = 3
     for parameter in module.parameters():
         own = memory[at : at + parameter.numel()].view(parameter.shape)
         at += own.numel()
         parameter.data = own.copy_(parameter.data)
 
 
-def test_weights_that_begin_and_end_within_pages_of_others():
-    both = Both(5, in_one_memory)
+def test_weights_that_are_parts_of_one_memory():
+    """Also where another program, of one of them, came first."""
+    first = []
+
+    def arrange(module):
+        in_one_memory(module)
+        one = tqs.System(
+            module.layers[0],
+            step=lambda m, z: (z, m(z)[:, :3]),
+            initial_state=lambda n, g: torch.randn(n, WIDTH, generator=g),
+        )
+        first.append(NativeProgram(capture(one, dtype=torch.float32), place=BRINGING))
+
+    both = Both(5, arrange)
     expected = both.ensemble(both.resident, both.lanes())
     same(both.ensemble(both.brought, both.lanes()), expected)
     same(both.ensemble(both.brought, both.lanes(), both.bytes), expected)
@@ -149,8 +170,8 @@ def test_weights_that_begin_and_end_within_pages_of_others():
 
 
 @pytest.mark.skipif(not EMULATED, reason="only the emulator counts what is locked")
-def test_pages_are_locked_as_long_as_a_program_reads_them():
-    """Whole pages of weights, and nothing else; once for two programs."""
+def test_weights_are_locked_as_long_as_a_program_reads_them():
+    """Weights and nothing else; once for two programs."""
     locked = ctypes.CDLL(core.__file__).emulated_pinned_bytes
     locked.restype = ctypes.c_int64
     gc.collect()
@@ -159,7 +180,7 @@ def test_pages_are_locked_as_long_as_a_program_reads_them():
     sizes = [c.tensor.untyped_storage().nbytes() for c in program.constants]
     first = NativeProgram(program, place=BRINGING)
     taken = locked() - before
-    assert sum(size - 2 * 4096 for size in sizes if size > 2 * 4096) < taken <= sum(sizes)
+    assert taken == sum(sizes)
     second = NativeProgram(program, place=BRINGING)
     assert locked() == before + taken
     del first
@@ -214,8 +235,7 @@ def test_scores(monkeypatch, method, room):
 
     monkeypatch.setattr(NativeProgram, "errors", noted)
     here = damages("native")
-    if EMULATED:
-        monkeypatch.setattr(Place, "bringing", classmethod(lambda cls, module, device: BRINGING))
+    emulate(monkeypatch)
     there = damages("native:cuda")
     assert there == pytest.approx(here, rel=1e-3)
     size = sum(parameter.numel() * 4 for parameter in system.module.parameters())
@@ -224,12 +244,55 @@ def test_scores(monkeypatch, method, room):
     assert max(streamed) > 0
 
 
+@pytest.mark.parametrize("row_blocks", [1, 2])
+def test_layers_are_rounded_on_the_gpu_that_they_are_brought_to(monkeypatch, row_blocks):
+    """One after the other, with the bits of the processor."""
+    system = system_of(1)
+    state = torch.randn(SAMPLES, WIDTH, generator=torch.Generator().manual_seed(1))
+    method = tqs.Residual(bits=(2, 3))
+    lanes, brought, rounded = [], [], []
+    run, round_there = NativeEngine.run, _cuda_weights.rounded
+
+    def noted(engine, given, *arguments):
+        lanes.extend(change.cpu() for lane in given for change in lane.changes.values())
+        return run(engine, given, *arguments)
+
+    def score(engine):
+        lanes.clear()
+        initial = tqs.Contexts(state)
+        table = tqs.score(system, horizon=2, initial=initial, method=method, engine=engine, row_blocks=row_blocks)
+        return table, list(lanes)
+
+    def bring(tensor, device):
+        assert device == torch.device("cuda")
+        brought.append(tensor.clone())
+        return brought[-1]
+
+    monkeypatch.setattr(NativeEngine, "run", noted)
+    here, lanes_here = score("native")
+    emulate(monkeypatch)
+    if EMULATED:
+        monkeypatch.setattr(_cuda_weights, "brought", bring)
+        monkeypatch.setattr(
+            _cuda_weights, "on_device", lambda tensor: any(tensor.data_ptr() == other.data_ptr() for other in brought)
+        )
+        monkeypatch.setattr(_cuda_weights, "_place", lambda tensor: (0, 0))
+    monkeypatch.setattr(
+        _cuda_weights, "rounded", lambda weight, **how: rounded.append(weight) or round_there(weight, **how)
+    )
+    there, lanes_there = score("native:cuda")
+    assert len(rounded) == 2 * len(here.layers)
+    same(lanes_there, lanes_here)
+    # sums of 2^13 squares in two orders
+    assert there.relative_error == pytest.approx(here.relative_error, rel=2 * 2**13 * 2**-53)
+    assert there.damage == pytest.approx(here.damage, rel=1e-3)
+
+
 def test_a_rollout_that_is_not_finite_is_located(monkeypatch):
     system = system_of(2)
     with torch.no_grad():
         system.module.layers[1].weight[0, 0] = float("nan")
-    if EMULATED:
-        monkeypatch.setattr(Place, "bringing", classmethod(lambda cls, module, device: BRINGING))
+    emulate(monkeypatch)
     state = torch.ones(2, WIDTH)
     with pytest.raises(tqs.DivergenceError, match=r"is not finite from step 0 on, first in layers\.1"):
         tqs.rollout(system, state, horizon=2, engine="native:cuda")

@@ -211,7 +211,7 @@ class PackedWeight:
         """y [rows, N] = x [rows, K] weight^T + bias [N] (0: none), `repeats` times."""
 
 class PageLock:
-    """Keeps the whole pages of `memory`, which `held` owns, locked: a GPU copies from them beside other work."""
+    """Keeps `memory`, all that `held` owns, page-locked: a GPU copies from it beside other work."""
 
     def __init__(self, memory: int, *, bytes: int, device: int, held: object) -> None: ...
 

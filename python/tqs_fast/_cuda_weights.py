@@ -15,6 +15,11 @@ def on_device(tensor: torch.Tensor) -> bool:
     return tensor.is_cuda
 
 
+def brought(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:
+    """The tensor on the device that weights are brought to (`engine="native:cuda"`); None: where it is."""
+    return tensor if device is None else tensor.to(device)
+
+
 def noisy(
     weight: torch.Tensor, *, seed: int, stream: int, scale: float, begin: int = 0, count: int | None = None
 ) -> torch.Tensor:

@@ -2,8 +2,6 @@
 // graphs.
 #include "backend/device.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <map>
 #include <mutex>
@@ -86,30 +84,6 @@ class Stream {
     cudaStream_t stream_ = nullptr;
 };
 
-// Of memory of this process: its whole pages; what is before and after them may lie in two.
-struct Pages {
-    const char *begin, *end;
-};
-Pages pages_of(const void* memory, std::int64_t bytes) {
-    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-    const auto first = reinterpret_cast<std::uintptr_t>(memory), last = first + static_cast<std::uintptr_t>(bytes);
-    const std::uintptr_t begin = std::min((first + page - 1) / page * page, last);
-    return {reinterpret_cast<const char*>(begin), reinterpret_cast<const char*>(std::max(last / page * page, begin))};
-}
-
-// From memory of this process of which whole pages may be locked (page_lock): no copy reads both of them and others.
-void copy_by_pages(char* to, const void* from, std::int64_t bytes, cudaStream_t stream) {
-    const auto [first, last] = pages_of(from, bytes);
-    const char* const begin = static_cast<const char*>(from);
-    const char* const edges[] = {begin, first, last, begin + bytes};
-    for (int part = 0; part < 3; ++part) {
-        if (edges[part] == edges[part + 1]) continue;
-        check_cuda(cudaMemcpyAsync(to + (edges[part] - begin), edges[part],
-                                   static_cast<std::size_t>(edges[part + 1] - edges[part]), cudaMemcpyDefault, stream),
-                   kName, "cudaMemcpyAsync");
-    }
-}
-
 // Copies on a stream of their own.
 class CopyStream : public Feed {
   public:
@@ -120,7 +94,8 @@ class CopyStream : public Feed {
         const DeviceScope scope(kName, device_);
         enqueued_.record(work_);
         enqueued_.await(copies_.get());
-        copy_by_pages(to, from, bytes, copies_.get());
+        check_cuda(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, copies_.get()), kName,
+                   "cudaMemcpyAsync");
         arrived_[static_cast<std::size_t>(number)].record(copies_.get());
     }
 
@@ -171,12 +146,7 @@ class Gpu : public tqs::Device {
 
     void write(char* to, std::int64_t to_pitch, const void* from, std::int64_t from_pitch, std::int64_t width,
                std::int64_t rows) override {
-        const DeviceScope scope(kName, device_);
-        if (rows == 1) {
-            copy_by_pages(to, from, width, stream_.get());
-        } else {
-            copy(to, to_pitch, from, from_pitch, width, rows);
-        }
+        copy(to, to_pitch, from, from_pitch, width, rows);
         wait();  // locked memory is read while the copy runs
     }
 
@@ -300,24 +270,22 @@ std::unique_ptr<tqs::Device> open(int device, std::uintptr_t stream) {
 std::shared_ptr<const void> page_lock(const void* memory, std::int64_t bytes, int device) {
     // Programs that share weights share their lock, too.
     static std::mutex mutex;
-    static std::map<std::pair<const char*, const char*>, std::weak_ptr<const void>> known;
-    const auto [begin, end] = pages_of(memory, bytes);
-    if (begin == end) return nullptr;
+    static std::map<std::pair<const void*, std::int64_t>, std::weak_ptr<const void>> known;
+    if (bytes == 0) return nullptr;
     const std::scoped_lock lock(mutex);
-    std::weak_ptr<const void>& own = known[{begin, end}];
+    std::weak_ptr<const void>& own = known[{memory, bytes}];
     if (std::shared_ptr<const void> held = own.lock()) return held;
     const DeviceScope scope(kName, device);
-    auto* const pages = const_cast<char*>(begin);
-    const cudaError_t status = cudaHostRegister(pages, static_cast<std::size_t>(end - begin), cudaHostRegisterPortable);
+    auto* const begin = const_cast<void*>(memory);
+    const cudaError_t status = cudaHostRegister(begin, static_cast<std::size_t>(bytes), cudaHostRegisterPortable);
     if (status == cudaErrorHostMemoryAlreadyRegistered) {
         cudaGetLastError();
         return nullptr;
     }
-    require(status == cudaSuccess, kName, "cannot page-lock ", end - begin, " bytes of weights (",
-            cudaGetErrorString(status),
+    require(status == cudaSuccess, kName, "cannot page-lock ", bytes, " bytes of weights (", cudaGetErrorString(status),
             "); copy weights that are mapped from a file (`parameter.data = parameter.data.clone()`), or move the "
             "module to the device");
-    std::shared_ptr<const void> held(pages, [](char* locked) { cudaHostUnregister(locked); });
+    std::shared_ptr<const void> held(begin, [](void* locked) { cudaHostUnregister(locked); });
     own = held;
     return held;
 }

@@ -109,7 +109,7 @@ def split_engine(name: str, function: str) -> tuple[str, torch.device | None]:
 def page_locked(tensors: Iterable[torch.Tensor], place: Place) -> list[core.PageLock]:
     """Locks on the memory of tensors that a GPU copies from; each holds it, too.
 
-    Whole storages, not what a tensor sees of them: programs that share one then ask for the same pages.
+    Whole storages, not what a tensor sees of them: CUDA refuses to copy memory that is locked in part.
     """
     storages = {storage.data_ptr(): storage for storage in (tensor.untyped_storage() for tensor in tensors)}
     return [

@@ -133,6 +133,8 @@ class NativeEngine:
                 else:
                     indexed = {name: indices[name] for name in names}
                     values = {n: materialise(lane.changes[i], self._parameters[i]) for n, i in indexed.items()}
+                    if not self._weights.is_parameter(constant, names[0]):  # other constants lie where parameters do
+                        values = {n: value.to(self._parameters[indexed[n]]) for n, value in values.items()}
                     known[key] = self._weights.changed(constant, values)
             result[constant.buffer] = known[key]
         return result

@@ -42,7 +42,9 @@ class Block:
         return parameter[self.first : self.end]
 
     def replaced(self, parameter: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """A copy of the weight's tensor in which the block's rows are `rows`."""
+        """The weight's tensor with `rows` in place of the block's: a copy, or `rows` if they are all of it."""
+        if rows.shape == parameter.shape:
+            return rows
         changed = parameter.clone()
         changed[self.first : self.end] = rows
         return changed

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from tqs_fast import _cuda_weights
 from tqs_fast._progress import Report
-from tqs_fast.engines import Change, Drawn, Lane, choose_engine, materialise, roll_reference
+from tqs_fast.engines import Change, Drawn, Lane, choose_engine, materialise, roll_reference, split_engine
 from tqs_fast.errors import OutOfMemoryError
 from tqs_fast.scoring.checkpoint import Checkpoint
 from tqs_fast.scoring.direct import FloatArray, Measured
@@ -44,6 +45,7 @@ class LaneRun:
     def __init__(self, method: Method, task: Task) -> None:
         self._method = method
         self._task = task
+        self._device = split_engine(task.engine, "score")[1]
         self._engine, self._reason = choose_engine(
             task.engine, task.system, task.states, task.parameters, horizon=task.horizon
         )
@@ -102,7 +104,7 @@ class LaneRun:
             moved: dict[int, Change] = {}
             for index, weight in zip(job.blocks, job.weights, strict=True):
                 block, parameter = task.blocks[index], task.parameters[weight].detach()
-                rows = task.rows(index)
+                rows = self._rows(index)
                 change = method.variant(block.name, rows, job.number, task.seed)
                 energies.append(method.energy(rows, change))
                 if isinstance(change, Drawn):
@@ -126,6 +128,10 @@ class LaneRun:
             "fell_back": np.array(not expected and first in engine.serial),
         }
 
+    def _rows(self, block: int) -> torch.Tensor:
+        """A layer, where its variants are made: one layer at a time on the GPU that weights are brought to."""
+        return _cuda_weights.brought(self._task.rows(block), self._device)
+
     def _shares(self, job: _Job) -> list[float]:
         """Of each block in the damage of its group."""
         sizes = [math.prod(self._task.blocks[block].shape) for block in job.blocks]
@@ -134,8 +140,7 @@ class LaneRun:
     def _summarise(self, samples: FloatArray, curves: FloatArray, energies: FloatArray) -> Measured:
         """Lane results `[L, V, ...]` as columns, one per bit-width."""
         method, states = self._method, self._task.states
-        rows = [self._task.rows(block) for block in range(len(self._task.blocks))]
-        relative = np.stack([method.relative_error(r, e) for r, e in zip(rows, energies, strict=True)])
+        relative = np.stack([method.relative_error(self._rows(block), e) for block, e in enumerate(energies)])
         scales = list(zip(energies, relative, strict=True))
         family_means = np.stack(
             [samples[:, :, states.family_of == f].mean(axis=2) for f in range(len(states.families))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -264,16 +265,21 @@ def rounding_energies(weight: torch.Tensor, quantizer: Quantizer, bits: tuple[in
 
 def relative_energy(weight: torch.Tensor, changed: torch.Tensor) -> float:
     """‖changed - weight‖² / ‖weight‖² in float64; 0 for a zero weight that did not change."""
-    before, after = weight.detach().double(), changed.detach().double()
-    difference = _energy(after - before)
-    return difference / _energy(before) if difference else 0.0
+    sums = [(_energy(b.double() - a.double()), _energy(a.double())) for a, b in _pieces(weight, changed)]
+    difference, before = (float(sum(column)) for column in zip(*sums, strict=True))
+    return difference / before if difference else 0.0
 
 
-def _energy(values: torch.Tensor) -> float:
+def _pieces(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Elements of tensors of one shape, some at a time: float64 copies of all would take eight times a weight."""
+    return zip(*(torch.split(tensor.detach().flatten(), 2**24) for tensor in tensors), strict=True)
+
+
+def _energy(values: torch.Tensor) -> torch.Tensor | float:
     """‖values‖², on the device where they lie on one; the same bits from run to run."""
     if _cuda_weights.on_device(values):
-        return float(values.square().sum())
-    return float(np.square(values.cpu().numpy().ravel()).sum())  # NumPy sums in one order for any number of threads
+        return values.square().sum()
+    return float(np.square(values.cpu().numpy()).sum())  # NumPy sums in one order for any number of threads
 
 
 class Described(Protocol):

@@ -4,8 +4,9 @@
 //   late   (by default) nothing that nobody waits for: a missing wait reads what was there before
 //   early  all they can before every single piece of work: a missing wait finds what it reads overwritten
 //
-// Pinned memory may not be touched by kernels: it is out of reach while one runs. Only whole pages may be pinned, lest
-// something else lies in them, and a copy lies inside of pinned memory or outside.
+// Pinned memory may not be touched by kernels: its whole pages are out of reach while one runs. A copy lies inside of
+// pinned memory or outside of it: CUDA refuses one that does both ("cudaMemcpy" in its driver's manual), and knows what
+// is pinned to the byte.
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -88,7 +89,12 @@ bool partly_pinned(const void* memory, std::size_t bytes) {
 }
 
 void protect_pinned(int protection) {
-    for (const auto& [begin, bytes] : pinned) mprotect(begin, bytes, protection);
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    for (const auto& [memory, bytes] : pinned) {
+        const auto address = reinterpret_cast<std::uintptr_t>(memory);
+        const std::uintptr_t begin = (address + page - 1) / page * page, end = (address + bytes) / page * page;
+        if (begin < end) mprotect(reinterpret_cast<void*>(begin), end - begin, protection);
+    }
 }
 
 void run_until(EmulatedStream& stream, const Record* wanted);
@@ -298,9 +304,6 @@ cudaError_t cudaFree(void* memory) {
 
 cudaError_t cudaHostRegister(void* memory, std::size_t bytes, unsigned) {
     const std::scoped_lock lock(mutex);
-    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    if (bytes == 0 || bytes % page != 0 || reinterpret_cast<std::uintptr_t>(memory) % page != 0)
-        return cudaErrorInvalidValue;
     char* const begin = static_cast<char*>(memory);
     for (const auto& [other, size] : pinned) {
         if (static_cast<char*>(other) < begin + bytes && begin < static_cast<char*>(other) + size)
