@@ -23,7 +23,7 @@ from growth_cases import gru_system, matrix_system
 from programs import Native, draw
 from test_growth_native import SYSTEMS, prepare
 from test_program_ops import TANGENTS, check_values_and_tangents
-from tqs_fast import _cuda_weights
+from tqs_fast import _cuda_weights, kernels
 from tqs_fast._native import core
 from tqs_fast.capture import capture
 from tqs_fast.engines.native_call import Place
@@ -186,9 +186,12 @@ def test_large_layers_go_to_the_library(monkeypatch, dtype, tolerance):
     with_library = case.ensemble(case.there, [{}])
     agree(with_library, case.ensemble(case.here, [{}]), tolerance)
     same(case.ensemble(case.there, [{}]), with_library)
+    use, workspace = case.there.last_use, 2**25 if kernels.info()["cuda"]["cublas_lt"] else 0
     monkeypatch.setenv("TQS_CUBLASLT", "0")
     alone = case.ensemble(case.there, [{}])
     agree(alone, with_library, tolerance)
+    for name in ("tile_bytes", "predicted_bytes"):
+        assert use[name] - case.there.last_use[name] == workspace
     if EMULATED:  # whose library adds in another order
         assert any(not torch.equal(x, y) for x, y in zip(alone, with_library, strict=True))
 

@@ -42,7 +42,8 @@ struct LayerTask {
     std::int64_t batch, x_batch;  // and elements between them
     WindowAxis height, width;
     std::int64_t channels, x_channel, outputs, groups;
-    bool tf32 = false;  // whether a library may round operands of float32 to 11 bits
+    bool tf32 = false;        // whether a library may round operands of float32 to 11 bits
+    void* scratch = nullptr;  // Device::layer_scratch
 };
 
 // y = x W^T + bias with a packed weight: packed_linear (program/ops/packed_linear.cpp).
@@ -136,6 +137,8 @@ class Device : public Place {
     // Bytes that `allocate` may still give.
     virtual std::int64_t available() = 0;
 
+    // Bytes, from the sizes of the task alone.
+    virtual std::int64_t layer_scratch(const LayerTask& task) = 0;
     virtual void layer(const LayerTask& task) = 0;
     virtual std::int64_t packed_layer_scratch(const PackedLayerTask& task) = 0;
     virtual void packed_layer(const PackedLayerTask& task) = 0;

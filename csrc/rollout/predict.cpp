@@ -19,6 +19,7 @@ class Counter : public Device {
         bytes_ += bytes;
         return PlaceBytes(&nothing_, [](char*) {});
     }
+    std::int64_t layer_scratch(const LayerTask& task) override { return real_.layer_scratch(task); }
     std::int64_t packed_layer_scratch(const PackedLayerTask& task) override { return real_.packed_layer_scratch(task); }
 
     void write(char*, std::int64_t, const void*, std::int64_t, std::int64_t, std::int64_t) override {}

@@ -102,7 +102,7 @@ void Tile::note_move(Regime& regime, int value, std::size_t position, bool writt
     operand = copy;
 }
 
-void Tile::build(Regime& regime) {
+std::int64_t Tile::build(Regime& regime) {
     const ProgramSpec& spec = program_.spec();
     const auto add = [&](int value, bool written) {
         regime.operands.push_back({});
@@ -140,11 +140,10 @@ void Tile::build(Regime& regime) {
         scratch = std::max(scratch, program_.op(index).scratch_bytes(frame));
         regime.frames.push_back(frame);
     }
-    char* const memory = take(scratch);
     for (const Strip& strip : program_.strips().strips) {
         uncut_.reserve(regime.begins[at(strip.end)] - regime.begins[at(strip.first)]);
     }
-    for (Frame& frame : regime.frames) frame.scratch = memory;
+    return scratch;
 }
 
 }  // namespace tqs

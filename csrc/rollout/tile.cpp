@@ -59,8 +59,12 @@ Tile::Tile(const Program& program, std::shared_ptr<Place> place, Extent extent, 
     stream_constants();
     pack_constants();
     allocate();
-    build(later_);
-    if (first_.shared != later_.shared) build(first_);
+    std::int64_t scratch = build(later_);
+    if (first_.shared != later_.shared) scratch = std::max(scratch, build(first_));
+    char* const memory = take(scratch);  // regimes run one after the other
+    for (Regime* regime : {&first_, &later_}) {
+        for (Frame& frame : regime->frames) frame.scratch = memory;
+    }
 }
 
 char* Tile::take(std::int64_t bytes) {

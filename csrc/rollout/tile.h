@@ -111,7 +111,8 @@ class Tile {
     void pack_constants();
 
     // regimes.cpp
-    void build(Regime& regime);
+    // Bytes of scratch that its frames want.
+    std::int64_t build(Regime& regime);
     Operand operand_of(const Regime& regime, int value);
     Operand operand_of(Regime& regime, int value, std::size_t position, bool written);
     bool moves(int value) const;

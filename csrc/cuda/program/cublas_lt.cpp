@@ -8,7 +8,6 @@
 namespace tqs::cuda {
 namespace {
 
-constexpr std::int64_t kWorkspace = std::int64_t{32} << 20;  // what NVIDIA recommends for Hopper
 constexpr std::uint32_t kAlignment = 16;
 
 void check(int status, const char* call) {
@@ -95,7 +94,7 @@ struct CublasLt::Plan {
         const auto prefer = [&](lt::PreferenceAttribute attribute, auto value) {
             return api.preference_set(preference, attribute, &value, sizeof value);
         };
-        int status = prefer(lt::kMostWorkspace, static_cast<std::uint64_t>(kWorkspace));
+        int status = prefer(lt::kMostWorkspace, static_cast<std::uint64_t>(kDenseWorkspace));
         // Where K is shared out, parts are not rounded to 16 bits.
         if (status == lt::kSuccess) status = prefer(lt::kReductionSchemes, std::uint32_t{lt::kPartsAsComputed});
         for (const auto operand : {lt::kAlignmentA, lt::kAlignmentB, lt::kAlignmentC, lt::kAlignmentD}) {
@@ -113,7 +112,7 @@ struct CublasLt::Plan {
     }
 };
 
-CublasLt::CublasLt(const lt::Library& library) : api_(library.api), workspace_(allocate_device(kWorkspace)) {
+CublasLt::CublasLt(const lt::Library& library) : api_(library.api) {
     check(api_.create(&handle_), "cublasLtCreate");
 }
 
@@ -136,7 +135,7 @@ bool CublasLt::knows(const std::vector<DenseProduct>& products) {
     return true;
 }
 
-void CublasLt::multiply(const DenseProduct& product, cudaStream_t stream) {
+void CublasLt::multiply(const DenseProduct& product, void* workspace, cudaStream_t stream) {
     const Plan& plan = plan_of(product);
     if (product.bias) plan.set(lt::kBiasPointer, product.bias);
     constexpr double kWide[2] = {1.0, 0.0};
@@ -145,8 +144,8 @@ void CublasLt::multiply(const DenseProduct& product, cudaStream_t stream) {
     const void* const one = wide ? static_cast<const void*>(kWide) : kNarrow;
     const void* const zero = wide ? static_cast<const void*>(kWide + 1) : kNarrow + 1;
     check(api_.matmul(handle_, plan.operation, one, product.weight, plan.weight, product.x, plan.x, zero, product.out,
-                      plan.out, product.out, plan.out, &plan.best.algorithm, workspace_.get(),
-                      static_cast<std::size_t>(kWorkspace), stream),
+                      plan.out, product.out, plan.out, &plan.best.algorithm, workspace,
+                      static_cast<std::size_t>(kDenseWorkspace), stream),
           "cublasLtMatmul");
 }
 

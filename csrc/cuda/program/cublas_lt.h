@@ -1,4 +1,4 @@
-// Large products of layers through cuBLASLt, on our workspace.
+// Large products of layers through cuBLASLt.
 #pragma once
 
 #include <map>
@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "backend/device.h"
-#include "cuda/program/context.h"
 #include "cuda/program/cublas_lt_api.h"
 
 namespace tqs::cuda {
@@ -29,6 +28,11 @@ std::vector<DenseProduct> dense_products(const LayerTask& task);
 // The same whatever their size.
 std::vector<DenseProduct> all_dense_products(const LayerTask& task);
 
+constexpr std::int64_t kDenseWorkspace = std::int64_t{32} << 20;  // what NVIDIA recommends for Hopper
+
+// kDenseWorkspace where `dense_products` may have some, as far as sizes tell.
+std::int64_t dense_scratch(const LayerTask& task);
+
 // Null where the library was not found, or is not to be used (TQS_CUBLASLT=0).
 const lt::Library* cublas_lt();
 
@@ -42,7 +46,8 @@ class CublasLt {
 
     // Whether the library has algorithms for all of them.
     bool knows(const std::vector<DenseProduct>& products);
-    void multiply(const DenseProduct& product, cudaStream_t stream);
+    // `workspace`: kDenseWorkspace bytes on the device.
+    void multiply(const DenseProduct& product, void* workspace, cudaStream_t stream);
 
   private:
     struct Plan;
@@ -50,7 +55,6 @@ class CublasLt {
 
     const lt::Api& api_;
     lt::Handle handle_ = nullptr;
-    DeviceBytes workspace_;
     // Precision, tf32, rows, outputs, k, x_stride, whether there is a bias.
     using Key = std::tuple<Precision, bool, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool>;
     std::map<Key, std::unique_ptr<Plan>> plans_;

@@ -75,13 +75,25 @@ std::int64_t worth(Precision precision) {
     return precision_bytes(precision) == 2 ? 1'000'000'000 : 100'000'000;
 }
 
+std::int64_t operations_of(const LayerTask& task) {
+    return 2 * task.extent.lanes * task.extent.samples * rows_of(task) * task.outputs * task.channels;
+}
+
+bool is_large(const LayerTask& task) {
+    return task.extent.lanes * task.extent.samples * rows_of(task) >= 64 &&
+           operations_of(task) >= worth(task.precision);
+}
+
+bool is_linear(const LayerTask& task) {
+    return task.groups == 1 && of_one_tap(task.height) && of_one_tap(task.width) &&
+           (task.channels == 1 || task.x_channel == 1);
+}
+
 }  // namespace
 
 std::vector<DenseProduct> all_dense_products(const LayerTask& task) {
     const std::int64_t bytes = precision_bytes(task.precision), lane_rows = task.extent.samples * rows_of(task);
-    if (task.groups != 1 || task.x.lanes) return {};
-    if (!of_one_tap(task.height) || !of_one_tap(task.width)) return {};
-    if ((task.channels > 1 && task.x_channel != 1) || !out_is_dense(task)) return {};
+    if (!is_linear(task) || task.x.lanes || !out_is_dense(task)) return {};
     const auto x = static_cast<const char*>(task.x.data);
     const auto out = static_cast<char*>(task.out.data);
     const bool tangent = task.extent.tangent;
@@ -118,12 +130,14 @@ std::vector<DenseProduct> all_dense_products(const LayerTask& task) {
 }
 
 std::vector<DenseProduct> dense_products(const LayerTask& task) {
-    const std::int64_t rows = task.extent.lanes * task.extent.samples * rows_of(task);
-    const std::int64_t operations = 2 * rows * task.outputs * task.channels;
-    if (rows < 64 || operations < worth(task.precision)) return {};
+    if (!is_large(task)) return {};
     std::vector<DenseProduct> products = all_dense_products(task);
-    if (operations < static_cast<std::int64_t>(products.size()) * worth(task.precision)) products.clear();
+    if (operations_of(task) < static_cast<std::int64_t>(products.size()) * worth(task.precision)) products.clear();
     return products;
+}
+
+std::int64_t dense_scratch(const LayerTask& task) {
+    return is_linear(task) && is_large(task) ? kDenseWorkspace : 0;
 }
 
 }  // namespace tqs::cuda

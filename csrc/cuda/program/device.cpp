@@ -162,9 +162,9 @@ class Gpu : public tqs::Device {
         work();
     }
 
+    std::int64_t layer_scratch(const LayerTask& task) override { return found_ ? dense_scratch(task) : 0; }
     void layer(const LayerTask& task) override {
-        const std::vector<DenseProduct> products = dense_products(task);
-        if (!products.empty() && multiply_by_library(products)) return;
+        if (found_ && multiply_by_library(dense_products(task), task.scratch)) return;
         multiply_layer(task, properties_of(device_));
     }
     std::int64_t packed_layer_scratch(const PackedLayerTask& task) override {
@@ -209,12 +209,11 @@ class Gpu : public tqs::Device {
 
   private:
     // Made at the first step, which is not recorded: it allocates.
-    bool multiply_by_library(const std::vector<DenseProduct>& products) {
-        const lt::Library* const library = cublas_lt();
-        if (!library) return false;
-        if (!library_) library_ = std::make_unique<CublasLt>(*library);
+    bool multiply_by_library(const std::vector<DenseProduct>& products, void* workspace) {
+        if (products.empty()) return false;
+        if (!library_) library_ = std::make_unique<CublasLt>(*found_);
         if (!library_->knows(products)) return false;
-        for (const DenseProduct& product : products) library_->multiply(product, stream_.get());
+        for (const DenseProduct& product : products) library_->multiply(product, workspace, stream_.get());
         return true;
     }
 
@@ -257,6 +256,7 @@ class Gpu : public tqs::Device {
     std::map<std::int64_t, std::vector<DeviceBytes>> kept_;
     Stream stream_;
     Context context_;
+    const lt::Library* found_ = cublas_lt();  // once: scratch is for it
     std::unique_ptr<CublasLt> library_;
 };
 

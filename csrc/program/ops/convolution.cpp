@@ -63,12 +63,12 @@ class Convolution : public Op {
     }
 
     std::int64_t scratch_bytes(const Frame& frame) const override {
-        if (frame.device) return 0;
+        if (frame.device) return frame.device->layer_scratch(layer(frame));
         return lines_at_once(frame.extent.lanes * rows_per_lane(frame)) * g_.line_elements() * item_;
     }
 
     void run(const Frame& frame) const override {
-        if (frame.device) return run_layer(frame);
+        if (frame.device) return frame.device->layer(layer(frame));
         for_each_product(frame, frame.in[0], frame.in[2], g_.outputs, [&](const LaneProduct& product) {
             if (is_line(frame.in[0])) {
                 multiply_in_place(frame, product);
@@ -85,23 +85,24 @@ class Convolution : public Op {
         return {axis.outputs, axis.length, axis.taps, axis.stride, axis.dilation, axis.padding, stride};
     }
 
-    void run_layer(const Frame& frame) const {
+    LayerTask layer(const Frame& frame) const {
         const Operand& x = frame.in[0];
-        frame.device->layer({.extent = frame.extent,
-                             .precision = g_.precision,
-                             .x = x,
-                             .bias = frame.in[2],
-                             .out = frame.out[0],
-                             .weight = frame.panels.shared,
-                             .weights = frame.panels.lanes,
-                             .batch = g_.batch,
-                             .x_batch = x.strides[0],
-                             .height = window(g_.height, x.rank == 4 ? x.strides[2] : 0),
-                             .width = window(g_.width, x.strides[x.rank - 1]),
-                             .channels = g_.channels,
-                             .x_channel = x.strides[1],
-                             .outputs = g_.outputs,
-                             .groups = g_.groups});
+        return {.extent = frame.extent,
+                .precision = g_.precision,
+                .x = x,
+                .bias = frame.in[2],
+                .out = frame.out[0],
+                .weight = frame.panels.shared,
+                .weights = frame.panels.lanes,
+                .batch = g_.batch,
+                .x_batch = x.strides[0],
+                .height = window(g_.height, x.rank == 4 ? x.strides[2] : 0),
+                .width = window(g_.width, x.strides[x.rank - 1]),
+                .channels = g_.channels,
+                .x_channel = x.strides[1],
+                .outputs = g_.outputs,
+                .groups = g_.groups,
+                .scratch = frame.scratch};
     }
 
     const ProductKernels& products(const ProgramKernels& kernels) const {

@@ -8,6 +8,8 @@
 namespace tqs::ops {
 namespace {
 
+constexpr std::int64_t kAligned = 256;  // bytes, of what follows a copy in scratch
+
 class Linear : public Op {
   public:
     Linear(std::int64_t n, std::int64_t k, int rank, Precision precision, bool tf32)
@@ -28,15 +30,22 @@ class Linear : public Op {
 
     std::int64_t scratch_bytes(const Frame& frame) const override {
         const Operand& x = frame.in[0];
+        if (frame.device) {
+            const std::int64_t copy = copy_on_device(frame);
+            return copy + frame.device->layer_scratch(layer(frame, copy > 0 ? in_scratch(frame) : x));
+        }
         // A constant may turn out to have variants, which lie anywhere.
         const bool constant = x.sample_stride == 0 && x.lane_stride == 0;
-        LayerTask layer{};
-        if (frame.device ? lay_rows(x, layer) : adjacent(x) && !constant) return 0;
-        return frame.extent.lanes * samples(x, frame.extent) * elements(x) * precision_bytes(precision_);
+        return adjacent(x) && !constant ? 0 : copy_bytes(frame);
     }
 
     void run(const Frame& frame) const override {
-        if (frame.device) return run_layer(frame);
+        if (frame.device) {
+            const std::int64_t copy = copy_on_device(frame);
+            LayerTask task = layer(frame, copy > 0 ? copied(frame) : frame.in[0]);
+            task.scratch = static_cast<char*>(frame.scratch) + copy;
+            return frame.device->layer(task);
+        }
         Operand x = frame.in[0];
         if (!adjacent(x) || x.lanes) x = copied(frame);
         const Operand& y = frame.out[0];
@@ -80,25 +89,29 @@ class Linear : public Op {
         return true;
     }
 
-    void run_layer(const Frame& frame) const {
+    // What a copy of x takes, at the beginning of scratch; 0: none is needed.
+    std::int64_t copy_on_device(const Frame& frame) const {
+        LayerTask task{};
+        return lay_rows(frame.in[0], task) ? 0 : (copy_bytes(frame) + kAligned - 1) / kAligned * kAligned;
+    }
+
+    // x: as it lies, or copied.
+    LayerTask layer(const Frame& frame, const Operand& x) const {
         LayerTask task{};
         task.extent = frame.extent;
         task.precision = precision_;
-        task.x = frame.in[0];
-        if (!lay_rows(task.x, task)) {
-            task.x = copied(frame);
-            lay_rows(task.x, task);
-        }
+        task.x = x;
+        lay_rows(x, task);
         task.bias = frame.in[2];
         task.out = frame.out[0];
         task.weight = frame.panels.shared;
         task.weights = frame.panels.lanes;
         task.channels = k_;
-        task.x_channel = task.x.strides[task.x.rank - 1];
+        task.x_channel = x.strides[x.rank - 1];
         task.outputs = n_;
         task.groups = 1;
         task.tf32 = tf32_;
-        frame.device->layer(task);
+        return task;
     }
 
     bool adjacent(const Operand& x) const { return k_ == 1 || x.strides[x.rank - 1] == 1; }
@@ -113,11 +126,15 @@ class Linear : public Op {
         return x.sample_stride == 0 ? 1 : extent.samples;
     }
 
-    // x, contiguous in scratch.
-    Operand copied(const Frame& frame) const {
+    // Bytes of `in_scratch`.
+    std::int64_t copy_bytes(const Frame& frame) const {
         const Operand& x = frame.in[0];
-        const Extent extent{is_shared(x) ? 1 : frame.extent.lanes, samples(x, frame.extent),
-                            frame.extent.tangent && !is_shared(x)};
+        return frame.extent.lanes * samples(x, frame.extent) * elements(x) * precision_bytes(precision_);
+    }
+
+    // Where a copy of x lies, contiguous.
+    static Operand in_scratch(const Frame& frame) {
+        const Operand& x = frame.in[0];
         Operand copy = x;
         copy.data = frame.scratch;
         copy.lanes = nullptr;
@@ -127,7 +144,15 @@ class Linear : public Op {
             stride *= x.sizes[i];
         }
         copy.sample_stride = x.sample_stride == 0 ? 0 : stride;
-        copy.lane_stride = is_shared(x) ? 0 : stride * extent.samples;
+        copy.lane_stride = is_shared(x) ? 0 : stride * samples(x, frame.extent);
+        return copy;
+    }
+
+    Operand copied(const Frame& frame) const {
+        const Operand& x = frame.in[0];
+        const Extent extent{is_shared(x) ? 1 : frame.extent.lanes, samples(x, frame.extent),
+                            frame.extent.tangent && !is_shared(x)};
+        const Operand copy = in_scratch(frame);
         frame.kernels->movement[static_cast<int>(precision_)].copy({extent, x, copy});
         return copy;
     }

@@ -82,7 +82,8 @@ const char* emulated_layer(int precision, int tangent, std::int64_t lanes, std::
             *products = static_cast<std::int64_t>(dense.size());
             CublasLt library(*cublas_lt());
             require(library.knows(dense), "layer", "the library has no algorithm");
-            for (const DenseProduct& product : dense) library.multiply(product, nullptr);
+            const DeviceBytes workspace = allocate_device(kDenseWorkspace);
+            for (const DenseProduct& product : dense) library.multiply(product, workspace.get(), nullptr);
             return;
         }
         multiply_layer(task, {.multiprocessors = multiprocessors,
