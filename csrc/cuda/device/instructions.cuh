@@ -17,6 +17,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nv/target>
 
 namespace tqs::cuda {
 
@@ -28,10 +29,11 @@ struct alignas(16) Vector {
 // First of all in a kernel of programs, by every thread: the kernel may have been launched before the one before it
 // ended (cuda/program/launch.cuh). From here on all is done that was enqueued before, and the next one may be launched.
 __device__ inline void begin_kernel() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;");
-#endif
+    // clang-format off
+    NV_IF_TARGET(NV_PROVIDES_SM_90, (
+        asm volatile("griddepcontrol.wait;" ::: "memory");
+        asm volatile("griddepcontrol.launch_dependents;");))
+    // clang-format on
 }
 
 // The dynamic shared memory of this block, 128-byte aligned.
