@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import pytest
 
 import emulated
 from checking import same_bits
+from emulated_layers import FLOATS, Layer, address, call, integers, pointers
 
 pytestmark = pytest.mark.skipif(not emulated.COMPILER, reason="needs a C++ compiler")
 
@@ -20,24 +19,6 @@ MULTIPROCESSORS = (1, 10, 1000)
 @pytest.fixture(scope="module")
 def emulator():
     return emulated.emulator()
-
-
-def call(function, *arguments):
-    function.restype = ctypes.c_char_p
-    said = function(*arguments)
-    assert said is None, said
-
-
-def address(array):
-    return ctypes.c_void_p(array.address)
-
-
-def integers(*values):
-    return [ctypes.c_int64(value) for value in values]
-
-
-def pointers(addresses):
-    return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
 def close(got, expected, size, depth, dtype):
@@ -95,3 +76,21 @@ def test_matmul(emulator, dtype, transposed, batch, m, n, k):
     )  # fmt: skip
     wide = [part.astype(float) for part in (a, b)]
     close(out.array, wide[0] @ wide[1], np.abs(wide[0]) @ np.abs(wide[1]), k, dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"used": [0, 0, 2], "biases": "each"},
+        {"tangent": True, "used": [0, None, 2], "biases": "rows"},
+        {"groups": 3},
+    ],
+    ids=str,
+)
+def test_layers_have_the_same_bits_in_vectors_and_by_element(emulator, dtype, how):
+    """Rows at multiples of 16 bytes, and not: in every shape of tile, with a rest of k."""
+    sizes = {"lanes": 3, "samples": 2, "rows": 30, "n": 72, "k": 60}
+    aligned, odd = (Layer(emulator, dtype, **sizes, **how, stride=stride) for stride in (64, 65))
+    for multiprocessors in (1, 3, 1000):  # tiles of 128 (float32 alone), 64 and 16
+        same_bits(aligned.check(multiprocessors=multiprocessors), odd.run(multiprocessors=multiprocessors))

@@ -7,7 +7,7 @@ import pytest
 
 import emulated
 from checking import same_bits
-from test_cuda_layers_tensor import DTYPES, HALVES, Layer
+from emulated_layers import DTYPES, HALVES, Layer
 from tqs_fast import kernels
 from tqs_fast._native import core
 
@@ -65,16 +65,23 @@ def test_what_is_left_to_our_kernels(emulator, how):
     assert asked(emulator) == 0
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_small_products_are_not_worth_a_launch(emulator, dtype):
-    """10^9 operations each in 16 bits, 10^8 in others."""
-    rows, n = (512, 1024) if dtype in HALVES else (128, 400)
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "rows", "n"),
+    [
+        ("bfloat16", True, 512, 1024),
+        ("float32", False, 512, 1024),
+        ("float32", True, 128, 400),
+        ("float64", False, 128, 400),
+    ],
+)
+def test_small_products_are_not_worth_a_launch(emulator, dtype, tf32, rows, n):
+    """10^9 operations each, or 10^8 where tensor cores take the place of multiply-adds."""
     large = Layer(emulator, dtype, 2, 1, rows, n, 512, used=[0, 0], biases="none")
-    large.run(by_library=WORTH_IT)
+    large.run(by_library=WORTH_IT, tf32=tf32)
     assert large.products == 1
     for how in ({"used": [0, 1]}, {"biases": "each", "used": [0, 0]}):
         halves = Layer(emulator, dtype, 2, 1, rows, n, 512, **{"biases": "none", **how})
-        halves.run(by_library=WORTH_IT)
+        halves.run(by_library=WORTH_IT, tf32=tf32)
         assert halves.products == 0
 
 

@@ -31,13 +31,14 @@ struct Tiling {
     __device__ static int place(int side, int i) { return (i / kRun * kProductSide + side) * kRun + i % kRun; }
 };
 
-// Where the i-th element that a thread loads lies in its tile, for operands whose k or whose row is adjacent in memory.
+// Where the i-th element that a thread loads lies in its tile, for operands whose k or whose row is adjacent in memory;
+// or the first of the i-th `vector` elements of adjacent k.
 struct Loaded {
     int row, k;
 };
-template <class Tile>
+template <class Tile, int vector = 1>
 __device__ inline Loaded loaded(int i, bool by_rows) {
-    const int element = static_cast<int>(threadIdx.x) + i * kProductThreads;
+    const int element = (static_cast<int>(threadIdx.x) + i * kProductThreads) * vector;
     if (by_rows) return {element % Tile::kEdge, element / Tile::kEdge};
     return {element / kDepth, element % kDepth};
 }
@@ -57,31 +58,40 @@ __device__ inline void load_side(const T* position, int side, T (&values)[Tile::
     }
 }
 
-// sums += a b, k < depth. a(i, row, k) and b(i, column, k) give an element of the operands, the i-th that this thread
-// loads (`loaded`); `columns_adjacent` says which way b is walked. All threads of the block call.
+// sums += a b, k < depth. a(i, row, k) and b(i, column, k) give what this thread loads i-th of the operands (`loaded`):
+// an element, or a Pack of which depth is a multiple; `columns_adjacent` says which way b is walked. All threads of the
+// block call.
 template <class T, class Tile, class A, class B>
 __device__ inline void accumulate(T (&sums)[Tile::kEach][Tile::kEach], std::int64_t depth, bool columns_adjacent,
                                   const A& a, const B& b) {
     T* const shared_a = reinterpret_cast<T*>(shared_memory());
     T* const shared_b = shared_a + kDepth * Tile::kPitch;
     const int side = static_cast<int>(threadIdx.x) % kProductSide, down = static_cast<int>(threadIdx.x) / kProductSide;
-    T next_a[Tile::kLoads], next_b[Tile::kLoads];
+    using Values = decltype(a(0, 0, std::int64_t{0}));
+    constexpr int kVector = static_cast<int>(sizeof(Values) / sizeof(T)), kLoads = Tile::kLoads / kVector;
+    Values next_a[kLoads], next_b[kLoads];
     const auto fetch = [&](std::int64_t begin) {
 #pragma unroll
-        for (int i = 0; i < Tile::kLoads; ++i) {
-            const Loaded at = loaded<Tile>(i, false), other = loaded<Tile>(i, columns_adjacent);
-            next_a[i] = begin + at.k < depth ? a(i, at.row, begin + at.k) : T(0);
-            next_b[i] = begin + other.k < depth ? b(i, other.row, begin + other.k) : T(0);
+        for (int i = 0; i < kLoads; ++i) {
+            const Loaded at = loaded<Tile, kVector>(i, false), other = loaded<Tile, kVector>(i, columns_adjacent);
+            next_a[i] = begin + at.k < depth ? a(i, at.row, begin + at.k) : Values{};
+            next_b[i] = begin + other.k < depth ? b(i, other.row, begin + other.k) : Values{};
         }
+    };
+    const auto put = [](T* position, const Values& values) {
+        T each[kVector];
+        std::memcpy(each, &values, sizeof each);
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) position[k * Tile::kPitch] = each[k];
     };
     fetch(0);
     for (std::int64_t begin = 0; begin < depth; begin += kDepth) {
         block_barrier();  // what was there is summed
 #pragma unroll
-        for (int i = 0; i < Tile::kLoads; ++i) {
-            const Loaded at = loaded<Tile>(i, false), other = loaded<Tile>(i, columns_adjacent);
-            shared_a[at.k * Tile::kPitch + at.row] = next_a[i];
-            shared_b[other.k * Tile::kPitch + other.row] = next_b[i];
+        for (int i = 0; i < kLoads; ++i) {
+            const Loaded at = loaded<Tile, kVector>(i, false), other = loaded<Tile, kVector>(i, columns_adjacent);
+            put(shared_a + at.k * Tile::kPitch + at.row, next_a[i]);
+            put(shared_b + other.k * Tile::kPitch + other.row, next_b[i]);
         }
         block_barrier();
         if (begin + kDepth < depth) fetch(begin + kDepth);

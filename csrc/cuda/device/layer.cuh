@@ -62,8 +62,8 @@ __device__ inline Computed<Stored> layer_input(const LayerArgument& a, const Lay
     return number(row.x[k * a.x_channel + h * a.height.x_stride + w * a.width.x_stride]);
 }
 
-// Stored: as all operands are.
-template <class Stored, int kEach>
+// Stored: as all operands are. linear: rows of x and of weights are adjacent and begin at multiples of 16 bytes.
+template <class Stored, int kEach, bool linear>
 __global__ void __launch_bounds__(kProductThreads) layer(const LayerArgument a) {
     begin_kernel();
     using T = Computed<Stored>;
@@ -76,16 +76,35 @@ __global__ void __launch_bounds__(kProductThreads) layer(const LayerArgument a) 
     T sums[kEach][kEach] = {};
     const auto add = [&](const void* weight, bool primal) {
         const Stored* const w = static_cast<const Stored*>(weight) + group * a.outputs * a.k;
-        LayerRow<Stored> rows[Tile::kLoads];
+        if constexpr (linear) {
+            using Values = std::conditional_t<Tile::kLoads % Pack<T>::kEach == 0, Pack<T>, T>;
+            constexpr int kVector = static_cast<int>(sizeof(Values) / sizeof(T)), kLoads = Tile::kLoads / kVector;
+            const T *rows[kLoads], *columns[kLoads];  // null: zeros
 #pragma unroll
-        for (int i = 0; i < Tile::kLoads; ++i) {
-            rows[i] = layer_row<Stored>(a, run, first_row + loaded<Tile>(i, false).row, primal, group * a.channels);
+            for (int i = 0; i < kLoads; ++i) {
+                const int place = loaded<Tile, kVector>(i, false).row;
+                const LayerRow<T> row = layer_row<T>(a, run, first_row + place, primal, group * a.channels);
+                rows[i] = row.x ? row.x + row.top * a.height.x_stride + row.left * a.width.x_stride : nullptr;
+                columns[i] = first_column + place < a.outputs ? w + (first_column + place) * a.k : nullptr;
+            }
+            const auto at = [](const T* row, std::int64_t k) {
+                return row ? *reinterpret_cast<const Values*>(row + k) : Values{};
+            };
+            accumulate<T, Tile>(
+                sums, a.k, false, [&](int i, int, std::int64_t k) { return at(rows[i], k); },
+                [&](int i, int, std::int64_t k) { return at(columns[i], k); });
+        } else {
+            LayerRow<Stored> rows[Tile::kLoads];
+#pragma unroll
+            for (int i = 0; i < Tile::kLoads; ++i) {
+                rows[i] = layer_row<Stored>(a, run, first_row + loaded<Tile>(i, false).row, primal, group * a.channels);
+            }
+            accumulate<T, Tile>(
+                sums, a.k, false, [&](int i, int, std::int64_t k) { return layer_input(a, rows[i], k); },
+                [&](int, int column, std::int64_t k) {
+                    return first_column + column < a.outputs ? number(w[(first_column + column) * a.k + k]) : T(0);
+                });
         }
-        accumulate<T, Tile>(
-            sums, a.k, false, [&](int i, int, std::int64_t k) { return layer_input(a, rows[i], k); },
-            [&](int, int column, std::int64_t k) {
-                return first_column + column < a.outputs ? number(w[(first_column + column) * a.k + k]) : T(0);
-            });
     };
 #pragma unroll 1
     for (int part = 0; part < 2; ++part) {

@@ -1,9 +1,8 @@
 #include "cuda/program/cublas_lt.h"
+#include "cuda/program/layer_rows.h"
 
 namespace tqs::cuda {
 namespace {
-
-constexpr std::int64_t kVector = 16;  // bytes that operands are aligned to
 
 // Elements from one row to the next where all rows lie evenly apart; 0: they do not.
 class RowStride {
@@ -25,14 +24,6 @@ class RowStride {
   private:
     std::int64_t count_ = 1, stride_;
 };
-
-bool of_one_tap(const WindowAxis& axis) {
-    return axis.taps == 1 && axis.padding == 0;
-}
-
-std::int64_t rows_of(const LayerTask& task) {
-    return task.batch * task.height.outputs * task.width.outputs;
-}
 
 std::int64_t x_stride(const LayerTask& task, std::int64_t lanes) {
     RowStride rows(task.channels);
@@ -60,19 +51,21 @@ const char* bias_of(const LayerTask& task, std::int64_t lane) {
     return static_cast<const char*>(bias.data) + lane * bias.lane_stride * precision_bytes(task.precision);
 }
 
-bool aligned(const DenseProduct& product, std::int64_t bytes) {
+bool all_aligned(const DenseProduct& product) {
     for (const void* address : {product.x, product.weight, product.bias, static_cast<const void*>(product.out)}) {
-        if (reinterpret_cast<std::uintptr_t>(address) % kVector != 0) return false;
+        if (!is_aligned(address)) return false;
     }
-    return product.x_stride * bytes % kVector == 0 && product.k * bytes % kVector == 0 &&
-           product.outputs * bytes % kVector == 0;
+    const std::int64_t vector = vector_of(product.precision);
+    return product.x_stride % vector == 0 && product.k % vector == 0 && product.outputs % vector == 0;
 }
 
 // Operations from which on a launch of its own pays, which costs a microsecond or two. By the models of an H200 an
-// operation then takes less by about 1e-15 seconds in 16 bits; 1.5e-14 in float32 (44 % of the 67 TFLOP/s of its
-// multiply-adds are ours, some 80 % a library's); 2e-14 in float64 (tensor cores against multiply-adds).
-std::int64_t worth(Precision precision) {
-    return precision_bytes(precision) == 2 ? 1'000'000'000 : 100'000'000;
+// operation then takes less by about 1e-15 seconds in 16 bits and in float32 (where 88 % of the 67 TFLOP/s of its
+// multiply-adds are ours already), by 2e-14 where tensor cores take the place of multiply-adds: tf32 and float64.
+std::int64_t worth(const LayerTask& task) {
+    const bool to_tensor_cores =
+        task.precision == Precision::float64 || (task.precision == Precision::float32 && task.tf32);
+    return to_tensor_cores ? 100'000'000 : 1'000'000'000;
 }
 
 std::int64_t operations_of(const LayerTask& task) {
@@ -80,20 +73,14 @@ std::int64_t operations_of(const LayerTask& task) {
 }
 
 bool is_large(const LayerTask& task) {
-    return task.extent.lanes * task.extent.samples * rows_of(task) >= 64 &&
-           operations_of(task) >= worth(task.precision);
-}
-
-bool is_linear(const LayerTask& task) {
-    return task.groups == 1 && of_one_tap(task.height) && of_one_tap(task.width) &&
-           (task.channels == 1 || task.x_channel == 1);
+    return task.extent.lanes * task.extent.samples * rows_of(task) >= 64 && operations_of(task) >= worth(task);
 }
 
 }  // namespace
 
 std::vector<DenseProduct> all_dense_products(const LayerTask& task) {
     const std::int64_t bytes = precision_bytes(task.precision), lane_rows = task.extent.samples * rows_of(task);
-    if (!is_linear(task) || task.x.lanes || !out_is_dense(task)) return {};
+    if (!is_linear(task) || task.groups != 1 || task.x.lanes || !out_is_dense(task)) return {};
     const auto x = static_cast<const char*>(task.x.data);
     const auto out = static_cast<char*>(task.out.data);
     const bool tangent = task.extent.tangent;
@@ -123,7 +110,7 @@ std::vector<DenseProduct> all_dense_products(const LayerTask& task) {
                                    weight(lane),
                                    bias_of(task, lane),
                                    out + lane * task.out.lane_stride * bytes};
-        if (product.x_stride < product.k || !aligned(product, bytes)) return {};
+        if (product.x_stride < product.k || !all_aligned(product)) return {};
         products.push_back(product);
     }
     return products;
@@ -132,12 +119,12 @@ std::vector<DenseProduct> all_dense_products(const LayerTask& task) {
 std::vector<DenseProduct> dense_products(const LayerTask& task) {
     if (!is_large(task)) return {};
     std::vector<DenseProduct> products = all_dense_products(task);
-    if (operations_of(task) < static_cast<std::int64_t>(products.size()) * worth(task.precision)) products.clear();
+    if (operations_of(task) < static_cast<std::int64_t>(products.size()) * worth(task)) products.clear();
     return products;
 }
 
 std::int64_t dense_scratch(const LayerTask& task) {
-    return is_linear(task) && is_large(task) ? kDenseWorkspace : 0;
+    return is_linear(task) && task.groups == 1 && is_large(task) ? kDenseWorkspace : 0;
 }
 
 }  // namespace tqs::cuda

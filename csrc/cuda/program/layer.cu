@@ -1,15 +1,16 @@
 #include "cuda/device/layer.cuh"
 #include "cuda/program/launch.cuh"
 #include "cuda/program/layer.h"
+#include "cuda/program/layer_rows.h"
 #include "cuda/program/layer_runs.h"
 #include "cuda/program/tilings.h"
 
 namespace tqs::cuda {
 namespace {
 
-template <class Stored>
+template <class Stored, bool linear>
 void multiply(const LayerTask& task, int multiprocessors) {
-    const std::int64_t lanes = task.extent.lanes, rows = task.batch * task.height.outputs * task.width.outputs;
+    const std::int64_t lanes = task.extent.lanes, rows = rows_of(task);
     LayerArgument a{};
     a.tangent = task.extent.tangent;
     a.x = lanes_of(on_device(task.x, lanes));
@@ -35,10 +36,18 @@ void multiply(const LayerTask& task, int multiprocessors) {
         a.runs = context().constant(runs.data(), static_cast<std::int64_t>(runs.size()));
         a.run_count = static_cast<int>(runs.size());
         a.column_blocks = (a.outputs + Tile::kEdge - 1) / Tile::kEdge;
-        launch("layer", layer<Stored, Tile::kEach>,
+        launch("layer", layer<Stored, Tile::kEach, linear>,
                Grid{static_cast<unsigned>(blocks), static_cast<unsigned>(a.column_blocks * task.groups), 1},
                kProductThreads, shared_bytes(Tile::kSharedBytes), a);
     });
+}
+
+template <class Stored>
+void multiply(const LayerTask& task, int multiprocessors) {
+    if constexpr (!kIsHalf<Stored>) {
+        if (is_linear_in_vectors(task)) return multiply<Stored, true>(task, multiprocessors);
+    }
+    multiply<Stored, false>(task, multiprocessors);
 }
 
 }  // namespace

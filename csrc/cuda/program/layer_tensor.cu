@@ -1,20 +1,12 @@
 #include "cuda/device/layer_tensor.cuh"
 #include "cuda/program/launch.cuh"
 #include "cuda/program/layer.h"
+#include "cuda/program/layer_rows.h"
 #include "cuda/program/layer_runs.h"
-#include "cuda/program/tensor_operands.h"
 #include "cuda/program/tilings.h"
 
 namespace tqs::cuda {
 namespace {
-
-bool of_one_tap(const WindowAxis& axis) {
-    return axis.taps == 1 && axis.padding == 0 && axis.stride * axis.x_stride % kTensorVector == 0;
-}
-
-std::int64_t rows_of(const LayerTask& task) {
-    return task.batch * task.height.outputs * task.width.outputs;
-}
 
 template <class Element>
 void multiply(const LayerTask& task, const Device& device) {
@@ -54,12 +46,8 @@ void multiply(const LayerTask& task, const Device& device) {
 
 bool fits_layer_tensor(const LayerTask& task) {
     constexpr std::int64_t kMost = (std::int64_t{1} << 31) - 512;  // places of rows are numbers of 32 bits
-    if (precision_bytes(task.precision) != 2) return false;
-    const std::int64_t lanes = task.extent.lanes, k = task.channels / task.groups;
-    if (k % kTensorVector != 0 || (k > 1 && task.x_channel != 1)) return false;
-    if (!of_one_tap(task.height) || !of_one_tap(task.width) || task.x_batch % kTensorVector != 0) return false;
-    if (lanes * task.extent.samples * rows_of(task) > kMost) return false;
-    return is_aligned(task.x, lanes) && (task.weights ? are_aligned(task.weights, lanes) : is_aligned(task.weight));
+    return precision_bytes(task.precision) == 2 && is_linear_in_vectors(task) &&
+           task.extent.lanes * task.extent.samples * rows_of(task) <= kMost;
 }
 
 void multiply_layer_tensor(const LayerTask& task, const Device& device) {

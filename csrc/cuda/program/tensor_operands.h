@@ -1,4 +1,4 @@
-// Whether operands of 16 bits are read as vectors of eight: at multiples of 16 bytes in all lanes and samples.
+// Whether operands are read as vectors of 16 bytes: at multiples of them in all lanes and samples.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,10 @@
 #include "cuda/device/tensor_tile.cuh"
 
 namespace tqs::cuda {
+
+inline std::int64_t vector_of(Precision precision) {
+    return static_cast<std::int64_t>(sizeof(Vector)) / precision_bytes(precision);
+}
 
 inline bool is_aligned(const void* address) {
     return reinterpret_cast<std::uintptr_t>(address) % sizeof(Vector) == 0;
@@ -22,9 +26,10 @@ bool are_aligned(Address const* addresses, std::int64_t count) {
 
 // Its lanes and samples; its axes are the caller's.
 inline bool is_aligned(const Operand& operand, std::int64_t lanes) {
-    if (operand.sample_stride % kTensorVector != 0) return false;
+    const std::int64_t vector = vector_of(operand.precision);
+    if (operand.sample_stride % vector != 0) return false;
     if (operand.lanes) return are_aligned(operand.lanes, lanes);
-    return is_aligned(operand.data) && operand.lane_stride % kTensorVector == 0;
+    return is_aligned(operand.data) && operand.lane_stride % vector == 0;
 }
 
 }  // namespace tqs::cuda
