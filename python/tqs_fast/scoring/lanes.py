@@ -98,24 +98,11 @@ class LaneRun:
 
     def _run(self, chunk: Sequence[_Job]) -> dict[str, np.ndarray[Any, Any]]:
         method, task, engine = self._method, self._task, self._engine
-        energies = []
-        changes: list[dict[int, Change]] = []
-        for job in chunk:
-            moved: dict[int, Change] = {}
-            for index, weight in zip(job.blocks, job.weights, strict=True):
-                block, parameter = task.blocks[index], task.parameters[weight].detach()
-                rows = self._rows(index)
-                change = method.variant(block.name, rows, job.number, task.seed)
-                energies.append(method.energy(rows, change))
-                if isinstance(change, Drawn):
-                    change = replace(change, begin=block.first * rows[0].numel())
-                else:
-                    change = block.replaced(torch.zeros_like(parameter) if method.infinitesimal else parameter, change)
-                moved[weight] = change
-            changes.append(moved)
         first = chunk[0].weights[0]
         expected = first in engine.serial
+        energies: list[float] = []
         with explaining_memory("score", len(chunk), task.states.count):
+            changes = [self._changes(job, energies) for job in chunk]
             if method.infinitesimal:
                 directions = [{i: materialise(c, task.parameters[i]) for i, c in change.items()} for change in changes]
                 errors = engine.run_tangents(directions, self.reference, task.memory_limit)
@@ -127,6 +114,22 @@ class LaneRun:
             "energy": np.array(energies),
             "fell_back": np.array(not expected and first in engine.serial),
         }
+
+    def _changes(self, job: _Job, energies: list[float]) -> dict[int, Change]:
+        """What a lane uses in place of its weights, by their index; appends the energy of every block's change."""
+        method, task = self._method, self._task
+        changes: dict[int, Change] = {}
+        for index, weight in zip(job.blocks, job.weights, strict=True):
+            block, parameter = task.blocks[index], task.parameters[weight].detach()
+            rows = self._rows(index)
+            change = method.variant(block.name, rows, job.number, task.seed)
+            energies.append(method.energy(rows, change))
+            if isinstance(change, Drawn):
+                change = replace(change, begin=block.first * rows[0].numel())
+            else:
+                change = block.replaced(torch.zeros_like(parameter) if method.infinitesimal else parameter, change)
+            changes[weight] = change
+        return changes
 
     def _rows(self, block: int) -> torch.Tensor:
         """A layer, where its variants are made: one layer at a time on the GPU that weights are brought to."""
