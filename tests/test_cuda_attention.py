@@ -178,6 +178,14 @@ def test_every_place_of_the_bound_within_a_step_of_warpgroups():
         checked(Problem(80, 96, 64, 64, tangents=1, causal=True, offset=offset))
 
 
+def test_warpgroups_follow_the_clock():
+    problem = Problem(70, 150, 64, 64, tangents=1, causal=True, offset=-20 + 3 * 17)
+    data = draw(problem)
+    counted = run(replace(problem, offset=-20), data, counted=(3, 17))
+    for got, want in zip(counted, run(problem, data), strict=True):
+        same_bits(got, want)
+
+
 @pytest.mark.parametrize("depth", [64, 128])
 def test_warpgroups_with_many_steps_tangents_heads_and_samples(depth):
     """The ring of chunks goes round; tangents in pairs and alone, some of them zero."""

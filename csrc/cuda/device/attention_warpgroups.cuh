@@ -4,7 +4,7 @@
 //   grid x: blocks of 128 queries (those that see most first), heads of all samples     grid y: groups of lanes
 //   block:  a warpgroup that fills, whose registers the others take, then two with 64 queries each
 //
-// Shared memory holds *tiles* of 64 rows, of queries or keys, in *slabs* of 64 columns: [kSlabs][64 rows][128 bytes],
+// Shared memory holds *tiles* of 64 rows, of queries or keys, in *slabs* of 64 columns: [D / 64][64 rows][128 bytes],
 // the 16 bytes v of row r at v xor r mod 8. That is wgmma's 128-byte swizzle, K-major of q and k, and of v, whose rows
 // are what a product sums over, the same memory read by rows (warpgroup_instructions.cuh).
 //
@@ -25,8 +25,8 @@
 //     D = 128, 1 lane     2560         1536 + 512                     512     26
 //
 // Published measurements of an H100 find some 25 bytes per cycle from L2. One warpgroup multiplies where the other
-// computes weights, and each has products under way while it does: those of the step before and the first slopes while
-// it computes w, the values' of the lane before while it computes w ds. Of products alone 8 / 9 and 4 / 5 are
+// computes weights, and each has products under way while it does: the first slopes while it computes w, the slopes of
+// the next lane or the values' of the one before while it computes w ds. Of products alone 8 / 9 and 4 / 5 are
 // tangents': with three quarters of the 780 TFLOP/s that large products reach on an H200 some 500 and 450 TFLOP/s,
 // counted at 4 (D + E) operations per pair and tangent; the kernel of mma.sync is expected at 300.
 //
