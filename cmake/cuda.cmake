@@ -69,13 +69,14 @@ if(build_cuda)
     find_package(CUDAToolkit REQUIRED)
     set(TQS_CUDA_SOURCES ${cuda_sources} csrc/cuda/program/cublas_lt_library.cpp)
     # Multiply-adds are written out where they are meant: no element differs for the kernel or the loop it was inlined in.
-    foreach(family attention attention_tensor depthwise elementwise layer layer_tensor matmul_tensor movement noise products rounding
-            rows steps stretching)
+    foreach(family attention attention_tensor attention_warpgroups depthwise elementwise layer layer_tensor matmul_tensor
+            movement noise products rounding rows steps stretching)
         set_source_files_properties(csrc/cuda/program/${family}.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
     endforeach()
     if("90a" IN_LIST TQS_CUDA_ARCHITECTURES)
         # A target of its own: the architectures of a source file cannot be chosen.
         add_library(tqs_warpgroups OBJECT
+            csrc/cuda/program/attention_warpgroups.cu
             csrc/cuda/warpgroups_bfloat16.cu
             csrc/cuda/warpgroups_float16.cu
             csrc/cuda/warpgroups_int8.cu)
@@ -85,7 +86,7 @@ if(build_cuda)
         target_compile_options(tqs_warpgroups PRIVATE ${TQS_WARNINGS})
         list(APPEND TQS_CUDA_SOURCES $<TARGET_OBJECTS:tqs_warpgroups>)
     else()
-        list(APPEND TQS_CUDA_SOURCES csrc/cuda/no_warpgroups.cpp)
+        list(APPEND TQS_CUDA_SOURCES csrc/cuda/no_warpgroups.cpp csrc/cuda/program/no_attention_warpgroups.cpp)
     endif()
     # Its headers for the folder that may include them: the other files are then compiled as in a build without CUDA.
     set(TQS_CUDA_LIBRARIES $<LINK_ONLY:CUDA::cudart_static> ${CMAKE_DL_LIBS})
@@ -99,6 +100,7 @@ if(build_cuda)
 elseif(TQS_CUDA STREQUAL "EMULATED")
     set(TQS_CUDA_SOURCES ${cuda_sources}
         csrc/cuda/no_warpgroups.cpp
+        csrc/cuda/program/attention_warpgroups.cu
         tests/native/cuda_emulator/asynchronous.cpp
         tests/native/cuda_emulator/cublas_lt.cpp
         tests/native/cuda_emulator/fibers.cpp

@@ -80,9 +80,12 @@ def draw(problem: Problem, seed: int = 0) -> Data:
     return data
 
 
-def run(problem: Problem, data: Data, ensemble: int = 0, row_padding: int = 0) -> tuple[Array, Array]:
+def run(
+    problem: Problem, data: Data, ensemble: int = 0, row_padding: int = 0, counted: tuple[int, ...] = ()
+) -> tuple[Array, Array]:
     """out [samples, heads, S, E] and dout [tangents, ...]; with `ensemble` the lanes of `data` are lanes of their own
-    and out has them all. Rows lie `row_padding` elements apart."""
+    and out has them all. Rows lie `row_padding` elements apart. `counted`: what the causal offset grows by per step,
+    and the step that the device has counted to."""
     library = emulated.emulator().library
     library.emulated_node.restype = ctypes.c_char_p
     lanes = ensemble or 1 + problem.tangents
@@ -123,12 +126,12 @@ def run(problem: Problem, data: Data, ensemble: int = 0, row_padding: int = 0) -
     out.sizes[:3], out.strides[:3] = shapes[4], (shapes[4][1] * pitch, pitch, 1)
     out.sample_stride = shapes[4][0] * shapes[4][1] * pitch
     out.lane_stride, out.data = out.sample_stride * problem.samples, memory.address
-    ints = np.asarray([problem.causal, problem.offset], np.int64)
+    ints = np.asarray([problem.causal, problem.offset, *counted], np.int64)
     floats = np.asarray([scale_of(problem)], np.float64)
     inputs, outputs = (Operand * 4)(*given), (Operand * 1)(out)
     node = Node(
         b"attention", lanes, problem.samples, int(not ensemble), PRECISIONS[problem.dtype], 4, 1,
-        ctypes.addressof(inputs), ctypes.addressof(outputs), ints.ctypes.data, 2, floats.ctypes.data, 0,
+        ctypes.addressof(inputs), ctypes.addressof(outputs), ints.ctypes.data, ints.size, floats.ctypes.data, 0,
     )  # fmt: skip
     said = library.emulated_node(ctypes.byref(node))
     assert said is None, said.decode()

@@ -116,7 +116,8 @@ def schedule(seed: int) -> None:
 
 def _build(folder: Path) -> Emulator:
     cuda = ROOT / "csrc/cuda"
-    excluded = ("table", "no_warpgroups", "device", "cublas_lt_library")  # the engine is built with TQS_CUDA=EMULATED
+    # the engine is built with TQS_CUDA=EMULATED
+    excluded = ("table", "no_warpgroups", "no_attention_warpgroups", "device", "cublas_lt_library")
     kernels = [path for part in (cuda, cuda / "program") for path in sorted(part.iterdir())]
     kernels = [path for path in kernels if path.suffix in (".cpp", ".cu") and path.stem not in excluded]
     sources = [*sorted(FOLDER.glob("*.cpp")), *kernels, ROOT / "csrc/program/chain.cpp"]
@@ -260,12 +261,18 @@ class Emulator:
         self.library.emulated_mma(number, *(ctypes.c_void_p(part.ctypes.data) for part in (a, b, c)))
         return c
 
-    def atoms(self, kind: str, a: Any, atoms: Any, c: Any, *, careless: int = 0) -> tuple[Any, str]:
-        """c + two products of a warpgroup, a and c by thread, and what was said (`careless`: probes.cpp)."""
-        a, atoms, c = (np.array(part, order="C") for part in (a, atoms, c))
+    def atoms(
+        self, kind: str, a: Any, shared: Any, c: Any, *, way: str = "columns", careless: int = 0
+    ) -> tuple[Any, str]:
+        """c + two products of a warpgroup, a and c by thread, and what was said (`careless`: probes.cpp). `way`: how
+        operands lie in shared memory, b by columns, b by rows, or b by columns and then a."""
+        a, shared, c = (np.array(part, order="C") for part in (a, shared, c))
         number = ("bfloat16", "float16", "int8").index(kind)
-        pointers = [ctypes.c_void_p(part.ctypes.data) for part in (a, atoms, c)]
-        said = self.library.emulated_atoms(number, len(c[0]) * 2, *pointers, careless)
+        pointers = [ctypes.c_void_p(part.ctypes.data) for part in (a, shared, c)]
+        said = self.library.emulated_atoms(
+            number, ("columns", "rows", "both").index(way), len(c[0]) * 2, *pointers[:2],
+            ctypes.c_int64(shared.size), pointers[2], careless,
+        )  # fmt: skip
         return c, said.decode()
 
     def float_to_float16(self, value: float) -> int:
@@ -285,6 +292,15 @@ class Emulator:
             yield
         finally:
             self.library.emulated_shared_limit(ctypes.c_int64(Device().shared_per_block))
+
+    @contextmanager
+    def capability(self, major: int) -> Iterator[None]:
+        """Within: a device of this compute capability."""
+        self.library.emulated_capability(major)
+        try:
+            yield
+        finally:
+            self.library.emulated_capability(9)
 
     def bank_conflicts(self) -> int:
         """Of 16-byte loads from shared memory since the last call."""

@@ -1,5 +1,6 @@
-"""Attention of 16 bits on tensor cores (csrc/cuda/device/attention_tensor.cuh), on the emulator: against float64 within
-derived bounds, on outputs that hold NaN before and memory that ends where the task says."""
+"""Attention of 16 bits on tensor cores (csrc/cuda/device/attention_tensor.cuh and, from 65 queries on,
+attention_warpgroups.cuh), on the emulator: against float64 within derived bounds, on outputs that hold NaN before and
+memory that ends where the task says."""
 
 from __future__ import annotations
 
@@ -94,9 +95,9 @@ def test_scores_of_any_size():
     check(problem, data, *run(problem, data))
 
 
-@pytest.mark.parametrize("keys", [70, 600])
-def test_lanes_samples_padding_and_the_order_of_threads_change_no_bit(keys):
-    problem = Problem(20, keys, 64, 64, "bfloat16", 3, heads=2, samples=2, causal=True, offset=keys - 20)
+@pytest.mark.parametrize(("queries", "keys"), [(20, 70), (20, 600), (140, 100)])
+def test_lanes_samples_padding_and_the_order_of_threads_change_no_bit(queries, keys):
+    problem = Problem(queries, keys, 64, 64, "bfloat16", 3, heads=2, samples=2, causal=True, offset=keys - queries)
     data = draw(problem)
     out, dout = run(problem, data)
     emulated.emulator().library.emulated_reverse(1)
@@ -139,5 +140,59 @@ def test_shared_memory_is_read_without_conflicts(depth):
 
 @pytest.mark.parametrize("depth", [32, 64, 96, 128])
 def test_every_shape_fits_into_99_kib(depth):
-    with emulated.emulator().shared_limit(99 << 10):
+    with emulated.emulator().shared_limit(99 << 10), emulated.emulator().capability(8):
         checked(Problem(100, 33, depth, depth, tangents=3))
+
+
+# ------------------------------------------------------------------------------------------------ warpgroups
+
+
+def test_which_tasks_warpgroups_take():
+    """They want more than 99 KiB of shared memory, which tells who was launched."""
+    taken = Problem(65, 9, 40, 64, tangents=1)
+    left = [{"queries": 64}, {"depth": 32, "width": 32}, {"masked": True}, {"moves": (Q, K)}, {"tangents": 0}]
+    with emulated.emulator().shared_limit(99 << 10):
+        with pytest.raises(AssertionError, match="more shared memory than the device has"):
+            checked(taken)
+        with emulated.emulator().capability(8):
+            checked(taken)
+        for change in left:
+            checked(replace(taken, **change))
+
+
+@pytest.mark.parametrize("first", range(5))
+def test_warpgroups_with_every_kind_of_size(first):
+    """One warpgroup of 64 queries or several blocks of two; a last step of keys with 1 to 64; what is padded to 64 or
+    128 columns; bounds that leave a warpgroup or a block without keys, or end it before the other."""
+    queries = (65, 127, 128, 129, 191, 193, 256, 300, 97, 140)[first::5]
+    for place, count in enumerate(queries):
+        keys = (1, 63, 64, 65, 200)[(first + 2 * place) % 5]
+        for causal, offset in ((False, 0), (True, keys - count), (True, -70), (True, 5)):
+            depth, width = ((40, 64), (64, 8), (128, 128), (72, 24), (16, 104))[(first + place + offset) % 5]
+            dtype = ("bfloat16", "float16")[(count + offset) % 2]
+            checked(Problem(count, keys, depth, width, dtype, 1 + (first + offset) % 3, causal=causal, offset=offset))
+
+
+def test_every_place_of_the_bound_within_a_step_of_warpgroups():
+    for offset in (-80, -79, -65, -64, -63, -17, -16, -15, -9, -8, -7, -2, -1, 0, 1, 2, 7, 15, 31, 32, 47, 48, 49, 62):
+        checked(Problem(80, 96, 64, 64, tangents=1, causal=True, offset=offset))
+
+
+def test_warpgroups_follow_the_clock():
+    problem = Problem(70, 150, 64, 64, tangents=1, causal=True, offset=-20 + 3 * 17)
+    data = draw(problem)
+    counted = run(replace(problem, offset=-20), data, counted=(3, 17))
+    for got, want in zip(counted, run(problem, data), strict=True):
+        same_bits(got, want)
+
+
+@pytest.mark.parametrize("depth", [64, 128])
+def test_warpgroups_with_many_steps_tangents_heads_and_samples(depth):
+    """The ring of chunks goes round; tangents in pairs and alone, some of them zero."""
+    missing = ((Q, 0), (K, 1), (V, 2), (Q, 3), (K, 3), (Q, 4), (K, 4), (V, 4))
+    problem = Problem(130, 450, depth, depth, "bfloat16", 5, missing=missing, heads=2, samples=2)
+    data = draw(problem)
+    out, dout = run(problem, data)
+    check(problem, data, out, dout)
+    assert not dout[4].any()
+    checked(replace(problem, heads=1, samples=1, missing=(), dtype="float16", causal=True, offset=300, scale=-0.2))

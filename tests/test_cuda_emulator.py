@@ -93,6 +93,15 @@ def warpgroup_fragments(matrix, name):
     return matrix.T.reshape(-1)[places[:, None] + values]
 
 
+def swizzled(rows):
+    """Bytes as CUTLASS's Swizzle<3, 4, 3> of their addresses places them: bits 7 to 9 onto bits 4 to 6."""
+    flat = rows.reshape(-1)
+    plain = np.arange(flat.size)
+    placed = np.empty_like(flat)
+    placed[plain ^ (plain >> 7 & 7) << 4] = flat
+    return placed
+
+
 @pytest.mark.parametrize("columns", [64, 128])
 @pytest.mark.parametrize("kind", ["bfloat16", "float16", "int8"])
 def test_products_of_a_warpgroup(emulator, kind, columns):
@@ -108,10 +117,7 @@ def test_products_of_a_warpgroup(emulator, kind, columns):
         words = [emulated.to_bits(warpgroup_fragments(part, name), kind) for part in a]
         rows = emulated.to_bits(b, kind).view(np.uint8)
         c = generator.integers(-9, 10, (64, columns)).astype(np.float32)
-    # The swizzle as CUTLASS writes it, Swizzle<3, 4, 3> of byte addresses: bits 7 to 9 onto bits 4 to 6.
-    plain = np.arange(columns * 128)
-    atoms = np.empty(columns * 128, np.uint8)
-    atoms[plain ^ (plain >> 7 & 7) << 4] = rows.reshape(-1)
+    atoms = swizzled(rows)
     own = np.stack([part.view(np.uint32).reshape(128, 4) for part in words], axis=1)
     got, said = emulator.atoms(kind, own, atoms, warpgroup_fragments(c, "c"))
     assert said == ""
@@ -122,6 +128,28 @@ def test_products_of_a_warpgroup(emulator, kind, columns):
     assert not np.array_equal(careless, got)
     _, said = emulator.atoms(kind, own, atoms, warpgroup_fragments(c, "c"), careless=2)
     assert "not fenced" in said
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+@pytest.mark.parametrize("way", ["rows", "both"])
+def test_other_operands_of_a_warpgroup(emulator, way, kind):
+    """b by rows (MN-major: ((T,8,m),(8,k)):((1,T,LBO),(8T,SBO)) in CUTLASS's comment on make_gmma_desc), where a row
+    has 64 columns and the next 64 lie beside all its rows; a in shared memory, as b by columns."""
+    generator = np.random.default_rng(4)
+    for columns in (64, 128) if way == "rows" else (64,):
+        a, b = generator.integers(-9, 10, (64, 64)), generator.integers(-9, 10, (64, columns))
+        c = generator.integers(-9, 10, (64, columns)).astype(np.float32)
+        own = np.zeros((128, 2, 4), np.uint32)
+        if way == "rows":
+            words = [emulated.to_bits(warpgroup_fragments(a[:, 16 * i : 16 * i + 16], "a16"), kind) for i in range(2)]
+            own = np.stack([part.view(np.uint32).reshape(128, 4) for part in words], axis=1)
+            slabs = [b[:, column : column + 64] for column in range(0, columns, 64)]
+        else:
+            slabs = [np.ascontiguousarray(b.T), a]
+        shared = np.concatenate([swizzled(emulated.to_bits(slab, kind).view(np.uint8)) for slab in slabs])
+        got, said = emulator.atoms(kind, own, shared, warpgroup_fragments(c, "c"), way=way)
+        assert said == ""
+        np.testing.assert_array_equal(got, warpgroup_fragments(c + a[:, :32] @ b[:32], "c"))
 
 
 def test_float16_is_rounded_as_numpy_rounds_it(emulator):
@@ -149,6 +177,7 @@ def test_float16_is_rounded_as_numpy_rounds_it(emulator):
         ("too many announced", "waits at wait_phase for threads that never come"),
         ("nobody arrives", "waits at wait_phase for threads that never come"),
         ("barrier not published", "a barrier that was not published"),
+        ("copy not shown to a product", "a product reads a copy that was not shown to it"),
     ],
 )
 def test_faults_are_found(emulator, fault, message):
@@ -200,7 +229,7 @@ def test_shared_memory_begins_at_a_multiple_of_1024_or_not(emulator, seed):
 
 
 def test_correct_code_passes_and_conflicts_are_counted(emulator):
-    for fault in ("none", "right bulk copy"):
+    for fault in ("none", "right bulk copy", "copy shown to a product"):
         assert emulator.fault(fault, False) == emulator.fault(fault, True) == ""
     emulator.bank_conflicts()
     assert emulator.fault("bank conflict", False) == ""

@@ -3,6 +3,7 @@
 //     primal     the online softmax; writes out and, where tangents follow, of each row its state: out in float32, the
 //                largest score m and 1 / sum w
 //     tangents   per step of keys w = exp(s - m) again, then the sums (w ds) v + w dv and w ds of kTangents lanes
+//                (many queries on sm_90a: attention_warpgroups.cuh)
 //
 //   grid x: splits of the keys, blocks of queries (those that see most first), heads of all samples
 //   grid y: tangents: groups of kTangents lanes; primal: lanes of an ensemble, with z for those beyond its limit
@@ -49,6 +50,11 @@ struct TensorArgument {
     // Of several splits [splits, lanes, heads x queries, E + 2]: sum w v, m log2(e), sum w; of tangents: their sum,
     // sum w ds, nothing
     float* partials;
+
+    // Where a row begins in states, and in the partials of a split and lane.
+    __device__ std::int64_t state_of(std::uint32_t head, int row) const {
+        return (static_cast<std::int64_t>(head) * a.queries + row) * (a.width + 2);
+    }
 };
 
 // What is needed here and there, in shared memory: it and what follows from it take no registers from one step of keys
@@ -62,6 +68,22 @@ struct TensorNumbers {
 };
 
 inline constexpr float kLog2E = 1.4426950408889634f;
+
+// Where `head` of an operand lies: set 0 is the primal of `lane`, set n the tangent of first_tangent + n - 1. Null:
+// absent, or a tangent that is zero.
+__device__ inline char* operand_at(const AttentionArgument& a, int operand, int set, std::uint32_t head,
+                                   std::int64_t lane, std::int64_t first_tangent) {
+    if (operand == kMask && !a.masked) return nullptr;
+    char* const data = set == 0 ? a.operands[operand].lane(lane, false)
+                                : a.tangents[operand].lane(first_tangent + set - 1, operand != kOut);
+    return data ? data + 2 * a.heads.offset(operand, head) : nullptr;
+}
+
+// Over the four lanes that share a row.
+__device__ inline float row_sum_of(float value) {
+    value += shuffle_xor(value, 1);
+    return value + shuffle_xor(value, 2);
+}
 
 template <class Shape>
 class TensorBlock {
@@ -90,13 +112,7 @@ class TensorBlock {
         const std::uint32_t blocks = (a.queries + each - 1) / each, splits = static_cast<std::uint32_t>(h.splits);
         const std::uint32_t place = blockIdx.x / splits, head = place / blocks;
         if (thread < kAttentionOperands * Shape::kSets) {
-            const int operand = thread / Shape::kSets, set = thread % Shape::kSets;
-            char* data = nullptr;
-            if (operand != kMask || a.masked) {
-                data = set == 0 ? a.operands[operand].lane(lane, false)
-                                : a.tangents[operand].lane(first_tangent + set - 1, operand != kOut);
-            }
-            pointers[thread] = data ? data + 2 * a.heads.offset(operand, head) : nullptr;
+            pointers[thread] = operand_at(a, thread / Shape::kSets, thread % Shape::kSets, head, lane, first_tangent);
         }
         if (thread == 0) {
             TensorNumbers& n = *numbers;
@@ -137,9 +153,7 @@ class TensorBlock {
     // Where the keys of this split that a query sees end.
     __device__ int visible(int number) const {
         const int end = numbers->end_key;
-        if (!a.causal) return end;
-        const std::int64_t seen = number + numbers->causal_offset + 1;
-        return seen < 0 ? 0 : seen < end ? static_cast<int>(seen) : end;
+        return a.causal ? seen_before(end, number, numbers->causal_offset) : end;
     }
     // The same where there may be no such query.
     __device__ int shown(int number) const { return number < static_cast<int>(a.queries) ? visible(number) : 0; }
@@ -275,18 +289,10 @@ class TensorBlock {
         char* const to = at(kOut, set) + row * row_bytes(kOut) + 2 * column;
         *reinterpret_cast<std::uint32_t*>(to) = pair_of(Element{}, first, second);
     }
-    __device__ std::int64_t state_of(int row) const {
-        return (static_cast<std::int64_t>(numbers->head) * a.queries + row) * (a.width + 2);
-    }
+    __device__ std::int64_t state_of(int row) const { return h.state_of(numbers->head, row); }
     __device__ float* partial_of(std::int64_t lane, int row) const {
         return h.partials + (numbers->split * h.lanes + lane) * a.heads.count * a.queries * (a.width + 2) +
                state_of(row);
-    }
-
-    // Over the four lanes that share a row.
-    __device__ static float row_sum_of(float value) {
-        value += shuffle_xor(value, 1);
-        return value + shuffle_xor(value, 2);
     }
 
     const TensorArgument& h;

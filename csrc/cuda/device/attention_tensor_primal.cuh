@@ -46,7 +46,7 @@ class TensorPrimal : TensorBlock<Shape> {
 #pragma unroll
         for (int m = 0; m < kWarpTiles; ++m) {
 #pragma unroll
-            for (int half = 0; half < 2; ++half) totals[m][half] = Base::row_sum_of(totals[m][half]);
+            for (int half = 0; half < 2; ++half) totals[m][half] = row_sum_of(totals[m][half]);
         }
         const auto width = static_cast<int>(a.width);
         this->for_each_row([&](int row, int m, int half) {

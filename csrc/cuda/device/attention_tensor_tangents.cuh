@@ -56,7 +56,7 @@ class TensorTangents : TensorBlock<Shape> {
 #pragma unroll
             for (int m = 0; m < kWarpTiles; ++m) {
 #pragma unroll
-                for (int half = 0; half < 2; ++half) drifts[n][m][half] = Base::row_sum_of(drifts[n][m][half]);
+                for (int half = 0; half < 2; ++half) drifts[n][m][half] = row_sum_of(drifts[n][m][half]);
             }
             this->for_each_row([&](int row, int m, int half) {
                 const float drift = drifts[n][m][half];

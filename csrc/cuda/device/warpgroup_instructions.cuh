@@ -3,15 +3,19 @@
 //
 // A *warpgroup* is four warps, the first a multiple of four; its collectives are called by all 128 threads. A product
 // c += a b has a [64, k] in registers, warp w of the group holding rows 16 w ... as a fragment of m16n8k16 or m16n8k32
-// (instructions.cuh), b [k, N] in shared memory, and c [64, N] as N / 8 fragments of those instructions.
+// (instructions.cuh), or in shared memory, b [k, N] in shared memory, and c [64, N] as N / 8 fragments of those
+// instructions.
 //
 // b lies in *atoms* of 8 columns of the product x 128 bytes along k, 1024-byte aligned, one after the other along N:
 // byte i of column n is at 128 (n mod 8) + (i xor 16 (n mod 8)) of its atom ("128-byte swizzle", K-major). A product
-// reads 32 bytes of every column, from byte 0, 32, 64 or 96 on.
+// reads 32 bytes of every column, from byte 0, 32, 64 or 96 on. Rows of a in shared memory lie like columns of b.
 //
-// Descriptor of b (PTX ISA, "Matrix descriptor"; CUTLASS's GmmaDescriptor has the same fields): bits 0-13 shared
-// address / 16, 16-29 leading byte offset / 16 (1, not used with this swizzle), 32-45 bytes from atom to atom / 16,
-// 62-63 the swizzle, 1 for 128 bytes.
+// The same memory read the other way (MN-major) is a b *by rows*, of 16-bit elements: an atom has 8 rows of k with 64
+// columns each, atoms follow each other along k, and what has the next 64 columns lies `beside` bytes further on.
+//
+// Descriptor of an operand (PTX ISA, "Matrix descriptor"; CUTLASS's GmmaDescriptor has the same fields, and the comment
+// on make_gmma_desc both orders): bits 0-13 shared address / 16, 16-29 leading byte offset / 16 (`beside` by rows, else
+// not used with this swizzle: 1), 32-45 stride byte offset / 16, from atom to atom, 62-63 the swizzle, 1 for 128 bytes.
 //
 // A product runs behind the threads' back. Until wait_products says so its registers may be neither read (c) nor
 // written (a, c), and b must stay.
@@ -75,6 +79,10 @@ __device__ inline void make_barrier(Barrier* barrier, int arrivals) {
 __device__ inline void publish_barriers() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+// At a barrier of this block.
+__device__ inline void arrive(Barrier* barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 // At the barrier of block `rank` of the cluster.
 __device__ inline void arrive(Barrier* barrier, int rank) {
@@ -140,10 +148,22 @@ __device__ inline void copy_bulk_to(unsigned char* shared, const void* global, i
 
 // ------------------------------------------------------------------------------------------------ products
 
+// What this thread wrote to shared memory, its finished copy_async among it, becomes what products read, which see
+// memory through the proxy of bulk copies: before others learn that it is there.
+__device__ inline void show_to_products() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 __device__ inline std::uint64_t describe_atoms(const unsigned char* atoms) {
     constexpr std::uint64_t kFixed =
         std::uint64_t{1} << 62 | std::uint64_t{kAtomBytes / 16} << 32 | std::uint64_t{1} << 16;
     return kFixed | (shared_address(atoms) & 0x3FFFFu) >> 4;
+}
+// Of b by rows.
+template <int beside>
+__device__ inline std::uint64_t describe_atoms_by_rows(const unsigned char* atoms) {
+    static_assert(beside % kAtomBytes == 0);
+    return describe_atoms(atoms) + (std::uint64_t{beside / 16 - 1} << 16);
 }
 
 // Before products whose registers other instructions have written.
@@ -171,40 +191,61 @@ __device__ inline void settle(Sum (&c)[fragments][4]) {
     }
 }
 
+// Of one thread.
+using Fragment = std::uint32_t[4];
+
 // clang-format off
 #define TQS_FOUR(kind, c, i) kind(c[i][0]), kind(c[i][1]), kind(c[i][2]), kind(c[i][3])
 #define TQS_32(kind, c, i) TQS_FOUR(kind, c, i), TQS_FOUR(kind, c, i + 1), TQS_FOUR(kind, c, i + 2), \
     TQS_FOUR(kind, c, i + 3), TQS_FOUR(kind, c, i + 4), TQS_FOUR(kind, c, i + 5), TQS_FOUR(kind, c, i + 6), \
     TQS_FOUR(kind, c, i + 7)
-#define TQS_NAMES_32 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
-    "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36"
-#define TQS_NAMES_64 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
+#define TQS_SUMS_32 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
+    "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
+#define TQS_SUMS_64 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
     "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, " \
     "%41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, " \
-    "%62, %63}, {%64, %65, %66, %67}, %68"
-#define TQS_PRODUCT(name, text, names, flag, last, Sum, fragments, ...)                                        \
-    __device__ inline void name(Sum (&c)[fragments][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {    \
+    "%62, %63}"
+#define TQS_REGISTERS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+#define TQS_DESCRIPTOR "l"(a)
+#define TQS_PRODUCT(name, text, names, flag, last, Sum, fragments, Left, left, ...)                                  \
+    __device__ inline void name(Sum (&c)[fragments][4], Left a, std::uint64_t b, bool add) {                         \
         asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " flag ", 0;\n"                                           \
                      "wgmma.mma_async.sync.aligned." text " " names ", add" last ";\n}"                              \
                      : __VA_ARGS__                                                                                   \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));              \
+                     : left, "l"(b), "r"(static_cast<int>(add)));                                                    \
     }
-// c = a b, or c += a b where `add`. The last numbers: signs of a and b, b not transposed.
-TQS_PRODUCT(products_bfloat16, "m64n64k16.f32.bf16.bf16", TQS_NAMES_32, "%37", ", 1, 1, 0", float, 8,
-            TQS_32("+f", c, 0))
-TQS_PRODUCT(products_bfloat16, "m64n128k16.f32.bf16.bf16", TQS_NAMES_64, "%69", ", 1, 1, 0", float, 16,
-            TQS_32("+f", c, 0), TQS_32("+f", c, 8))
-TQS_PRODUCT(products_float16, "m64n64k16.f32.f16.f16", TQS_NAMES_32, "%37", ", 1, 1, 0", float, 8,
-            TQS_32("+f", c, 0))
-TQS_PRODUCT(products_float16, "m64n128k16.f32.f16.f16", TQS_NAMES_64, "%69", ", 1, 1, 0", float, 16,
-            TQS_32("+f", c, 0), TQS_32("+f", c, 8))
+#define TQS_PRODUCT_64(name, text, last, Sum, constraint)                                                            \
+    TQS_PRODUCT(name, "m64n64" text, TQS_SUMS_32 ", {%32, %33, %34, %35}, %36", "%37", last, Sum, 8,                 \
+                const Fragment&, TQS_REGISTERS, TQS_32(constraint, c, 0))
+#define TQS_PRODUCT_128(name, text, last, Sum, constraint)                                                           \
+    TQS_PRODUCT(name, "m64n128" text, TQS_SUMS_64 ", {%64, %65, %66, %67}, %68", "%69", last, Sum, 16,               \
+                const Fragment&, TQS_REGISTERS, TQS_32(constraint, c, 0), TQS_32(constraint, c, 8))
+// c = a b, or c += a b where `add`. The last numbers: signs of a and b, then whether a in shared memory, and b, are read
+// by rows.
+TQS_PRODUCT_64(products_bfloat16, "k16.f32.bf16.bf16", ", 1, 1, 0", float, "+f")
+TQS_PRODUCT_128(products_bfloat16, "k16.f32.bf16.bf16", ", 1, 1, 0", float, "+f")
+TQS_PRODUCT_64(products_float16, "k16.f32.f16.f16", ", 1, 1, 0", float, "+f")
+TQS_PRODUCT_128(products_float16, "k16.f32.f16.f16", ", 1, 1, 0", float, "+f")
+// b by rows.
+TQS_PRODUCT_64(products_by_rows_bfloat16, "k16.f32.bf16.bf16", ", 1, 1, 1", float, "+f")
+TQS_PRODUCT_128(products_by_rows_bfloat16, "k16.f32.bf16.bf16", ", 1, 1, 1", float, "+f")
+TQS_PRODUCT_64(products_by_rows_float16, "k16.f32.f16.f16", ", 1, 1, 1", float, "+f")
+TQS_PRODUCT_128(products_by_rows_float16, "k16.f32.f16.f16", ", 1, 1, 1", float, "+f")
+// a in shared memory, too.
+TQS_PRODUCT(products_bfloat16, "m64n64k16.f32.bf16.bf16", TQS_SUMS_32 ", %32, %33", "%34", ", 1, 1, 0, 0", float, 8,
+            std::uint64_t, TQS_DESCRIPTOR, TQS_32("+f", c, 0))
+TQS_PRODUCT(products_float16, "m64n64k16.f32.f16.f16", TQS_SUMS_32 ", %32, %33", "%34", ", 1, 1, 0, 0", float, 8,
+            std::uint64_t, TQS_DESCRIPTOR, TQS_32("+f", c, 0))
 // a unsigned, b signed bytes.
-TQS_PRODUCT(products_int8, "m64n64k32.s32.u8.s8", TQS_NAMES_32, "%37", "", int, 8, TQS_32("+r", c, 0))
-TQS_PRODUCT(products_int8, "m64n128k32.s32.u8.s8", TQS_NAMES_64, "%69", "", int, 16, TQS_32("+r", c, 0),
-            TQS_32("+r", c, 8))
+TQS_PRODUCT_64(products_int8, "k32.s32.u8.s8", "", int, "+r")
+TQS_PRODUCT_128(products_int8, "k32.s32.u8.s8", "", int, "+r")
+#undef TQS_PRODUCT_128
+#undef TQS_PRODUCT_64
 #undef TQS_PRODUCT
-#undef TQS_NAMES_64
-#undef TQS_NAMES_32
+#undef TQS_DESCRIPTOR
+#undef TQS_REGISTERS
+#undef TQS_SUMS_64
+#undef TQS_SUMS_32
 #undef TQS_32
 #undef TQS_FOUR
 // clang-format on

@@ -1,12 +1,21 @@
 // Attention on the GPU: what attention.cu and attention_tensor.cu share.
 #pragma once
 
+#include <limits>
+
+#include "core/check.h"
 #include "cuda/device/attention.cuh"
 #include "cuda/device/elements.cuh"
 
 namespace tqs::cuda {
 
 AttentionArgument argument_of(const AttentionTask& task);
+
+inline unsigned blocks_of(std::int64_t count, const char* what) {
+    require(count <= std::numeric_limits<std::int32_t>::max(), "attention", "expected fewer than 2^31 blocks of ", what,
+            ", got ", count, "; use fewer samples");
+    return static_cast<unsigned>(count);
+}
 
 // On tensor cores (device/attention_tensor.cuh): 16 bits, D and E multiples of 8 up to 128, rows of q, k, v and out
 // adjacent and 16-byte aligned in all lanes and samples.

@@ -6,6 +6,7 @@
 #include "cuda/device/attention_tensor_tangents.cuh"
 #include "cuda/device/loops.cuh"
 #include "cuda/program/attention.h"
+#include "cuda/program/attention_warpgroups.h"
 #include "cuda/program/launch.cuh"
 
 namespace tqs::cuda {
@@ -39,12 +40,6 @@ bool has_tangents(const AttentionTask& task) {
 
 std::int64_t state_floats(const AttentionTask& task, const Cut& cut) {
     return has_tangents(task) ? (cut.rows * cut.pitch + 31) / 32 * 32 : 0;
-}
-
-unsigned blocks_of(std::int64_t count, const char* what) {
-    require(count <= std::numeric_limits<std::int32_t>::max(), kName, "expected fewer than 2^31 blocks of ", what,
-            ", got ", count, "; use fewer samples");
-    return static_cast<unsigned>(count);
 }
 
 template <class Shape, class Kernel>
@@ -95,6 +90,29 @@ void run_tangents(TensorArgument h, const Cut& cut) {
     if (h.splits > 1) combine<Element, true>(h, cut);
 }
 
+// Whether wgmma computes the tangents (device/attention_warpgroups.cuh), which is expected to be faster where it
+// computes less than 500 / 300 of the products that mma.sync would: its blocks are whole, 128 queries and not 32, rows
+// of 32 values become 64 there and rows of 96 become 128, and tangents that no lane has are multiplied as zeros.
+bool takes_warpgroups(const AttentionArgument& a) {
+    if (a.masked || !(a.q_moves && a.k_moves && a.v_moves) || a.queries <= 64 || std::max(a.depth, a.width) <= 32) {
+        return false;
+    }
+    int device = 0, capability = 0;
+    check_cuda(cudaGetDevice(&device), kName, "cudaGetDevice");
+    check_cuda(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device), kName,
+               "cudaDeviceGetAttribute");
+    return has_attention_warpgroups() && capability == 9;
+}
+
+template <class Element>
+void run_warpgroups(const TensorArgument& h) {
+    if constexpr (std::is_same_v<Element, Bfloat16>) {
+        attention_warpgroups_bfloat16(h);
+    } else {
+        attention_warpgroups_float16(h);
+    }
+}
+
 template <class Element, int depth>
 void run_depth(const AttentionTask& task) {
     const Cut cut(task);
@@ -111,7 +129,9 @@ void run_depth(const AttentionTask& task) {
     h.lanes = task.extent.tangent ? 1 : task.extent.lanes;
     run_primal<Element, depth>(h, cut);
     h.lanes = task.extent.lanes - 1;
-    if (tangents) run_tangents<Element, depth>(h, cut);
+    if (!tangents) return;
+    if (takes_warpgroups(h.a)) return run_warpgroups<Element>(h);
+    run_tangents<Element, depth>(h, cut);
 }
 
 bool aligned(const void* data) {

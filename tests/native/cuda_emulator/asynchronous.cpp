@@ -57,6 +57,10 @@ Deferred& deferred() {
     return here().deferred[static_cast<std::size_t>(running().number / kWarpgroup)];
 }
 
+std::vector<bool>::reference hidden_at(const unsigned char* shared) {
+    return here().hidden.at(static_cast<std::size_t>(shared - here().shared) / 16);
+}
+
 }  // namespace
 
 // ------------------------------------------------------------------------------------------------ copies of a thread
@@ -66,6 +70,7 @@ void issue_copy(const Copy& copy) {
         if (reinterpret_cast<std::uintptr_t>(address) % copy.bytes != 0) fail("copy_async: address not aligned");
     }
     std::memset(copy.target, 0xFF, copy.bytes);
+    hidden_at(copy.target) = true;
     running().issued.push_back(copy);
 }
 
@@ -84,9 +89,19 @@ void wait_copies(int pending) {
             } else {
                 std::memset(copy.target, 0, copy.bytes);
             }
+            running().landed.push_back(copy.target);
         }
         groups.pop_front();
     }
+}
+
+void show_copies() {
+    for (const unsigned char* target : running().landed) hidden_at(target) = false;
+    running().landed.clear();
+}
+
+void require_shown(const unsigned char* shared) {
+    if (hidden_at(shared)) fail("a product reads a copy that was not shown to it");
 }
 
 // ------------------------------------------------------------------------------------------------ products

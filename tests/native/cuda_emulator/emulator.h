@@ -16,7 +16,8 @@
 // - Shared memory holds 0xFF at the start. An asynchronous copy fills its target with 0xFF when it is issued and writes
 //   it only when it is waited for, the earliest and the latest moment that hardware may choose. Products of warpgroups
 //   and phases of barriers in shared memory end only when they are waited for, too.
-// - Registers of products are fenced before them, and barriers in shared memory published before others see them.
+// - Registers of products are fenced before them, asynchronous copies that they read shown to them, and barriers in
+//   shared memory published before others see them.
 //
 // Threads run in ascending or in descending order (`reversed`), or in an adversary's (`emulated_schedule`): warps and
 // their lanes have random priorities, some the lowest of all, which now and then change, and of the threads that can
@@ -47,6 +48,8 @@ struct Index {
 extern bool reversed;  // else as emulated_schedule said
 // Of a block, in bytes: what the device has, which no launch may exceed. An H200's, unless a test says otherwise.
 extern std::size_t shared_limit;
+// Major compute capability of the device: 9, unless a test says otherwise.
+extern int capability;
 
 // Calls `kernel` for every thread of every block; `cluster` neighbouring blocks along x run at once. Throws
 // std::runtime_error.
@@ -100,6 +103,9 @@ struct Copy {
 void issue_copy(const Copy& copy);
 void commit_copies();
 void wait_copies(int pending);
+// The copies that this thread has waited for, to products of warpgroups; and what fails where that was forgotten.
+void show_copies();
+void require_shown(const unsigned char* shared);
 
 // Work of this thread's warpgroup that is done when it is waited for, in groups; called by one thread. Before it, and
 // again after every wait, come fences: the registers have been the threads' own.

@@ -12,6 +12,7 @@ namespace emulator {
 
 Index block_index, grid_size;
 std::size_t shared_limit = 232448;
+int capability = 9;
 
 namespace {
 
@@ -114,6 +115,7 @@ Fiber& fiber_of(std::size_t number) {
     fiber.waits = nullptr;
     fiber.issued.clear();
     fiber.committed.clear();
+    fiber.landed.clear();
     fiber.shared_loads.clear();
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
@@ -191,6 +193,7 @@ void launch(Index grid, int threads, std::size_t shared_bytes, const std::functi
             for (std::size_t rank = 0; rank < shared.size(); ++rank) {
                 state.cluster[rank].index = {first.x + static_cast<unsigned>(rank), first.y, first.z};
                 state.cluster[rank].shared = shared[rank];
+                state.cluster[rank].hidden.assign(shared_bytes / 16, false);
                 if (shared[rank]) std::memset(shared[rank], 0xFF, shared_bytes);
             }
             try {

@@ -32,6 +32,7 @@ struct Fiber {
     std::uint64_t priority = 0;         // schedule.h
     std::vector<Copy> issued;           // asynchronous.cpp
     std::deque<std::vector<Copy>> committed;
+    std::vector<unsigned char*> landed;        // copies, not shown to products
     std::vector<std::uintptr_t> shared_loads;  // memory.cpp
 };
 
@@ -57,6 +58,7 @@ struct Block {
     std::vector<Group> warps, warpgroups;
     std::vector<Deferred> deferred;  // by warpgroup
     unsigned char* shared = nullptr;
+    std::vector<bool> hidden;  // 16 bytes of shared memory each: copied, and not shown to products
 };
 
 [[noreturn]] void fail(const std::string& what);

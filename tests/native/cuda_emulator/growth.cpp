@@ -25,7 +25,7 @@ const char* emulated_stretch(std::int64_t samples, std::int64_t directions, std:
                              const std::int64_t* times, double* frames, void* scratch, double* logs, double* condition,
                              std::int64_t* diverged, int* failed) {
     try {
-        Context own(nullptr);
+        Context own(nullptr, false);
         const ContextScope scope(own);
         stretch_frames({.samples = samples,
                         .directions = directions,

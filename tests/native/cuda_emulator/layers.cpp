@@ -34,7 +34,7 @@ Operand contiguous(int precision, void* data, std::vector<std::int64_t> sizes) {
 template <class Run>
 const char* guarded(const Run& run) {
     try {
-        Context own(nullptr);
+        Context own(nullptr, false);
         const ContextScope scope(own);
         run();
         return nullptr;

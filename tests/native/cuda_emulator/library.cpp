@@ -82,6 +82,9 @@ void emulated_reverse(int reversed) {
 void emulated_shared_limit(std::int64_t bytes) {
     emulator::shared_limit = static_cast<std::size_t>(bytes);
 }
+void emulated_capability(int major) {
+    emulator::capability = major;
+}
 std::int64_t emulated_bank_conflicts() {
     return emulator::take_bank_conflicts();
 }

@@ -85,7 +85,15 @@ void hand_back(unsigned char* source, bool together) {
     }
 }
 
-// Two products by a warpgroup, the second from 32 bytes further on.
+unsigned char* atoms_begin() {
+    return shared_memory() + (kAtomBytes - shared_address(shared_memory()) % kAtomBytes) % kAtomBytes;
+}
+
+// How operands of a product lie.
+enum Way : int { kByColumns, kByRows, kBothShared };
+constexpr int kBeside = 64 * 128;  // bytes: by rows, 64 columns; and of a
+
+// Two products by a warpgroup, the second from 16 elements (32 bytes) of k further on.
 enum class Careless : int { no = 0, waits_for_too_little = 1, does_not_fence = 2 };
 template <int fragments, class Sum, class Multiply>
 void multiply_twice(const std::uint32_t* a, Sum* c, Careless careless, const Multiply& multiply) {
@@ -93,11 +101,9 @@ void multiply_twice(const std::uint32_t* a, Sum* c, Careless careless, const Mul
     std::uint32_t own[2][4];
     std::memcpy(sums, c + thread() * fragments * 4, sizeof sums);
     std::memcpy(own, a + 8 * thread(), sizeof own);
-    const unsigned char* atoms =
-        shared_memory() + (kAtomBytes - shared_address(shared_memory()) % kAtomBytes) % kAtomBytes;
     if (careless != Careless::does_not_fence) fence_products();
     for (int i = 0; i < 2; ++i) {
-        multiply(sums, own[i], describe_atoms(atoms) + static_cast<std::uint64_t>(2 * i), true);
+        multiply(sums, own[i], static_cast<std::uint64_t>(i));
         commit_products();
     }
     if (careless == Careless::waits_for_too_little) {
@@ -109,27 +115,62 @@ void multiply_twice(const std::uint32_t* a, Sum* c, Careless careless, const Mul
     std::memcpy(c + thread() * fragments * 4, sums, sizeof sums);
 }
 
+// The product of kind 0 or 1 that the way asks for.
+template <int fragments>
+void multiply_16(int kind, Way way, float (&sums)[fragments][4], const Fragment& a, std::uint64_t i) {
+    const std::uint64_t by_columns = describe_atoms(atoms_begin()) + 2 * i;
+    if (way == kByRows) {
+        const std::uint64_t by_rows = describe_atoms_by_rows<kBeside>(atoms_begin()) + 128 * i;
+        return kind == 0 ? products_by_rows_bfloat16(sums, a, by_rows, true)
+                         : products_by_rows_float16(sums, a, by_rows, true);
+    }
+    if constexpr (fragments == 8) {
+        const std::uint64_t left = describe_atoms(atoms_begin() + kBeside) + 2 * i;
+        if (way == kBothShared && kind == 0) return products_bfloat16(sums, left, by_columns, true);
+        if (way == kBothShared) return products_float16(sums, left, by_columns, true);
+    }
+    kind == 0 ? products_bfloat16(sums, a, by_columns, true) : products_float16(sums, a, by_columns, true);
+}
+
+// A warpgroup copies an atom for a product, each thread a part.
+void copy_for_product(const unsigned char* source, bool show) {
+    unsigned char* const atoms = atoms_begin();
+    for (int part = thread(); part < 8 * 64; part += 128) copy_async(atoms + 16 * part, source, true);
+    commit_copies();
+    wait_copies<0>();
+    if (show) show_to_products();
+    block_barrier();
+    float sums[8][4];
+    const Fragment a = {};
+    fence_products();
+    products_bfloat16(sums, a, describe_atoms(atoms), false);
+    commit_products();
+    wait_products<0>();
+}
+
 }  // namespace
 
 extern "C" {
 
-// a [128, 2, 4] words by thread, atoms as they lie in shared memory, c [128, columns / 2] by thread; kind as below,
-// columns 64 or 128. c is updated. Returns what was said.
-const char* emulated_atoms(int kind, int columns, const std::uint32_t* a, const unsigned char* atoms, void* c,
-                           Careless careless) {
-    return outcome(128, static_cast<std::size_t>(columns) * 128 + 1024, [&] {
-        if (thread() == 0) {
-            const std::uint32_t begin = (kAtomBytes - shared_address(shared_memory()) % kAtomBytes) % kAtomBytes;
-            std::memcpy(shared_memory() + begin, atoms, static_cast<std::size_t>(columns) * 128);
-        }
+// a [128, 2, 4] words by thread, operands as they lie in shared memory (`bytes`), c [128, columns / 2] by thread; kind
+// as below, columns 64 or 128. c is updated. Returns what was said.
+const char* emulated_atoms(int kind, int way, int columns, const std::uint32_t* a, const unsigned char* atoms,
+                           std::int64_t bytes, void* c, Careless careless) {
+    return outcome(128, static_cast<std::size_t>(bytes) + 1024, [&] {
+        if (thread() == 0) std::memcpy(atoms_begin(), atoms, static_cast<std::size_t>(bytes));
         block_barrier();
         const auto run = [&](auto fragments) {
             constexpr int kFragments = decltype(fragments)::value;
             if (kind == 2) {
-                multiply_twice<kFragments>(a, static_cast<int*>(c), careless, products_int8<kFragments>);
+                multiply_twice<kFragments>(a, static_cast<int*>(c), careless,
+                                           [&](int (&sums)[kFragments][4], const Fragment& own, std::uint64_t i) {
+                                               products_int8(sums, own, describe_atoms(atoms_begin()) + 2 * i, true);
+                                           });
             } else {
                 multiply_twice<kFragments>(a, static_cast<float*>(c), careless,
-                                           kind == 0 ? products_bfloat16<kFragments> : products_float16<kFragments>);
+                                           [&](float (&sums)[kFragments][4], const Fragment& own, std::uint64_t i) {
+                                               multiply_16(kind, static_cast<Way>(way), sums, own, i);
+                                           });
             }
         };
         if (columns == 64) {
@@ -244,6 +285,10 @@ const char* emulated_fault(const char* name, int reversed) {
         said = outcome(64, 1024, [&] { bring(memory, 1024, true); });
     } else if (fault == "nobody arrives") {
         said = outcome(64, 1024, [&] { bring(memory, -1, true); });
+    } else if (fault == "copy shown to a product") {
+        said = outcome(128, 9 << 10, [&] { copy_for_product(memory, true); });
+    } else if (fault == "copy not shown to a product") {
+        said = outcome(128, 9 << 10, [&] { copy_for_product(memory, false); });
     } else if (fault == "bank conflict") {
         said = outcome(32, 4096, [] { load_from_shared(shared_memory() + 128 * thread()); });
     }

@@ -252,7 +252,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
             *value = 4;
             break;
         case cudaDevAttrComputeCapabilityMajor:
-            *value = 8;
+            *value = emulator::capability;
             break;
         case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
             *value = 233472;

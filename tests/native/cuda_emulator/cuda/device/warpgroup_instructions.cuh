@@ -46,6 +46,9 @@ inline void make_barrier(Barrier* barrier, int arrivals) {
 inline void publish_barriers() {
     emulator::publish_barriers();
 }
+inline void arrive(Barrier* barrier) {
+    emulator::arrive(barrier, 0);
+}
 inline void arrive(Barrier* barrier, int rank) {
     emulator::arrive(emulator::there(barrier, rank), 0);
 }
@@ -70,42 +73,68 @@ inline void copy_bulk_to(unsigned char* shared, const void* global, int bytes, B
     }
 }
 
+using Fragment = std::uint32_t[4];
+
 namespace emulated {
 
-// Of one thread of a warpgroup.
+// Of one thread of a warpgroup; a in registers, or null and described.
 template <class Sum>
 struct AtomProduct {
     Sum* c;
     const std::uint32_t* a;
-    std::uint64_t b;
+    std::uint64_t described_a, b;
     bool add;
 };
 
-// Byte `byte` (of the 32 that a product reads) of column n of the described atoms: the swizzle is one of addresses.
+struct Descriptor {
+    std::uint64_t start, leading, stride;  // bytes
+
+    explicit Descriptor(std::uint64_t bits) {
+        const auto field = [&](int low, int count) {
+            return bits >> low & ((std::uint64_t{1} << count) - 1);
+        };
+        start = 16 * field(0, 14);
+        leading = 16 * field(16, 14);
+        stride = 16 * field(32, 14);
+        if (field(62, 2) != 1 || field(49, 3) != 0 || (bits & 0xC0004000C000u) != 0) {
+            throw std::runtime_error("a matrix descriptor without the 128-byte swizzle");
+        }
+    }
+    // The swizzle is one of addresses: bits 7 to 9 onto bits 4 to 6.
+    const unsigned char* at(std::uint64_t offset) const {
+        const std::uint64_t plain = start + offset, address = plain ^ (plain >> 7 & 7) << 4;
+        const std::uint64_t begin = emulator::shared_begin();
+        if (address < begin || address >= begin + emulator::shared_memory_bytes()) {
+            throw std::runtime_error("a product reads outside of shared memory");
+        }
+        const unsigned char* const result = shared_memory() + (address - begin);
+        emulator::require_shown(result);
+        return result;
+    }
+};
+
+// K-major, Swizzle<3,4,3> o ((8,m),(T,2)):((8T,SBO),(1,T)) in CUTLASS's comment on make_gmma_desc: byte `byte` (of the
+// 32 that a product reads) of row or column n.
 inline const unsigned char* atom_byte(std::uint64_t descriptor, int n, int byte) {
-    const auto field = [&](int low, int bits) {
-        return descriptor >> low & ((std::uint64_t{1} << bits) - 1);
-    };
-    if (field(62, 2) != 1 || field(49, 3) != 0 || (descriptor & 0xC0004000C000u) != 0) {
-        throw std::runtime_error("a matrix descriptor without the 128-byte swizzle");
-    }
-    const std::uint64_t plain = field(0, 14) * 16 + static_cast<std::uint64_t>(n / kAtomColumns) * field(32, 14) * 16 +
-                                static_cast<std::uint64_t>(n % kAtomColumns * 128 + byte);
-    const std::uint64_t address = plain ^ (plain >> 7 & 7) << 4;
-    const std::uint64_t begin = emulator::shared_begin();
-    if (address < begin || address >= begin + emulator::shared_memory_bytes()) {
-        throw std::runtime_error("a product reads outside of shared memory");
-    }
-    return shared_memory() + (address - begin);
+    const Descriptor atoms(descriptor);
+    const auto outer = static_cast<std::uint64_t>(n / kAtomColumns);
+    return atoms.at(outer * atoms.stride + static_cast<std::uint64_t>(n % kAtomColumns * 128 + byte));
+}
+// MN-major, Swizzle<3,4,3> o ((T,8,m),(8,k)):((1,T,LBO),(8T,SBO)), T = 8 elements of 16 bits: (k, n).
+inline const unsigned char* atom_element_by_rows(std::uint64_t descriptor, int n, int k) {
+    const Descriptor atoms(descriptor);
+    const auto right = static_cast<std::uint64_t>(n / 64), below = static_cast<std::uint64_t>(k / 8);
+    return atoms.at(right * atoms.leading + below * atoms.stride +
+                    static_cast<std::uint64_t>(k % 8 * 128 + n % 64 * 2));
 }
 
-// c [64, N] (+)= a [64, depth] b [depth, N]. `left` is element i of a register of a, `right` of a column's bytes.
-template <class Sum, class Wide, int depth, class Left, class Right, class Round>
+// c [64, N] (+)= a [64, depth] b [depth, N]. `left` is element i of a register of a, `right` of an operand's bytes.
+template <class Sum, class Wide, int depth, bool by_rows, class Left, class Right, class Round>
 void multiply_atoms(const std::vector<AtomProduct<Sum>>& lanes, int columns, const Left& left, const Right& right,
                     const Round& round) {
-    constexpr int kHalf = depth / 2, kEach = depth / 8;  // elements per register
+    constexpr int kHalf = depth / 2, kEach = depth / 8, kSize = 32 / depth;  // elements per register; bytes of one
     std::vector<Wide> a(64 * depth), b(static_cast<std::size_t>(columns) * depth);
-    for (int thread = 0; thread < 128; ++thread) {
+    for (int thread = 0; lanes[0].a && thread < 128; ++thread) {
         const int row = thread / 32 * 16 + thread % 32 / 4, t = thread % 4;
         for (int i = 0; i < 4; ++i) {
             for (int e = 0; e < kEach; ++e) {
@@ -115,15 +144,20 @@ void multiply_atoms(const std::vector<AtomProduct<Sum>>& lanes, int columns, con
             }
         }
     }
+    for (int row = 0; !lanes[0].a && row < 64; ++row) {
+        for (int k = 0; k < depth; ++k) {
+            a[static_cast<std::size_t>(row * depth + k)] = right(atom_byte(lanes[0].described_a, row, k * kSize));
+        }
+    }
     for (int n = 0; n < columns; ++n) {
         for (int k = 0; k < depth; ++k) {
-            const int size = 32 / depth;
-            b[static_cast<std::size_t>(n * depth + k)] = right(atom_byte(lanes[0].b, n, k * size));
+            b[static_cast<std::size_t>(n * depth + k)] =
+                right(by_rows ? atom_element_by_rows(lanes[0].b, n, k) : atom_byte(lanes[0].b, n, k * kSize));
         }
     }
     for (int thread = 0; thread < 128; ++thread) {
         const AtomProduct<Sum>& own = lanes[static_cast<std::size_t>(thread)];
-        if (own.b != lanes[0].b || own.add != lanes[0].add)
+        if (own.b != lanes[0].b || own.described_a != lanes[0].described_a || own.add != lanes[0].add)
             throw std::runtime_error("a product that differs by thread");
         const int first = thread / 32 * 16 + thread % 32 / 4, t = thread % 4;
         for (int i = 0; i < columns / 2; ++i) {
@@ -144,10 +178,10 @@ std::vector<AtomProduct<Sum>> copied(void* const* brought, int count) {
     return lanes;
 }
 
-template <double (*value)(std::uint32_t), int columns>
+template <double (*value)(std::uint32_t), int columns, bool by_rows>
 void defer_16(void* const* brought, int count) {
     emulator::defer([lanes = copied<float>(brought, count)] {
-        multiply_atoms<float, double, 16>(
+        multiply_atoms<float, double, 16, by_rows>(
             lanes, columns, [](std::uint32_t word, int e) { return value(word >> 16 * e & 0xFFFF); },
             [](const unsigned char* bytes) {
                 std::uint16_t bits;
@@ -160,7 +194,7 @@ void defer_16(void* const* brought, int count) {
 template <int columns>
 void defer_8(void* const* brought, int count) {
     emulator::defer([lanes = copied<int>(brought, count)] {
-        multiply_atoms<int, std::int64_t, 32>(
+        multiply_atoms<int, std::int64_t, 32, false>(
             lanes, columns, [](std::uint32_t word, int e) { return static_cast<std::int64_t>(word >> 8 * e & 0xFF); },
             [](const unsigned char* byte) { return static_cast<std::int64_t>(static_cast<std::int8_t>(*byte)); },
             [](std::int64_t sum) { return static_cast<int>(sum); });
@@ -173,6 +207,15 @@ inline std::uint64_t describe_atoms(const unsigned char* atoms) {
     const std::uint32_t address = shared_address(atoms);
     if (address % kAtomBytes != 0) throw std::runtime_error("atoms are aligned to 1024 bytes");
     return std::uint64_t{1} << 62 | std::uint64_t{kAtomBytes / 16} << 32 | 1u << 16 | address >> 4;
+}
+template <int beside>
+inline std::uint64_t describe_atoms_by_rows(const unsigned char* atoms) {
+    static_assert(beside % kAtomBytes == 0 && beside / 16 < 1 << 14);
+    const std::uint64_t plain = describe_atoms(atoms);
+    return (plain & ~(std::uint64_t{0x3FFF} << 16)) | std::uint64_t{beside / 16} << 16;
+}
+inline void show_to_products() {
+    emulator::show_copies();
 }
 inline void fence_products() {
     emulator::meet_warpgroup("fence_products", nullptr, [](void* const*, int) { emulator::fence_deferred(); });
@@ -188,18 +231,42 @@ template <class Sum, int fragments>
 inline void settle(Sum (&)[fragments][4]) {}
 
 template <int fragments>
-inline void products_bfloat16(float (&c)[fragments][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
-    emulated::AtomProduct<float> own{&c[0][0], a, b, add};
-    emulator::meet_warpgroup("products_bfloat16", &own, emulated::defer_16<emulated::bfloat16_value, 8 * fragments>);
+inline void products_bfloat16(float (&c)[fragments][4], const Fragment& a, std::uint64_t b, bool add) {
+    emulated::AtomProduct<float> own{&c[0][0], a, 0, b, add};
+    emulator::meet_warpgroup("products_bfloat16", &own,
+                             emulated::defer_16<emulated::bfloat16_value, 8 * fragments, false>);
 }
 template <int fragments>
-inline void products_float16(float (&c)[fragments][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
-    emulated::AtomProduct<float> own{&c[0][0], a, b, add};
-    emulator::meet_warpgroup("products_float16", &own, emulated::defer_16<emulated::float16_value, 8 * fragments>);
+inline void products_float16(float (&c)[fragments][4], const Fragment& a, std::uint64_t b, bool add) {
+    emulated::AtomProduct<float> own{&c[0][0], a, 0, b, add};
+    emulator::meet_warpgroup("products_float16", &own,
+                             emulated::defer_16<emulated::float16_value, 8 * fragments, false>);
 }
 template <int fragments>
-inline void products_int8(int (&c)[fragments][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
-    emulated::AtomProduct<int> own{&c[0][0], a, b, add};
+inline void products_by_rows_bfloat16(float (&c)[fragments][4], const Fragment& a, std::uint64_t b, bool add) {
+    emulated::AtomProduct<float> own{&c[0][0], a, 0, b, add};
+    emulator::meet_warpgroup("products_by_rows_bfloat16", &own,
+                             emulated::defer_16<emulated::bfloat16_value, 8 * fragments, true>);
+}
+template <int fragments>
+inline void products_by_rows_float16(float (&c)[fragments][4], const Fragment& a, std::uint64_t b, bool add) {
+    emulated::AtomProduct<float> own{&c[0][0], a, 0, b, add};
+    emulator::meet_warpgroup("products_by_rows_float16", &own,
+                             emulated::defer_16<emulated::float16_value, 8 * fragments, true>);
+}
+inline void products_bfloat16(float (&c)[8][4], std::uint64_t a, std::uint64_t b, bool add) {
+    emulated::AtomProduct<float> own{&c[0][0], nullptr, a, b, add};
+    emulator::meet_warpgroup("products_bfloat16 of shared memory", &own,
+                             emulated::defer_16<emulated::bfloat16_value, 64, false>);
+}
+inline void products_float16(float (&c)[8][4], std::uint64_t a, std::uint64_t b, bool add) {
+    emulated::AtomProduct<float> own{&c[0][0], nullptr, a, b, add};
+    emulator::meet_warpgroup("products_float16 of shared memory", &own,
+                             emulated::defer_16<emulated::float16_value, 64, false>);
+}
+template <int fragments>
+inline void products_int8(int (&c)[fragments][4], const Fragment& a, std::uint64_t b, bool add) {
+    emulated::AtomProduct<int> own{&c[0][0], a, 0, b, add};
     emulator::meet_warpgroup("products_int8", &own, emulated::defer_8<8 * fragments>);
 }
 
