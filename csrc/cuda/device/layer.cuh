@@ -16,7 +16,7 @@ struct LayerArgument {
     Lanes x, bias, out;
     bool biased;
     std::int64_t x_sample, out_sample, samples, rows;  // of a lane and sample
-    std::int64_t batch, x_batch, channels, x_channel, outputs, k;
+    std::int64_t x_batch, channels, x_channel, outputs, k;
     WindowAxis height, width;
     std::int64_t column_blocks;  // of a group
 };

@@ -10,36 +10,24 @@ namespace {
 
 template <class Stored, bool linear>
 void multiply(const LayerTask& task, int multiprocessors) {
-    const std::int64_t lanes = task.extent.lanes, rows = rows_of(task);
-    LayerArgument a{};
-    a.tangent = task.extent.tangent;
-    a.x = lanes_of(on_device(task.x, lanes));
-    a.biased = task.bias.data != nullptr;
-    if (a.biased) a.bias = lanes_of(on_device(task.bias, lanes));
-    a.out = lanes_of(task.out);
-    a.x_sample = task.x.sample_stride;
-    a.out_sample = task.out.sample_stride;
+    auto a = layer_argument<LayerArgument>(task);
     a.samples = task.extent.samples;
-    a.rows = rows;
-    a.batch = task.batch;
-    a.x_batch = task.x_batch;
+    a.rows = rows_of(task);
     a.channels = task.channels / task.groups;
     a.x_channel = task.x_channel;
     a.outputs = task.outputs / task.groups;
     a.height = task.height;
     a.width = task.width;
     a.k = a.channels * task.height.taps * task.width.taps;
-    with_tiling<Computed<Stored>>(multiprocessors, lanes * a.samples * rows, a.outputs, task.groups, [&](auto tile) {
-        using Tile = decltype(tile);
-        std::int64_t blocks = 0;
-        const std::vector<LayerRun> runs = runs_of(task, a.samples * rows, Tile::kEdge, blocks);
-        a.runs = context().constant(runs.data(), static_cast<std::int64_t>(runs.size()));
-        a.run_count = static_cast<int>(runs.size());
-        a.column_blocks = (a.outputs + Tile::kEdge - 1) / Tile::kEdge;
-        launch("layer", layer<Stored, Tile::kEach, linear>,
-               Grid{static_cast<unsigned>(blocks), static_cast<unsigned>(a.column_blocks * task.groups), 1},
-               kProductThreads, shared_bytes(Tile::kSharedBytes), a);
-    });
+    with_tiling<Computed<Stored>>(
+        multiprocessors, task.extent.lanes * a.samples * a.rows, a.outputs, task.groups, [&](auto tile) {
+            using Tile = decltype(tile);
+            const std::int64_t blocks = add_runs(task, a.samples * a.rows, Tile::kEdge, a);
+            a.column_blocks = (a.outputs + Tile::kEdge - 1) / Tile::kEdge;
+            launch("layer", layer<Stored, Tile::kEach, linear>,
+                   Grid{static_cast<unsigned>(blocks), static_cast<unsigned>(a.column_blocks * task.groups), 1},
+                   kProductThreads, shared_bytes(Tile::kSharedBytes), a);
+        });
 }
 
 template <class Stored>

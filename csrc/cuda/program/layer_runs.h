@@ -1,10 +1,12 @@
-// Runs of lanes of a LayerTask, cut into blocks of rows.
+// What a kernel of layers is told of a LayerTask: its operands, and runs of its lanes, cut into blocks of rows.
 #pragma once
 
 #include <vector>
 
 #include "backend/device.h"
+#include "cuda/device/lanes.cuh"
 #include "cuda/device/layer_run.cuh"
+#include "cuda/program/context.h"
 
 namespace tqs::cuda {
 
@@ -17,8 +19,24 @@ inline LayerRun weights_of(const LayerTask& task, std::int64_t lane) {
     return run;
 }
 
-// Runs of lanes with the same weights; blocks of `edge` rows, and how many there are in all.
-inline std::vector<LayerRun> runs_of(const LayerTask& task, std::int64_t rows, int edge, std::int64_t& blocks) {
+template <class Argument>
+Argument layer_argument(const LayerTask& task) {
+    const std::int64_t lanes = task.extent.lanes;
+    Argument a{};
+    a.tangent = task.extent.tangent;
+    a.x = lanes_of(on_device(task.x, lanes));
+    a.biased = task.bias.data != nullptr;
+    if (a.biased) a.bias = lanes_of(on_device(task.bias, lanes));
+    a.out = lanes_of(task.out);
+    a.x_sample = task.x.sample_stride;
+    a.out_sample = task.out.sample_stride;
+    a.x_batch = task.x_batch;
+    return a;
+}
+
+// Adds runs of lanes with the same weights, of `rows` rows per lane; how many blocks of `edge` rows they are.
+template <class Argument>
+std::int64_t add_runs(const LayerTask& task, std::int64_t rows, int edge, Argument& a) {
     std::vector<LayerRun> runs;
     for (std::int64_t lane = 0; lane < task.extent.lanes; ++lane) {
         const LayerRun own = weights_of(task, lane);
@@ -28,12 +46,14 @@ inline std::vector<LayerRun> runs_of(const LayerTask& task, std::int64_t rows, i
             runs.push_back(own);
         }
     }
-    blocks = 0;
+    std::int64_t blocks = 0;
     for (LayerRun& run : runs) {
         run.block = blocks;
         blocks += (run.lanes * rows + edge - 1) / edge;
     }
-    return runs;
+    a.runs = context().constant(runs.data(), static_cast<std::int64_t>(runs.size()));
+    a.run_count = static_cast<int>(runs.size());
+    return blocks;
 }
 
 }  // namespace tqs::cuda

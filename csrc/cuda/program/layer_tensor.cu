@@ -11,15 +11,7 @@ namespace {
 template <class Element>
 void multiply(const LayerTask& task, const Device& device) {
     const std::int64_t lanes = task.extent.lanes, rows = rows_of(task), lane_rows = task.extent.samples * rows;
-    TensorLayerArgument a{};
-    a.tangent = task.extent.tangent;
-    a.x = lanes_of(on_device(task.x, lanes));
-    a.biased = task.bias.data != nullptr;
-    if (a.biased) a.bias = lanes_of(on_device(task.bias, lanes));
-    a.out = lanes_of(task.out);
-    a.x_sample = task.x.sample_stride;
-    a.out_sample = task.out.sample_stride;
-    a.x_batch = task.x_batch;
+    auto a = layer_argument<TensorLayerArgument>(task);
     a.x_height = task.height.stride * task.height.x_stride;
     a.x_width = task.width.stride * task.width.x_stride;
     a.lane_rows = Divider::of(lane_rows);
@@ -32,9 +24,7 @@ void multiply(const LayerTask& task, const Device& device) {
     a.vectors = a.outputs % kTensorVector == 0 && is_aligned(task.out, lanes);
     with_tensor_shape(device, lanes * lane_rows, a.outputs, task.groups, [&](auto shape) {
         using Shape = decltype(shape);
-        const std::vector<LayerRun> runs = runs_of(task, lane_rows, Shape::kRows, a.row_blocks);
-        a.runs = context().constant(runs.data(), static_cast<std::int64_t>(runs.size()));
-        a.run_count = static_cast<int>(runs.size());
+        a.row_blocks = add_runs(task, lane_rows, Shape::kRows, a);
         a.column_blocks = (a.outputs + Shape::kColumns - 1) / Shape::kColumns;
         const std::int64_t blocks = a.row_blocks * a.column_blocks * a.groups;
         launch("layer", layer_tensor<Element, Shape>, Grid{static_cast<unsigned>(blocks), 1, 1}, Shape::kThreads,

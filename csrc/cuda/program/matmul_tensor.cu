@@ -1,6 +1,6 @@
 #include "cuda/device/matmul_tensor.cuh"
-#include "cuda/device_properties.h"
 #include "cuda/program/launch.cuh"
+#include "cuda/program/matmul_operands.h"
 #include "cuda/program/matmul_tensor.h"
 #include "cuda/program/tensor_operands.h"
 #include "cuda/program/tilings.h"
@@ -26,31 +26,13 @@ bool columns_adjacent(const MatmulTask& task) {
 
 template <class Element, bool by_columns>
 void multiply(const MatmulTask& task) {
-    const Operand* const operands[] = {&task.a, &task.b, &task.out};
     const int rank = task.out.rank;
     const std::int64_t lanes = task.extent.lanes;
-    Nest<3> nest;
-    nest.add(task.extent.samples, 3, [&](int k) { return operands[k]->sample_stride; });
-    for (int axis = 0; axis + 2 < rank; ++axis) {
-        nest.add(task.out.sizes[axis], 3, [&](int k) { return axis_stride(*operands[k], axis); });
-    }
-    TensorMatmulArgument p{};
-    p.batches = nest.loops("matmul", 3);
-    p.a = lanes_of(on_device(task.a, lanes));
-    p.b = lanes_of(on_device(task.b, lanes));
-    p.out = lanes_of(task.out);
-    p.tangent = task.extent.tangent;
+    auto p = matmul_argument<TensorMatmulArgument>(task);
     p.vectors = is_aligned(task.out, lanes) && steps_by_vectors(task.out, rank - 1);
-    p.rows = static_cast<int>(task.out.sizes[rank - 2]);
-    p.columns = static_cast<int>(task.out.sizes[rank - 1]);
-    p.depth = static_cast<int>(task.a.sizes[rank - 1]);
-    p.a_row = task.a.strides[rank - 2];
     p.b_step = task.b.strides[by_columns ? rank - 2 : rank - 1];
-    p.out_row = task.out.strides[rank - 2];
-    int device = 0;
-    check_cuda(cudaGetDevice(&device), "matmul", "cudaGetDevice");
     const std::int64_t products = lanes * p.batches.count;
-    with_tensor_shape(properties_of(device), p.rows, p.columns, products, [&](auto shape) {
+    with_tensor_shape(current_device(), p.rows, p.columns, products, [&](auto shape) {
         using Shape = decltype(shape);
         p.row_blocks = (p.rows + Shape::kRows - 1) / Shape::kRows;
         const auto across = static_cast<unsigned>((p.columns + Shape::kColumns - 1) / Shape::kColumns);

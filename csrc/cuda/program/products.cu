@@ -1,9 +1,8 @@
 // Products of activations on the GPU; those with weights are layer.cu.
-#include "cuda/check.h"
 #include "cuda/device/matmul.cuh"
-#include "cuda/device_properties.h"
 #include "cuda/program/kernels.h"
 #include "cuda/program/launch.cuh"
+#include "cuda/program/matmul_operands.h"
 #include "cuda/program/matmul_tensor.h"
 #include "cuda/program/tilings.h"
 
@@ -13,32 +12,13 @@ namespace {
 template <class Stored>
 void multiply(const MatmulTask& task) {
     if (fits_matmul_tensor(task)) return multiply_matmul_tensor(task);
-    const Operand* const operands[] = {&task.a, &task.b, &task.out};
     const int rank = task.out.rank;
-    Nest<3> nest;
-    nest.add(task.extent.samples, 3, [&](int k) { return operands[k]->sample_stride; });
-    for (int axis = 0; axis + 2 < rank; ++axis) {
-        nest.add(task.out.sizes[axis], 3, [&](int k) { return axis_stride(*operands[k], axis); });
-    }
-    const std::int64_t lanes = task.extent.lanes;
-    MatmulArgument p{};
-    p.batches = nest.loops("matmul", 3);
-    p.a = lanes_of(on_device(task.a, lanes));
-    p.b = lanes_of(on_device(task.b, lanes));
-    p.out = lanes_of(task.out);
-    p.tangent = task.extent.tangent;
-    p.rows = task.out.sizes[rank - 2];
-    p.columns = task.out.sizes[rank - 1];
-    p.depth = task.a.sizes[rank - 1];
-    p.a_row = task.a.strides[rank - 2];
+    auto p = matmul_argument<MatmulArgument>(task);
     p.a_k = task.a.strides[rank - 1];
     p.b_k = task.b.strides[rank - 2];
     p.b_column = task.b.strides[rank - 1];
-    p.out_row = task.out.strides[rank - 2];
-    int device = 0;
-    check_cuda(cudaGetDevice(&device), "matmul", "cudaGetDevice");
-    const std::int64_t products = lanes * p.batches.count;
-    with_tiling<Computed<Stored>>(properties_of(device).multiprocessors, p.rows, p.columns, products, [&](auto tile) {
+    const std::int64_t products = task.extent.lanes * p.batches.count;
+    with_tiling<Computed<Stored>>(current_device().multiprocessors, p.rows, p.columns, products, [&](auto tile) {
         using Tile = decltype(tile);
         p.row_blocks = (p.rows + Tile::kEdge - 1) / Tile::kEdge;
         const auto across = static_cast<unsigned>((p.columns + Tile::kEdge - 1) / Tile::kEdge);
