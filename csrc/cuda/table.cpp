@@ -15,7 +15,8 @@ namespace tqs::cuda {
 template <class Work>
 static void on_stream(int device, std::uintptr_t stream, const Work& work) {
     const DeviceScope scope("engine", device);
-    Context context(reinterpret_cast<cudaStream_t>(stream), launches_overlap(device));
+    // Streams of others are left as they are expected to be: who captures one may not know edges of early launches.
+    Context context(reinterpret_cast<cudaStream_t>(stream), false);
     const ContextScope current(context);
     work();
 }
