@@ -4,16 +4,17 @@
 #include <cstdint>
 
 #include "backend/program_kernels.h"
-#include "cuda/device/tensor_tile.cuh"
 
 namespace tqs::cuda {
 
+inline constexpr std::int64_t kVectorBytes = 16;
+
 inline std::int64_t vector_of(Precision precision) {
-    return static_cast<std::int64_t>(sizeof(Vector)) / precision_bytes(precision);
+    return kVectorBytes / precision_bytes(precision);
 }
 
 inline bool is_aligned(const void* address) {
-    return reinterpret_cast<std::uintptr_t>(address) % sizeof(Vector) == 0;
+    return reinterpret_cast<std::uintptr_t>(address) % kVectorBytes == 0;
 }
 
 template <class Address>
