@@ -10,8 +10,8 @@ float32 from one context and in bfloat16 from eight, 64 steps, 16 tangents. Cont
 
 Every result is compared with central differences of the float64 rollout first; a wrong one is reported and not timed.
 The large forecaster is compared with `func steps` instead; beside its time is what its linear layers alone do per
-second, over the rate of a large product in the same run. torch differentiates attention as it is written out: on a GPU
-its fused kernels have no forward mode.
+second, over the rate of a large product in the same run. torch differentiates attention and recurrent cells as they are
+written out: on a GPU its fused kernels have no forward mode.
 
     python bench/bench_rollout.py --device cuda --out bench/results/rollout_cuda.json
     python bench/bench_rollout.py --networks gru transformer --horizon 8       on the processor
@@ -36,28 +36,25 @@ import harness
 from gpu.clock import product_rate
 from gpu.forecasters import forecaster
 from jvp import native, torch_ways, truth
-from jvp.form import Contestant, Form, directions
+from jvp.form import Contestant, Form, Network, directions
 from jvp.recurrent import gru, lstm
 from jvp.transformer import transformer
 from tqs_fast.systems.tree import tree_map
 
 EPSILON = 1e-3
-NETWORKS: dict[str, Callable[[int], Form]] = {
-    "gru": lambda tangents: gru(tangents).plain,
-    "lstm": lambda tangents: lstm(tangents).plain,
-    "transformer": lambda tangents: transformer(tangents).plain,
-}
+NETWORKS: dict[str, Callable[[int], Network]] = {"gru": gru, "lstm": lstm, "transformer": transformer}
 LARGE = {"forecaster-200m": (torch.float32, 1), "forecaster-200m-bfloat16": (torch.bfloat16, 8)}  # type, contexts
 
 WAYS = ("native", "func steps", "compiled steps", "differences")
 DIFFERENTIATED = {"func steps", "compiled steps"}  # by torch
 
 
-def large(dtype: torch.dtype, contexts: int, tangents: int) -> Form:
+def large(dtype: torch.dtype, contexts: int, tangents: int) -> Network:
     """The 200 M forecaster from random contexts."""
     system = forecaster(width=1024, layers=16, context=512, dtype=dtype)
     state = torch.randn(contexts, 512, 1, generator=torch.Generator().manual_seed(0))
-    return Form(system, state.to(dtype), directions(state, tangents, seed=1).to(dtype), None, ())
+    form = Form(system, state.to(dtype), directions(state, tangents, seed=1).to(dtype), None, ())
+    return Network(system.name, {"plain": form})
 
 
 def linear_operations(form: Form) -> int:
@@ -88,11 +85,12 @@ def compiled_steps(form: Form, horizon: int, device: str) -> Contestant:
     return torch_ways.roll_tangents(step, form, horizon)
 
 
-def contestants(form: Form, horizon: int, device: str) -> dict[str, Callable[[], Contestant]]:
+def contestants(network: Network, horizon: int, device: str) -> dict[str, Callable[[], Contestant]]:
+    form, written = (placed(network.forms.get(name, network.plain), device) for name in ("plain", "written"))
     return {
         "native": lambda: native.rollout(form, horizon),
-        "func steps": lambda: torch_ways.func_steps(form, horizon),
-        "compiled steps": lambda: compiled_steps(form, horizon, device),
+        "func steps": lambda: torch_ways.func_steps(written, horizon),
+        "compiled steps": lambda: compiled_steps(written, horizon, device),
         "differences": lambda: torch_ways.differences(form, horizon, EPSILON),
     }
 
@@ -122,13 +120,12 @@ def settled(call: Callable[[], Any], device: str, way: str) -> Callable[[], Any]
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """All contestants of one network in turn."""
-    form = large(*LARGE[name], options.tangents) if name in LARGE else NETWORKS[name](options.tangents)
-    expected = None if name in LARGE else truth.find_truth(form, options.horizon)
-    form = placed(form, options.device)
+    network = large(*LARGE[name], options.tangents) if name in LARGE else NETWORKS[name](options.tangents)
+    expected = None if name in LARGE else truth.find_truth(network.plain, options.horizon)
     rows: dict[str, dict[str, Any]] = {}
     calls: dict[str, Callable[[], Any]] = {}
     results: dict[str, Any] = {}
-    for way, make in contestants(form, options.horizon, options.device).items():
+    for way, make in contestants(network, options.horizon, options.device).items():
         if way not in options.ways:
             continue
         start = time.perf_counter()
@@ -156,7 +153,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if name in LARGE:
         size = 8192 if options.device == "cuda" else 1024
         most = product_rate(options.device, LARGE[name][0], size)
-        done = linear_operations(form) * (1 + options.tangents) * options.horizon
+        done = linear_operations(placed(network.plain, options.device)) * (1 + options.tangents) * options.horizon
         for way in seconds:
             rows[way]["share of a product's rate"] = done / rows[way]["median_seconds"] / most
     ratios = {way: harness.ratio(seconds, "native", way) for way in seconds if way != "native" and "native" in seconds}

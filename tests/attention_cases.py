@@ -25,7 +25,8 @@ def math_attention(q, k, v, mask=None, causal=False, causal_offset=0, scale=None
     if mask is not None:
         scores = scores + mask
     if causal:
-        hidden = torch.arange(k.shape[-2]) > torch.arange(q.shape[-2])[:, None] + causal_offset
+        keys, queries = (torch.arange(x.shape[-2], device=q.device) for x in (k, q))
+        hidden = keys > queries[:, None] + causal_offset
         scores = scores.masked_fill(hidden, -torch.inf)
     top = scores.amax(-1, keepdim=True).detach()
     powers = (scores - torch.where(top == -torch.inf, 0.0, top)).exp()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
 import tqs_fast as tqs
 from jvp.form import Form, Network, directions, seeded
@@ -67,6 +70,31 @@ def lstm_cells_step(module: LstmCells, state: dict[str, Tree]) -> tuple[dict[str
     return {"h": tuple(hs), "c": tuple(cs), "value": value}, value
 
 
+def gru_written_step(module: Gru, state: State) -> tuple[State, torch.Tensor]:
+    """`gru_step` with the cell written out: on CUDA torch cannot differentiate its own forward."""
+    cell, h = module.cell, state["h"]
+    x_r, x_z, x_n = linear(state["value"], cell.weight_ih, cell.bias_ih).chunk(3, -1)
+    h_r, h_z, h_n = linear(h, cell.weight_hh, cell.bias_hh).chunk(3, -1)
+    new = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
+    h = new + torch.sigmoid(x_z + h_z) * (h - new)
+    value = state["value"] + RATE * module.head(h)
+    return {"h": h, "value": value}, value
+
+
+def lstm_written_step(module: LstmCells, state: dict[str, Tree]) -> tuple[dict[str, Tree], torch.Tensor]:
+    """`lstm_cells_step` with the cells written out."""
+    x, hs, cs = state["value"], [], []
+    for cell, h, c in zip(module.cells, state["h"], state["c"], strict=True):
+        gates = linear(x, cell.weight_ih, cell.bias_ih) + linear(h, cell.weight_hh, cell.bias_hh)
+        i, f, g, o = gates.chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        x = torch.sigmoid(o) * torch.tanh(c)
+        hs.append(x)
+        cs.append(c)
+    value = state["value"] + RATE * module.head(x)
+    return {"h": tuple(hs), "c": tuple(cs), "value": value}, value
+
+
 def by_layer(state: State, axis: int) -> dict[str, Tree]:
     """The state of `lstm_step` as `lstm_cells_step` has it; `axis` is that of the layers."""
     return {key: leaf if key == "value" else leaf.unbind(axis) for key, leaf in state.items()}
@@ -81,12 +109,20 @@ def gru(tangents: int = 16, width: int = 128, channels: int = 8, count: int = 1,
 
     module = seeded(lambda: Gru(width, channels), seed)
     system = tqs.Recurrent(module, step=gru_step, initial_state=initial_state, name="gru")
+    written = tqs.Recurrent(module, step=gru_written_step, initial_state=initial_state, name="gru-written")
     state = initial_state(count, torch.Generator().manual_seed(seed))
     ways = (
         "native", "jax jvp", "jax by hand", "jax differences", "func rollout", "func steps", "compiled steps",
         "by hand", "differences", "compiled differences",
     )  # fmt: skip
-    return Network("gru", {"plain": Form(system, state, directions(state, tangents, seed + 1), "gru", ways)})
+    seeds = directions(state, tangents, seed + 1)
+    return Network(
+        "gru",
+        {
+            "plain": Form(system, state, seeds, "gru", ways),
+            "written": Form(written, state, seeds, None, ("func steps",), "the cell written out"),
+        },
+    )
 
 
 def lstm(tangents: int = 16, width: int = 128, channels: int = 8, count: int = 1, seed: int = 0) -> Network:
@@ -105,6 +141,8 @@ def lstm(tangents: int = 16, width: int = 128, channels: int = 8, count: int = 1
         initial_state=lambda count, generator: by_layer(initial_state(count, generator), 1),
         name="lstm-cells",
     )
+    written = copy(cells)
+    written.step, written.name = lstm_written_step, "lstm-written"
     plain_ways = ("native", "jax jvp", "jax differences", "func rollout", "differences", "compiled differences")
     cells_ways = ("native", "func rollout", "func steps", "compiled steps", "compiled differences")
     return Network(
@@ -113,6 +151,9 @@ def lstm(tangents: int = 16, width: int = 128, channels: int = 8, count: int = 1
             "plain": Form(plain, state, seeds, "lstm", plain_ways, "nn.LSTM"),
             "cells": Form(
                 cells, by_layer(state, 1), by_layer(seeds, 2), None, cells_ways, "nn.LSTMCell for every layer"
+            ),
+            "written": Form(
+                written, by_layer(state, 1), by_layer(seeds, 2), None, ("func steps",), "the cells written out"
             ),
         },
         counted="cells",

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from tqs_fast.capture.cells import CellsWrittenOut
 from tqs_fast.errors import CaptureError, TqsError
 from tqs_fast.systems.system import System
 from tqs_fast.systems.tree import Tree, tree_leaves, tree_like, tree_map
@@ -114,7 +115,12 @@ def tracing() -> Iterator[list[warnings.WarningMessage]]:
     was_silent, LOGGER.disabled = LOGGER.disabled, True
     try:
         # torch warns of its own internals, and prints what it had traced before it failed
-        with torch.no_grad(), warnings.catch_warnings(record=True) as caught, redirect_stderr(StringIO()):
+        with (
+            torch.no_grad(),
+            CellsWrittenOut(),
+            warnings.catch_warnings(record=True) as caught,
+            redirect_stderr(StringIO()),
+        ):
             warnings.simplefilter("always")
             yield caught
     finally:

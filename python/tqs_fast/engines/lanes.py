@@ -200,7 +200,7 @@ def _linear_arguments(
     return input, weight, bias
 
 
-# The gate arithmetic below overwrites `x`, the input products (that of rewriting/gates.py must stay differentiable);
+# The gate arithmetic below overwrites `x`, the input products (that of _gates.py must stay differentiable);
 # results are always fresh tensors.
 
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tqs_fast.capture.cells import CellsWrittenOut
 from tqs_fast.errors import ArgumentError, TqsError
 
 Result = TypeVar("Result")
@@ -39,8 +40,8 @@ class Way:
         return ("together" if self.together else "one by one") + (", elementary kernels" if self.elementary else "")
 
     def run(self, function: Callable[[Way], Result]) -> Result:
-        """`function(self)` on the kernels of this way."""
-        with elementary_kernels() if self.elementary else nullcontext():
+        """`function(self)` on the kernels of this way; recurrent cells of CUDA, which no way can use, written out."""
+        with CellsWrittenOut(), elementary_kernels() if self.elementary else nullcontext():
             return function(self)
 
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from tqs_fast import _gates as gates
 from tqs_fast.errors import ArgumentError
-from tqs_fast.rewriting import fused, gates
+from tqs_fast.rewriting import fused
 from tqs_fast.rewriting.fused import State
 from tqs_fast.rewriting.packed import QuantModule
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from tqs_fast import _gates as gates
 from tqs_fast.errors import ArgumentError
-from tqs_fast.rewriting import fused, gates
+from tqs_fast.rewriting import fused
 from tqs_fast.rewriting.fused import State
 from tqs_fast.rewriting.packed import QuantModule
 

@@ -104,7 +104,8 @@ class Forecaster(System):
         growing: False for a sliding window, the last `context_length` values; True for a context that grows by every
             forecast. The native engine keeps the keys and values of a growing context where the network is causal; in a
             sliding window every position moves, and what was computed for it no longer holds.
-        initial_state: random windows `[N, context, C]`; standard normal by default.
+        initial_state: random windows `[N, context, C]`; by default standard normal, in the precision of the module's
+            first parameter.
         default_initial, name: as in `System`.
     """
 
@@ -143,7 +144,9 @@ class Forecaster(System):
             return torch.cat([kept, output.to(window.dtype)], dim=1), output
 
         def random_windows(count: int, generator: torch.Generator) -> torch.Tensor:
-            return torch.randn(count, context_length, channels, generator=generator)
+            windows = torch.randn(count, context_length, channels, generator=generator)
+            dtypes = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+            return windows.to(next(dtypes, windows.dtype))
 
         super().__init__(
             module,
