@@ -1,4 +1,4 @@
-"""Tests of the emulated GPU run its threads in an adversary's order, every test in its own."""
+"""One thread for torch; for an emulated GPU, torch's side of it, and an adversary's order of threads for every test."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import os
 import zlib
 
 import pytest
+
+# The threads of torch spin while they wait for one another: on cores that others use, too, a small operation then takes
+# a time slice of the system (recovery's tests nine times as long). What has threads as its subject sets their number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+if os.environ.get("TQS_EMULATED_TORCH"):
+    import torch_cuda
+
+    torch_cuda.install()
 
 import emulated
 

@@ -1,4 +1,4 @@
-"""The native engine on a GPU, or on the emulated one of a build with TQS_CUDA=EMULATED: every op, captured networks,
+"""The native engine on a GPU, or on an emulated one (torch_cuda.py): every op, captured networks,
 and what a runtime must keep to. The engine of the processor and the NumPy oracle say what is right."""
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ from tqs_fast.systems import flows
 from tqs_fast.systems.tree import tree_leaves, tree_map
 
 EMULATED = core.cuda_architectures() == "emulated"
-GPU = Place(torch.device("cpu" if EMULATED else "cuda:0"), 0)
+GPU = Place(torch.device("cuda:0"), 0)
 
-pytestmark = pytest.mark.skipif(core.cuda_device_count() == 0, reason="needs a GPU, or TQS_CUDA=EMULATED")
+pytestmark = pytest.mark.skipif(
+    core.cuda_device_count() == 0 or not torch.cuda.is_available(), reason="needs a GPU, or an emulated one"
+)
 
 SAMPLES = 3
 
@@ -195,7 +197,7 @@ def test_large_layers_go_to_the_library(monkeypatch):
         assert any(not torch.equal(x, y) for x, y in zip(alone, with_library, strict=True))
 
 
-def test_tf32_is_used_where_torch_was_asked_for_it(monkeypatch):
+def test_tf32_is_used_where_torch_was_asked_for_it():
     """By the switch as it is when a rollout begins, on a GPU alone."""
     torch.manual_seed(1)
 
@@ -214,8 +216,6 @@ def test_tf32_is_used_where_torch_was_asked_for_it(monkeypatch):
 
     same([run("high")], [run("highest")])
     system.module.to(GPU.device)
-    if EMULATED:
-        monkeypatch.setattr(Place, "of", classmethod(lambda cls, module: GPU))
     exact, rounded, again = [run(precision) for precision in ("highest", "high", "highest")]
     assert 1e-5 < float((exact - rounded).abs().max() / exact.abs().max()) < 2.0**-9
     same([again], [exact])
@@ -372,16 +372,15 @@ def test_frames_and_states_that_overflow(monkeypatch):
         assert np.isnan(done.logs).all()
 
 
-def test_a_rollout_that_is_not_finite_is_located(monkeypatch):
+def test_a_rollout_that_is_not_finite_is_located():
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     with torch.no_grad():
         for layer in module:
             layer.weight.copy_(1e12 * torch.eye(2))
             layer.bias.zero_()
+    module.to(GPU.device)
     system = tqs.System(module, step=lambda m, z: (m(z), m(z)), initial_state=lambda n, g: torch.ones(n, 2))
     state = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
-    if EMULATED:
-        monkeypatch.setattr(Place, "of", classmethod(lambda cls, module: GPU))
     with pytest.raises(tqs.DivergenceError, match=r"initial condition 1 is not finite from step 1 on, first in 1 \("):
         tqs.rollout(system, state, horizon=4, engine="native")
 

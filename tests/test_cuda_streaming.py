@@ -1,4 +1,4 @@
-"""Weights that stay in host memory and pass through the GPU, or the emulated one of a build with TQS_CUDA=EMULATED.
+"""Weights that stay in host memory and pass through the GPU, or an emulated one (torch_cuda.py).
 
 The streams of that one do their work as late, or as early, as what they wait for allows.
 """
@@ -23,10 +23,12 @@ from tqs_fast.engines.native_engine import NativeEngine
 from tqs_fast.engines.native_program import NativeProgram, Noise
 
 EMULATED = core.cuda_architectures() == "emulated"
-DEVICE = torch.device("cpu" if EMULATED else "cuda:0")
+DEVICE = torch.device("cuda:0")
 BRINGING = Place(DEVICE, 0, constants_here=True)
 
-pytestmark = pytest.mark.skipif(core.cuda_device_count() == 0, reason="needs a GPU, or TQS_CUDA=EMULATED")
+pytestmark = pytest.mark.skipif(
+    core.cuda_device_count() == 0 or not torch.cuda.is_available(), reason="needs a GPU, or an emulated one"
+)
 
 WIDTH, SAMPLES, STEPS = 64, 2, 3
 

@@ -1,4 +1,4 @@
-"""Variants of weights made on a GPU, or on that of a build with TQS_CUDA=EMULATED: the bits are the processor's."""
+"""Variants of weights made on a GPU, or on an emulated one (torch_cuda.py): the bits are the processor's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 import tqs_fast as tqs
 from cases.formats import FORMATS
-from tqs_fast import _cuda_weights, kernels
+from tqs_fast import kernels
 from tqs_fast._native import core
 from tqs_fast.engines.lane import Drawn
 from tqs_fast.errors import ArgumentError
@@ -16,27 +16,20 @@ from tqs_fast.scoring.adjoint import squared_error
 from tqs_fast.scoring.methods import normal, relative_energy
 
 EMULATED = core.cuda_architectures() == "emulated"
-DEVICE = torch.device("cpu" if EMULATED else "cuda:0")
+DEVICE = torch.device("cuda:0")
 
-pytestmark = pytest.mark.skipif(core.cuda_device_count() == 0, reason="needs a GPU, or TQS_CUDA=EMULATED")
+pytestmark = pytest.mark.skipif(
+    core.cuda_device_count() == 0 or not torch.cuda.is_available(), reason="needs a GPU, or an emulated one"
+)
 
 UNTOUCHED = -7.0
 
 
-@pytest.fixture
-def there(monkeypatch):
-    """Calls a function with tensors on the device; the emulated one has those of the CPU."""
-
-    def call(function, *arguments, **named):
-        with monkeypatch.context() as patched:
-            if EMULATED:
-                patched.setattr(_cuda_weights, "on_device", lambda tensor: True)
-                patched.setattr(_cuda_weights, "_place", lambda tensor: (0, 0))
-            moved = [x.to(DEVICE) if isinstance(x, torch.Tensor) else x for x in arguments]
-            result = function(*moved, **named)
-        return result.cpu() if isinstance(result, torch.Tensor) else result
-
-    return call
+def there(function, *arguments, **named):
+    """Called with tensors on the device."""
+    moved = [x.to(DEVICE) if isinstance(x, torch.Tensor) else x for x in arguments]
+    result = function(*moved, **named)
+    return result.cpu() if isinstance(result, torch.Tensor) else result
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -47,7 +40,7 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("elements", "begin", "count"), [(1, 0, 1), (9, 2, 6), (13, 0, 0), (40, 40, 0), (3001, 5, 2903)]
 )
-def test_noise_has_the_bits_of_the_host(there, dtype, elements, begin, count):
+def test_noise_has_the_bits_of_the_host(dtype, elements, begin, count):
     weight = drawn(elements, dtype=dtype)
     noise = Drawn(3, 2**40 + 5, 0.25, begin, count)
     expected = noise.tensor(weight)
@@ -64,15 +57,14 @@ def test_noise_touches_its_own_elements_only(in_place):
         from_=before.data_ptr() + 100 * step, to=after.data_ptr() + 100 * step, precision=0, elements=701, begin=3,
         count=601, scale=1.0, seed=1, stream=2, device=0, work=0,
     )  # fmt: skip
-    if not EMULATED:
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     changed = after.cpu() != UNTOUCHED
     assert changed[103:704].all()
     assert not changed[:103].any()
     assert not changed[704:].any()
 
 
-def test_normal_numbers_are_those_of_the_host(there):
+def test_normal_numbers_are_those_of_the_host():
     found = there(normal, drawn(41, 97), 5, 6)
     assert np.array_equal(found.numpy().ravel(), kernels.normal(41 * 97, seed=5, stream=6).astype(np.float64))
 
@@ -94,7 +86,7 @@ def matrices(columns: int):
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 @pytest.mark.parametrize("search", ["minmax", "mse"])
-def test_rounding_has_the_bits_of_the_host(there, form, search):
+def test_rounding_has_the_bits_of_the_host(form, search):
     quantizer = tqs.Quantizer(group_size=form.group_size, symmetric=form.symmetric, search=search)
     for columns in (1, 31, 130):
         for weight in matrices(columns):
@@ -104,7 +96,7 @@ def test_rounding_has_the_bits_of_the_host(there, form, search):
             assert found.shape == weight.shape
 
 
-def test_a_weight_that_is_not_finite_is_named(there):
+def test_a_weight_that_is_not_finite_is_named():
     weight = drawn(3, 40)
     weight[1, 7] = float("nan")
     with pytest.raises(ArgumentError, match=r"expected finite weights, got nan at \[1, 7\]"):
@@ -112,12 +104,12 @@ def test_a_weight_that_is_not_finite_is_named(there):
 
 
 @pytest.mark.parametrize("shape", [(5,), (0, 5), (5, 0)], ids=str)
-def test_a_weight_without_a_row_or_column_is_refused(there, shape):
+def test_a_weight_without_a_row_or_column_is_refused(shape):
     with pytest.raises(ArgumentError, match="expected a non-empty weight of at least two dimensions"):
         there(tqs.Quantizer().dequantized, torch.ones(shape), 4)
 
 
-def test_energies_are_those_of_the_host(there):
+def test_energies_are_those_of_the_host():
     """Sums of 2000 terms >= 0 in two orders differ by at most 2000 units in the last place, 2^-53, each."""
     weight = drawn(20, 100)
     changed = tqs.Quantizer().dequantized(weight, 3)
