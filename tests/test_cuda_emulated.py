@@ -143,6 +143,32 @@ def test_rows_that_vectors_do_not_fit_take_the_simple_kernel(emulator):
             check(y, x, packed, bias, dtype)
 
 
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+@pytest.mark.parametrize("k", [300, 2099])
+def test_float32_rows_have_the_same_bits_whatever_their_number(emulator, form, k):
+    """Of 61 rows one multiprocessor takes tiles, a thousand do not; 2099 inputs are 17 parts, the last of 51."""
+    m, n = 61, 63
+    x, packed, bias = drawn(6, m, n, k, form, "float32")
+    weight = emulator.prepack(packed)
+
+    def multiply(rows, multiprocessors, stride=k):
+        device = Device(multiprocessors=multiprocessors)
+        return emulator.multiply(rows, weight, bias, dtype="float32", device=device, stride=stride)[0]
+
+    few = multiply(x, 1000)
+    check(few, x, packed, bias, "float32")
+    same_bits(multiply(x, 1, k + 5), few)
+    same_bits(multiply(x[:1], 1), few[:1])
+    same_bits(multiply(x[2:5], 1), few[2:5])
+
+
+def test_float32_rows_in_several_tiles(emulator):
+    for form in (Format(3, 32, False), CHANNEL8):
+        x, packed, bias = drawn(7, 130, 129, 136, form, "float32")
+        y, _ = emulator.multiply(x, emulator.prepack(packed), bias, dtype="float32", device=Device(multiprocessors=1))
+        check(y, x, packed, bias, "float32")
+
+
 def test_without_a_bias(emulator):
     for m, int8 in ((2, False), (12, False), (2, True), (12, True)):
         x, packed, _ = drawn(5, m, 20, 256, GROUPED4, "float16")
