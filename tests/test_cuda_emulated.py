@@ -212,6 +212,14 @@ def test_plans(emulator, form, int8):
     assert emulator.plan_of(weight, 1, "float32", False, Device()).kernel == 0
 
 
+def test_a_device_that_names_no_clock(emulator):
+    """A bandwidth of nothing or without end makes all plans alike, and the first one the best."""
+    known = emulator.library.emulated_bytes_per_cycle(6144, 3201000, 1980000)
+    assert known == pytest.approx(2 * 6144 / 8 * 3201 / 1980)
+    for asked in ((0, 3201000, 1980000), (6144, 0, 1980000), (6144, 3201000, 0), (6144, 0, 0)):
+        assert 0.5 < emulator.library.emulated_bytes_per_cycle(*asked) / known < 2
+
+
 def test_every_block_leaves_cuda_its_shared_memory(emulator):
     """Two blocks of 83456 bytes would fit into the 164 KiB of an A100, but for the KiB that CUDA keeps in each."""
     device = Device(

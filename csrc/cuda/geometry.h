@@ -16,6 +16,12 @@ static constexpr int groups_per_unit(int group) {
     return group == 0 ? 1 : kUnitInputs / group;
 }
 
+// Inputs of a row from the beginning of a unit on: within an int for all rows there are (plan.h), which bytes are not.
+static constexpr int inputs_left(int inputs, int unit) {
+    return inputs - unit * kUnitInputs;
+}
+static_assert(inputs_left(1 << 30, (1 << 23) - 1) == kUnitInputs);
+
 // Spans that are added at once: all units on the way.
 static constexpr int gemv_spans(int group) {
     return kGemvAhead * kGemvWarps * groups_per_unit(group);

@@ -36,18 +36,18 @@ struct GemvLane {
     const std::uint16_t* zeros;  // null: `zero` everywhere
     const std::int32_t* sums;
     std::uint32_t zero;
-    int x_bytes;  // from x on to the end of its row
+    int first;  // byte of the unit that x points to
 
     __device__ GemvLane(const Product& p, int lane) {
         const std::int64_t tile = blockIdx.x, pairs = tile * p.groups * 8 + lane / 4;
-        const int row = lane / 4 < p.rows ? lane / 4 : p.rows - 1, first = 16 * (lane % 4);
+        const int row = lane / 4 < p.rows ? lane / 4 : p.rows - 1;
+        first = 16 * (lane % 4);
         codes = p.codes + (tile * p.units * (Operand::bits / 2) * 32 + lane) * 16;
         x = p.x + row * p.x_bytes + first;
         scales = p.scales + pairs;
         zeros = p.zeros ? p.zeros + pairs : nullptr;
         sums = p.row_sums + 2 * (lane % 4);
         zero = static_cast<std::uint32_t>(p.zero) * 0x101u;
-        x_bytes = p.inputs * Operand::kInputBytes - first;
     }
 };
 
@@ -71,14 +71,15 @@ struct GemvUnit {
             for (int i = 0; i < 4; ++i) codes[4 * v + i] = vector.words[i];
         }
         const unsigned char* inputs = own.x + std::int64_t{unit} * kInputBytes;
-        const int left = own.x_bytes - unit * kInputBytes;
-        if ((unit + 1) * kUnitInputs <= p.inputs) {
+        const int left = inputs_left(p.inputs, unit);
+        if (left >= kUnitInputs) {
 #pragma unroll
             for (int v = 0; v < Operand::kOperands / 2; ++v) take(v, load_shared_data(inputs + 64 * v));
         } else {
 #pragma unroll
             for (int v = 0; v < Operand::kOperands / 2; ++v) {
-                take(v, 64 * v < left ? load_shared_data(inputs + 64 * v) : Vector{});
+                take(v,
+                     own.first + 64 * v < left * Operand::kInputBytes ? load_shared_data(inputs + 64 * v) : Vector{});
             }
         }
         const int first = p.groups == 1 ? 0 : unit * kGroups;

@@ -2,6 +2,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/device_properties.h"
 #include "cuda/kernels.h"
 #include "cuda/layout.h"
 #include "emulator.h"
@@ -124,6 +125,10 @@ EmulatedPlan emulated_plan(const EmulatedWeight* w, const EmulatedTask* t, const
             plan.row_blocks,
             plan.workspace,
             plan.cycles};
+}
+
+double emulated_bytes_per_cycle(int bus_bits, int memory_clock, int clock) {
+    return bytes_per_cycle(bus_bits, memory_clock, clock);
 }
 
 // `prepacked` and `workspace` (its counters zero) as the plan wants them.
