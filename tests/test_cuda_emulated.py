@@ -103,6 +103,20 @@ def test_products_of_int8_rows_have_the_bits_of_the_cpu(emulator, form):
     assert emulator.bank_conflicts() == 0
 
 
+@pytest.mark.parametrize("form", [form for form in FORMATS if form.group_size], ids=str)
+def test_int8_rows_in_groups_whose_warps_share_k(emulator, form):
+    """One and two fragments of 8 rows per block, several blocks of rows, K cut short, more of it than is on its way."""
+    dtypes = itertools.cycle(("float32", "bfloat16", "float16"))
+    for seed, (m, n, k) in enumerate(((9, 16, 128), (16, 40, 4104), (37, 33, 1301), (20, 17, 197))):
+        dtype, columns = next(dtypes), 8 if form.group_size == 32 or seed == 3 else 16
+        x, packed, bias = drawn(seed, m, n, k, form, dtype)
+        weight = emulator.prepack(packed)
+        y, plan = emulator.multiply(x, weight, bias, dtype=dtype, int8=True, device=Device(columns, 1, "gemv"))
+        assert (emulated.KERNELS[plan.kernel], plan.columns) == ("gemv", columns)
+        same_bits(y, rounded_product(x, packed, bias, dtype))
+    assert emulator.bank_conflicts() == 0
+
+
 @pytest.mark.parametrize("int8", [False, True])
 def test_every_number_of_rows(emulator, int8):
     for m in range(1, 65):
@@ -199,7 +213,7 @@ def test_plans(emulator, form, int8):
         weight = emulator.view(packed)
         for m, device in itertools.product((1, 8, 9, 16, 33, 200, 5000), (Device(), Device(**small))):
             plan = emulator.plan_of(weight, m, "bfloat16", int8, device)
-            assert (emulated.KERNELS[plan.kernel] == "gemv") <= (m <= 8)
+            assert (emulated.KERNELS[plan.kernel] == "gemv") <= (m <= 8 or (int8 and form.group_size != 0))
             assert (emulated.KERNELS[plan.kernel] == "warpgroups") <= bool(device.warpgroups)
             assert plan.row_blocks * plan.columns >= m
             assert (plan.row_blocks - 1) * plan.columns < m
@@ -239,3 +253,13 @@ def test_a_product_of_few_outputs_is_shared(emulator):
     assert emulator.plan_of(emulator.view(packed), 32, "bfloat16", False, Device()).splits > 4
     wide = kernels.pack(np.ones((16384, 256), np.float32), bits=4)
     assert emulator.plan_of(emulator.view(wide), 1, "bfloat16", False, Device()).splits == 1
+
+
+def test_few_outputs_of_int8_rows_in_groups_are_shared_by_warps(emulator):
+    """The order of their sums is fixed, so no blocks share K; by the model what that costs is less than a third."""
+    packed = kernels.pack(np.ones((1024, 4096), np.float32), bits=4)
+    weight = emulator.view(packed)
+    for m in (9, 16, 24, 32, 48, 64):
+        chosen, tiles = (emulator.plan_of(weight, m, "bfloat16", True, Device(kernel=k)) for k in ("simple", "tiles"))
+        assert emulated.KERNELS[chosen.kernel] == "gemv"
+        assert chosen.cycles < tiles.cycles / 1.5
