@@ -9,8 +9,7 @@
 // bits.
 //
 //   grid x: kSimpleOutputs outputs     grid y: `rows` rows of x (strided when M is huge)
-//   block:  up to kSimpleWarps warps, each with every warps-th pair of parts; lane = output + kSimpleOutputs (part mod
-//   2)
+//   block:  up to kSimpleWarps warps, each with every warps-th pair of parts; lanes from 16 on have the second one
 //
 // A warp brings 32 inputs of both parts to shared memory, its lanes side by side along k: codes as floats, by output,
 // and x, by input. Then every lane multiplies the codes of its own output.
@@ -87,8 +86,8 @@ __global__ void __launch_bounds__(32 * kSimpleWarps, 2) simple(const SimpleTask 
     const bool valid = output < w.rows;
     float* const shared = reinterpret_cast<float*>(shared_memory());
     float *const codes = shared + warp * kFloats, *const inputs = codes + kSimpleParts * kCodes;
-    const float *const own_codes = codes + own_part * kCodes + own * kSimplePitch, *const own_inputs =
-                                                                                       inputs + own_part * kInputs;
+    const float* const own_codes = codes + own_part * kCodes + own * kSimplePitch;
+    const float* const own_inputs = inputs + own_part * kInputs;
 
     for (std::int64_t first_row = static_cast<std::int64_t>(blockIdx.y) * rows; first_row < a.task.rows;
          first_row += static_cast<std::int64_t>(gridDim.y) * rows) {
