@@ -4,9 +4,9 @@
 //
 //   grid x: tiles, those of the same outputs side by side
 //
-// A block walks through the parts of K and adds each to what it has left in y, which needs no registers and a twelfth of
-// the instructions. With its operands that is 70 KB per part of some 6600 cycles: 10 bytes per cycle and multiprocessor,
-// of which L2 delivers 28 (plan.cpp).
+// A block walks through the parts of K and adds each to what it has left in y, which needs no registers and a twelfth
+// of the instructions. With its operands that is 70 KB per part of some 6600 cycles: 10 bytes per cycle and
+// multiprocessor, of which L2 delivers 28 (plan.cpp).
 #pragma once
 
 #include "cuda/device/accumulate.cuh"
