@@ -107,7 +107,8 @@ elseif(TQS_CUDA STREQUAL "EMULATED")
         tests/native/cuda_emulator/meetings.cpp
         tests/native/cuda_emulator/memory.cpp
         tests/native/cuda_emulator/runtime.cpp
-        tests/native/cuda_emulator/schedule.cpp)
+        tests/native/cuda_emulator/schedule.cpp
+        tests/native/cuda_emulator/streams.cpp)
     set(TQS_CUDA_LIBRARIES)
     foreach(source IN LISTS TQS_CUDA_SOURCES)
         set_source_files_properties(${source} PROPERTIES

@@ -174,6 +174,7 @@ class Emulator:
         library.emulated_dequantize.restype = ctypes.c_char_p
         library.emulated_multiply.restype = ctypes.c_char_p
         library.emulated_plan.restype = Plan
+        library.emulated_bytes_per_cycle.restype = ctypes.c_double
         library.emulated_fault.restype = ctypes.c_char_p
         library.emulated_atoms.restype = ctypes.c_char_p
         library.emulated_float_to_float16.restype = ctypes.c_uint16

@@ -103,6 +103,20 @@ def test_products_of_int8_rows_have_the_bits_of_the_cpu(emulator, form):
     assert emulator.bank_conflicts() == 0
 
 
+@pytest.mark.parametrize("form", [form for form in FORMATS if form.group_size], ids=str)
+def test_int8_rows_in_groups_whose_warps_share_k(emulator, form):
+    """One and two fragments of 8 rows per block, several blocks of rows, K cut short, more of it than is on its way."""
+    dtypes = itertools.cycle(("float32", "bfloat16", "float16"))
+    for seed, (m, n, k) in enumerate(((9, 16, 128), (16, 40, 4104), (37, 33, 1301), (20, 17, 197))):
+        dtype, columns = next(dtypes), 8 if form.group_size == 32 or seed == 3 else 16
+        x, packed, bias = drawn(seed, m, n, k, form, dtype)
+        weight = emulator.prepack(packed)
+        y, plan = emulator.multiply(x, weight, bias, dtype=dtype, int8=True, device=Device(columns, 1, "gemv"))
+        assert (emulated.KERNELS[plan.kernel], plan.columns) == ("gemv", columns)
+        same_bits(y, rounded_product(x, packed, bias, dtype))
+    assert emulator.bank_conflicts() == 0
+
+
 @pytest.mark.parametrize("int8", [False, True])
 def test_every_number_of_rows(emulator, int8):
     for m in range(1, 65):
@@ -143,6 +157,32 @@ def test_rows_that_vectors_do_not_fit_take_the_simple_kernel(emulator):
             check(y, x, packed, bias, dtype)
 
 
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+@pytest.mark.parametrize("k", [300, 2099])
+def test_float32_rows_have_the_same_bits_whatever_their_number(emulator, form, k):
+    """Of 61 rows one multiprocessor takes tiles, a thousand do not; 2099 inputs are 17 parts, the last of 51."""
+    m, n = 61, 63
+    x, packed, bias = drawn(6, m, n, k, form, "float32")
+    weight = emulator.prepack(packed)
+
+    def multiply(rows, multiprocessors, stride=k):
+        device = Device(multiprocessors=multiprocessors)
+        return emulator.multiply(rows, weight, bias, dtype="float32", device=device, stride=stride)[0]
+
+    few = multiply(x, 1000)
+    check(few, x, packed, bias, "float32")
+    same_bits(multiply(x, 1, k + 5), few)
+    same_bits(multiply(x[:1], 1), few[:1])
+    same_bits(multiply(x[2:5], 1), few[2:5])
+
+
+def test_float32_rows_in_several_tiles(emulator):
+    for form in (Format(3, 32, False), CHANNEL8):
+        x, packed, bias = drawn(7, 130, 129, 136, form, "float32")
+        y, _ = emulator.multiply(x, emulator.prepack(packed), bias, dtype="float32", device=Device(multiprocessors=1))
+        check(y, x, packed, bias, "float32")
+
+
 def test_without_a_bias(emulator):
     for m, int8 in ((2, False), (12, False), (2, True), (12, True)):
         x, packed, _ = drawn(5, m, 20, 256, GROUPED4, "float16")
@@ -173,7 +213,7 @@ def test_plans(emulator, form, int8):
         weight = emulator.view(packed)
         for m, device in itertools.product((1, 8, 9, 16, 33, 200, 5000), (Device(), Device(**small))):
             plan = emulator.plan_of(weight, m, "bfloat16", int8, device)
-            assert (emulated.KERNELS[plan.kernel] == "gemv") <= (m <= 8)
+            assert (emulated.KERNELS[plan.kernel] == "gemv") <= (m <= 8 or (int8 and form.group_size != 0))
             assert (emulated.KERNELS[plan.kernel] == "warpgroups") <= bool(device.warpgroups)
             assert plan.row_blocks * plan.columns >= m
             assert (plan.row_blocks - 1) * plan.columns < m
@@ -184,6 +224,14 @@ def test_plans(emulator, form, int8):
             chosen = [emulator.plan_of(weight, m, "bfloat16", int8, Device()).kernel for m in (1, 512)]
             assert [emulated.KERNELS[kernel] for kernel in chosen] == ["gemv", "warpgroups"]
     assert emulator.plan_of(weight, 1, "float32", False, Device()).kernel == 0
+
+
+def test_a_device_that_names_no_clock(emulator):
+    """A bandwidth of nothing or without end makes all plans alike, and the first one the best."""
+    known = emulator.library.emulated_bytes_per_cycle(6144, 3201000, 1980000)
+    assert known == pytest.approx(2 * 6144 / 8 * 3201 / 1980)
+    for asked in ((0, 3201000, 1980000), (6144, 0, 1980000), (6144, 3201000, 0), (6144, 0, 0)):
+        assert 0.5 < emulator.library.emulated_bytes_per_cycle(*asked) / known < 2
 
 
 def test_every_block_leaves_cuda_its_shared_memory(emulator):
@@ -205,3 +253,13 @@ def test_a_product_of_few_outputs_is_shared(emulator):
     assert emulator.plan_of(emulator.view(packed), 32, "bfloat16", False, Device()).splits > 4
     wide = kernels.pack(np.ones((16384, 256), np.float32), bits=4)
     assert emulator.plan_of(emulator.view(wide), 1, "bfloat16", False, Device()).splits == 1
+
+
+def test_few_outputs_of_int8_rows_in_groups_are_shared_by_warps(emulator):
+    """The order of their sums is fixed, so no blocks share K; by the model what that costs is less than a third."""
+    packed = kernels.pack(np.ones((1024, 4096), np.float32), bits=4)
+    weight = emulator.view(packed)
+    for m in (9, 16, 24, 32, 48, 64):
+        chosen, tiles = (emulator.plan_of(weight, m, "bfloat16", True, Device(kernel=k)) for k in ("simple", "tiles"))
+        assert emulated.KERNELS[chosen.kernel] == "gemv"
+        assert chosen.cycles < tiles.cycles / 1.5

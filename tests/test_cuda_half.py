@@ -330,6 +330,20 @@ def test_packed_layers_that_share_k(group_size):
     assert distance(ours, theirs) <= 2 * STORED["bfloat16"][0]
 
 
+def test_packed_layers_of_float32_have_the_same_bits_for_any_samples():
+    """192 rows take tiles on a device of four multiprocessors, twelve do not."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(300, 128).to(GPU.device)
+    small = tqs.quantize(module, plan_for(module, [3], tqs.Quantizer(64)))
+    system = tqs.System(
+        small, step=lambda m, z: (z, m(z).flatten(1)), initial_state=lambda n, g: torch.randn(n, 12, 300)
+    )
+    state = system.initial_state(16, torch.Generator())
+    both = tqs.rollout(system, state, horizon=1, engine="native").outputs
+    alone = tqs.rollout(system, state[3:4], horizon=1, engine="native").outputs
+    assert torch.equal(both[:, 3:4], alone)
+
+
 def test_a_rollout_that_is_not_finite_is_located():
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     with torch.no_grad():

@@ -24,19 +24,20 @@ pytestmark = pytest.mark.skipif(
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# [M, N, K] beyond what the emulator is given: K split among blocks, many blocks, rows of x in several blocks.
-LARGE = ((1, 1024, 4096), (7, 300, 8192), (16, 528, 4096), (130, 1040, 2056), (300, 256, 1024))
+# [M, N, K] beyond what the emulator is given: K split among blocks, many blocks, rows of x in several blocks; the last
+# has more tiles than any device has multiprocessors, which is when float32 rows take them.
+LARGE = ((1, 1024, 4096), (7, 300, 8192), (16, 528, 4096), (130, 1040, 2056), (300, 256, 1024), (1040, 1000, 302))
 # Tensor cores cut sums where float32 rounds them (csrc/backend/kernel_table.h).
 CUT = 3
 
 
 def drawn(seed, m, n, k, form, dtype):
-    """(x, the packed weight, bias): x is a part of a wider tensor, so that its rows are not contiguous."""
+    """(x, the packed weight, bias)."""
     generator = np.random.default_rng(seed)
     weight = generator.standard_normal((n, k)).astype(np.float32)
     packed = kernels.pack(weight, bits=form.bits, group_size=form.group_size, symmetric=form.symmetric)
-    x = torch.from_numpy(generator.standard_normal((m, k + 8)).astype(np.float32)).to(dtype)
-    return x[:, :k], packed, torch.from_numpy(generator.standard_normal(n).astype(np.float32))
+    x = torch.from_numpy(generator.standard_normal((m, k)).astype(np.float32)).to(dtype)
+    return x, packed, torch.from_numpy(generator.standard_normal(n).astype(np.float32))
 
 
 def parts_of(packed):
@@ -51,10 +52,13 @@ def poison():
 
 
 def multiply(x, packed, bias, activation="float"):
+    """On the device rows of x lie in a wider tensor, with NaN between them: a part of one on the host would arrive
+    without what is between."""
+    wide = nn.functional.pad(x, (0, 8), value=float("nan")).cuda()
     parts, form = parts_of(packed), (packed.bits, packed.group_size)
     panels = kernels.prepack_cuda(*parts, *form, packed.shape[1])
     poison()
-    return kernels.qgemm_cuda(x.cuda(), *parts, *form, bias.cuda(), panels=panels, activation=activation)
+    return kernels.qgemm_cuda(wide[:, : x.shape[1]], *parts, *form, bias.cuda(), panels=panels, activation=activation)
 
 
 def check(y, x, packed, bias):
@@ -108,6 +112,14 @@ def test_every_number_of_rows(form, activation):
         else:
             expected = kernels.qgemm(x.float().numpy(), packed, bias.numpy(), activation="int8")
             same_bits(y.float().cpu().numpy(), torch.from_numpy(expected).bfloat16().float().numpy())
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+def test_float32_rows_have_the_same_bits_whatever_their_number(form):
+    x, packed, bias = drawn(2, 1040, 1000, 300, form, torch.float32)
+    many = multiply(x, packed, bias)
+    for rows in (slice(1), slice(3, 12), slice(200, 264)):
+        assert torch.equal(multiply(x[rows], packed, bias), many[rows])
 
 
 @pytest.mark.parametrize("m", [1, 8, 33, 300])

@@ -71,6 +71,7 @@ def torch_int4(weight: Weight) -> Call:
 
 def torch_int8(weight: Weight) -> Call:
     """torch._int_mm between rounding the rows and scaling the sums, each compiled into one kernel."""
+    torch._dynamo.config.recompile_limit = 64  # for every size of every weight; beyond 8 they would not be compiled
     codes = (weight.codes().int() - 128).to(torch.int8)
     scales = weight.scales().float().T  # [1, N]
     copies = [codes.clone() for _ in range(copies_of(codes.numel()))]

@@ -17,18 +17,23 @@ int attribute(cudaDeviceAttr which, int device) {
 
 Device ask(int device) {
     const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
-    // Two transfers per clock and pin; both clocks in kHz.
-    const double bytes_per_clock = 2.0 * attribute(cudaDevAttrGlobalMemoryBusWidth, device) / 8;
-    const double clocks =
-        static_cast<double>(attribute(cudaDevAttrMemoryClockRate, device)) / attribute(cudaDevAttrClockRate, device);
     return {.multiprocessors = multiprocessors,
             .shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
             .shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-            .bytes_per_cycle = bytes_per_clock * clocks / multiprocessors,
+            .bytes_per_cycle = bytes_per_cycle(attribute(cudaDevAttrGlobalMemoryBusWidth, device),
+                                               attribute(cudaDevAttrMemoryClockRate, device),
+                                               attribute(cudaDevAttrClockRate, device)) /
+                               multiprocessors,
             .warpgroups = has_warpgroups() && attribute(cudaDevAttrComputeCapabilityMajor, device) == 9};
 }
 
 }  // namespace
+
+double bytes_per_cycle(int bus_bits, int memory_clock, int clock) {
+    constexpr double kUnknown = 2000;  // an A100 has 1100, an H200 2500
+    if (bus_bits <= 0 || memory_clock <= 0 || clock <= 0) return kUnknown;
+    return 2.0 * bus_bits / 8 * memory_clock / clock;  // two transfers per clock and pin
+}
 
 Device properties_of(int device) {
     static std::mutex mutex;

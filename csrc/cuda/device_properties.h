@@ -5,6 +5,10 @@
 
 namespace tqs::cuda {
 
+// Of device memory, in cycles of the multiprocessors: clocks in kHz, 0 where the driver does not say (all the same
+// then: a plan wants some figure).
+double bytes_per_cycle(int bus_bits, int memory_clock, int clock);
+
 // Asked once per device and process.
 Device properties_of(int device);
 

@@ -5,15 +5,29 @@
 
 namespace tqs::cuda {
 
-inline constexpr int kGemvRows = 8;
+inline constexpr int kGemvRows = 8;  // of a fragment
 inline constexpr int kGemvWarps = 8;
 inline constexpr int kGemvThreads = 32 * kGemvWarps;
 inline constexpr int kGemvAhead = 2;
-inline constexpr int kGemvSums = kTileRows * kGemvRows;
+inline constexpr int kGemvSums = kTileRows * kGemvRows;  // of a fragment
+static constexpr int gemv_sums(int columns) {
+    return kTileRows * columns;
+}
 
 // group: inputs per scale; 0 for int8 rows with one scale per channel. (16-bit rows take 128 there.)
 static constexpr int groups_per_unit(int group) {
     return group == 0 ? 1 : kUnitInputs / group;
+}
+
+// Inputs of a row from the beginning of a unit on: within an int for all rows there are (plan.h), which bytes are not.
+static constexpr int inputs_left(int inputs, int unit) {
+    return inputs - unit * kUnitInputs;
+}
+static_assert(inputs_left(1 << 30, (1 << 23) - 1) == kUnitInputs);
+
+// The most rows of x of a block: two fragments of int8 rows in groups. Those of 32 have too many scales for registers.
+static constexpr int gemv_columns(bool int8, int group) {
+    return int8 && group > 32 ? 2 * kGemvRows : kGemvRows;
 }
 
 // Spans that are added at once: all units on the way.
@@ -22,9 +36,9 @@ static constexpr int gemv_spans(int group) {
 }
 
 // Parts (or the sums of the warps), then the pairs of scales that belong to them.
-static constexpr int gemv_shared_bytes(bool int8, int group) {
+static constexpr int gemv_shared_bytes(bool int8, int group, int columns) {
     const int parts = int8 && group != 0 ? gemv_spans(group) : kGemvWarps;
-    return parts * (kGemvSums * 4 + 8 * 4);
+    return parts * (gemv_sums(columns) * 4 + 8 * 4);
 }
 
 inline constexpr int kTilesWarps = 4;

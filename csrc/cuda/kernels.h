@@ -11,8 +11,8 @@ namespace tqs::cuda {
 
 struct Product;  // device/operand.cuh
 
-// x of task.dtype; neither task.panels nor a workspace are used.
-void multiply_simple(const QgemmTask& task, DType dtype, cudaStream_t stream);
+// Neither task.panels nor a workspace are used. The same bits whatever the number of rows and the device.
+void multiply_simple(const QgemmTask& task, DType dtype, const Device& device, cudaStream_t stream);
 
 // The planned kernels on prepacked weights, task.panels. `workspace` holds plan.workspace bytes.
 void multiply_prepacked(const QgemmTask& task, const Plan& plan, DType dtype, bool int8, unsigned char* workspace,

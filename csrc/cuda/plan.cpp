@@ -47,7 +47,8 @@ struct Shape {
 };
 
 Shape shape_of(const Problem& problem, const Device& device, Kernel kernel, int columns, int shared) {
-    if (kernel == Kernel::gemv) return {1, kGemvRows, 2, kGemvAhead * kGemvWarps};
+    const int by_memory = std::max(1, device.shared_per_multiprocessor / (shared + kReserved));
+    if (kernel == Kernel::gemv) return {1, columns, std::min(2, by_memory), kGemvAhead * kGemvWarps};
     if (kernel == Kernel::warpgroups) {
         const int stages =
             warpgroups_stages(problem.int8, stored_bits(problem.weight.bits), group_argument(problem), columns);
@@ -55,7 +56,6 @@ Shape shape_of(const Problem& problem, const Device& device, Kernel kernel, int 
     }
     // 128 threads of at most 100 (16 columns), 165 and 205 registers as nvcc 13.0 counts them, of 65536.
     const int by_registers = columns > 32 ? 2 : columns > 16 ? 3 : 4;
-    const int by_memory = std::max(1, device.shared_per_multiprocessor / (shared + kReserved));
     return {tiles_per_block(problem.int8, group_argument(problem)), columns, std::min(by_registers, by_memory),
             tiles_stages(columns) - 1};
 }
@@ -128,7 +128,8 @@ bool supports_prepacked(const Problem& problem) {
 }
 
 bool supports_gemv(const Problem& problem) {
-    return supports_prepacked(problem) && problem.rows <= kGemvRows;
+    return supports_prepacked(problem) &&
+           problem.rows <= (order_is_fixed(problem) ? kMostGridRows * kGemvRows : kGemvRows);
 }
 
 bool supports_tiles(const Problem& problem) {
@@ -164,7 +165,11 @@ Plan choose_plan(const Problem& problem, const Device& device, const Wanted& wan
         }
     };
     const int group = group_argument(problem), bits = stored_bits(problem.weight.bits);
-    if (supports_gemv(problem)) consider(Kernel::gemv, kGemvRows, gemv_shared_bytes(problem.int8, group));
+    if (supports_gemv(problem)) {
+        for (int columns = kGemvRows; columns <= gemv_columns(problem.int8, group); columns += kGemvRows) {
+            consider(Kernel::gemv, columns, gemv_shared_bytes(problem.int8, group, columns));
+        }
+    }
     if (supports_tiles(problem)) {
         for (const int columns : {16, 32, 64}) {
             consider(Kernel::tiles, columns, tiles_shared_bytes(problem.int8, bits, group, columns));

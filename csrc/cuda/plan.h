@@ -48,8 +48,9 @@ inline constexpr int kCounters = 4096;
 // Whether the kernels on the prepacked form take the product: 16-bit rows that vectors of 8 fit, or int8 rows, whose
 // sums of one scale per channel must fit an integer.
 bool supports_prepacked(const Problem& problem);
-// ... the one for at most 8 rows, and the one that shares a weight among more. Up to 8 the model chooses: gemv reads x
-// once per 16 outputs, which many outputs and 8 rows make more than the weight; tiles reads it once per 128.
+// ... the one for few rows (8, or, of int8 rows in groups, any number: it is what shares their K), and the one that
+// shares a weight among more. The model chooses: gemv reads x once per 16 outputs, which many outputs and 8 rows make
+// more than the weight; tiles reads it once per 128.
 bool supports_gemv(const Problem& problem);
 bool supports_tiles(const Problem& problem);
 // ... the same on the tensor cores of sm_90.

@@ -4,14 +4,14 @@
 
 namespace tqs::cuda {
 
-void multiply_simple(const QgemmTask& task, DType dtype, cudaStream_t stream) {
+void multiply_simple(const QgemmTask& task, DType dtype, const Device& device, cudaStream_t stream) {
     const StreamLaunch launch{stream, "the launch of the simple kernel"};
     if (dtype == DType::float32) {
-        run_simple<float>(task, launch);
+        run_simple<float>(task, device.multiprocessors, launch);
     } else if (dtype == DType::bfloat16) {
-        run_simple<Bfloat16>(task, launch);
+        run_simple<Bfloat16>(task, device.multiprocessors, launch);
     } else {
-        run_simple<Float16>(task, launch);
+        run_simple<Float16>(task, device.multiprocessors, launch);
     }
 }
 

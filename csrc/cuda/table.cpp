@@ -64,15 +64,15 @@ std::int64_t qgemm(const QgemmTask& task, DType dtype, Activation activation, Wo
     require(task.weight.rows <= std::int64_t{1} << 32, "qgemm",
             "the CUDA kernel takes at most 2^32 output columns, got ", task.weight.rows);
     const DeviceScope scope("qgemm", device);
-    const Plan plan = task.panels
-                          ? choose_plan(problem_of(task, dtype, activation == Activation::int8), properties_of(device))
-                          : Plan{};
+    const Device properties = properties_of(device);
+    const Plan plan =
+        task.panels ? choose_plan(problem_of(task, dtype, activation == Activation::int8), properties) : Plan{};
     if (plan.kernel == Kernel::simple) {
         require(activation != Activation::int8, "qgemm",
                 "int8 activations on CUDA want a prepacked weight, fewer than 2^20 rows, and at most ", kSpan,
                 " inputs for one scale per channel; got ", task.rows, " rows of ", task.weight.columns,
                 " inputs; use groups, or float activations");
-        multiply_simple(task, dtype, reinterpret_cast<cudaStream_t>(stream));
+        multiply_simple(task, dtype, properties, reinterpret_cast<cudaStream_t>(stream));
         return 0;
     }
     if (workspace.size < plan.workspace) return plan.workspace;

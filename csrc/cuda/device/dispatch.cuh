@@ -22,8 +22,15 @@ void run_group(const Product& p, const Plan& plan, Group, const Launch& launch) 
     const Grid grid{static_cast<unsigned>(plan.output_blocks), static_cast<unsigned>(plan.row_blocks),
                     static_cast<unsigned>(plan.splits)};
     if (plan.kernel == Kernel::gemv) {
-        launch(gemv<Operand, group>, grid, kGemvThreads, gemv_shared_bytes(Operand::kInt8, group), p);
-        return;
+        const auto run = [&](auto columns) {
+            constexpr int kColumns = decltype(columns)::value;
+            launch(gemv<Operand, group, kColumns>, grid, kGemvThreads,
+                   gemv_shared_bytes(Operand::kInt8, group, kColumns), p);
+        };
+        if constexpr (gemv_columns(Operand::kInt8, group) > kGemvRows) {
+            if (plan.columns > kGemvRows) return run(Constant<2 * kGemvRows>{});
+        }
+        return run(Constant<kGemvRows>{});
     }
     const auto run = [&](auto columns) {
         constexpr int kColumns = decltype(columns)::value;

@@ -1,7 +1,10 @@
 // As dispatch.cuh, for what prepares weights and rows of x, for the simple product and for dequantization.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <limits>
+#include <type_traits>
 
 #include "core/check.h"
 #include "cuda/device/arrange_rows.cuh"
@@ -10,6 +13,8 @@
 #include "cuda/device/prepack.cuh"
 #include "cuda/device/quantize_rows.cuh"
 #include "cuda/device/simple.cuh"
+#include "cuda/device/simple_tiles.cuh"
+#include "cuda/program/tilings.h"
 
 namespace tqs::cuda {
 
@@ -76,15 +81,45 @@ void run_quantize_rows(const QgemmTask& task, bool arranged, unsigned char* out,
            rows);
 }
 
+// Whether tiles are faster: both are limited by issuing instructions, of which a block has so many per input, by nvcc
+// 13.0 for sm_90a and 4 bits; what is counted is the multiprocessor with the most blocks.
+inline bool simple_takes_tiles(const QgemmTask& task, int multiprocessors) {
+    constexpr std::int64_t kTile = 224, kFew = 15;
+    const std::int64_t outputs = task.weight.rows, edge = SimpleTile::kEdge;
+    const std::int64_t tiles = divide_up(task.rows, edge) * divide_up(outputs, edge);
+    const std::int64_t few = divide_up(task.rows, kSimpleRows) * divide_up(outputs, kSimpleOutputs);
+    return divide_up(tiles, multiprocessors) * kTile < divide_up(few, multiprocessors) * kFew;
+}
+
 template <class Element, class Launch>
-void run_simple(const QgemmTask& task, const Launch& launch) {
+void run_simple(const QgemmTask& task, int multiprocessors, const Launch& launch) {
     constexpr std::int64_t kMostGridRows = 65535;
-    const SimpleTask simple_task{task, group_width(task.weight), group_count(task.weight), row_bytes(task.weight)};
-    const std::int64_t blocks = divide_up(task.rows, kSimpleRows);
-    const Grid grid{static_cast<unsigned>(divide_up(task.weight.rows, kSimpleWarps)),
-                    static_cast<unsigned>(blocks < kMostGridRows ? blocks : kMostGridRows), 1};
-    with_bits(task.weight.bits,
-              [&](auto bits) { launch(simple<Element, decltype(bits)::value>, grid, kSimpleThreads, 0, simple_task); });
+    const PackedView& weight = task.weight;
+    const std::int64_t parts = divide_up(weight.columns, kSimplePart), pairs = divide_up(parts, kSimpleParts);
+    const int warps = static_cast<int>(std::min<std::int64_t>(pairs, kSimpleWarps));
+    const int shift = weight.group_size == 0 ? 62 : std::countr_zero(static_cast<std::uint64_t>(weight.group_size));
+    const SimpleTask argument{task, group_count(weight), row_bytes(weight), shift, parts, warps};
+    const auto few = [&](auto bits, auto rows) {
+        constexpr int kRows = decltype(rows)::value;
+        const std::int64_t blocks = divide_up(task.rows, kRows);
+        const Grid grid{static_cast<unsigned>(divide_up(weight.rows, kSimpleOutputs)),
+                        static_cast<unsigned>(std::min(blocks, kMostGridRows)), 1};
+        launch(simple<Element, decltype(bits)::value, kRows>, grid, 32 * warps,
+               sizeof(float) * warps * simple_warp_floats(kRows), argument);
+    };
+    with_bits(weight.bits, [&](auto bits) {
+        if constexpr (std::is_same_v<Element, float>) {
+            if (simple_takes_tiles(task, multiprocessors)) {
+                const std::int64_t tiles =
+                    divide_up(task.rows, SimpleTile::kEdge) * divide_up(weight.rows, SimpleTile::kEdge);
+                launch(simple_tiles<decltype(bits)::value>, Grid{static_cast<unsigned>(tiles), 1, 1}, kProductThreads,
+                       shared_bytes(SimpleTile::kSharedBytes), argument);
+                return;
+            }
+        }
+        if (task.rows == 1) return few(bits, Constant<1>{});
+        few(bits, Constant<kSimpleRows>{});
+    });
 }
 
 }  // namespace tqs::cuda

@@ -116,7 +116,7 @@ class Layer {
         product.y = static_cast<char*>(task_.out.data) + lanes.lane * task_.out.lane_stride * rows_.item;
         const cudaStream_t stream = context().stream();
         const Plan plan = plan_of(product, element_, lanes.int8, device_);
-        if (plan.kernel == Kernel::simple) return multiply_simple(product, element_, stream);
+        if (plan.kernel == Kernel::simple) return multiply_simple(product, element_, device_, stream);
         auto* const workspace = static_cast<unsigned char*>(task_.scratch) + rows_.copied_bytes();
         if (plan.splits > 1) {
             check_cuda(cudaMemsetAsync(workspace, 0, kCounters * sizeof(unsigned), stream), "engine",

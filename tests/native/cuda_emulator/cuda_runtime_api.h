@@ -1,6 +1,6 @@
-// The part of the CUDA runtime that csrc/cuda/program uses, for the emulator (runtime.cpp): device memory is memory
-// that ends at a page which may not be touched, filled with 0xFF; streams do their work when it is waited for, and
-// while one is captured record it, as on a GPU with the arguments of that moment.
+// The part of the CUDA runtime that csrc/cuda/program uses, for the emulator (runtime.cpp, streams.cpp): device memory
+// is memory that ends at a page which may not be touched, filled with 0xFF; streams do their work when it is waited
+// for, and while one is captured record it, as on a GPU with the arguments of that moment.
 #pragma once
 
 #include <cstddef>

@@ -4,7 +4,8 @@
 //   cuda/                             twins of files of csrc/cuda: what the hardware does, and launches
 //   fibers, schedule                  which thread runs next
 //   meetings, asynchronous, memory    what threads wait for, what happens behind their backs, what addresses are theirs
-//   cuda_runtime_api.h, runtime       the CUDA runtime: memory, streams, graphs
+//   cuda_runtime_api.h                the CUDA runtime
+//   runtime, streams                  the device and its memory; streams, events and graphs
 //   cublas_lt                         cuBLASLt
 //   library, nodes, layers, growth    what tests call, one file per test file; probes: to test the emulator itself
 //
@@ -55,7 +56,7 @@ extern int capability;
 // std::runtime_error.
 void launch(Index grid, int threads, std::size_t shared_bytes, const std::function<void()>& kernel, int cluster = 1);
 
-// Work of a stream of the emulated runtime (runtime.cpp): enqueued, or recorded where the stream is being captured; of
+// Work of a stream of the emulated runtime (streams.cpp): enqueued, or recorded where the stream is being captured; of
 // no stream, done now.
 void submit(EmulatedStream* stream, const std::function<void()>& work);
 void submit_kernel(EmulatedStream* stream, const std::function<void()>& kernel);

@@ -2,6 +2,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/device_properties.h"
 #include "cuda/kernels.h"
 #include "cuda/layout.h"
 #include "emulator.h"
@@ -105,11 +106,14 @@ const char* emulated_dequantize(const EmulatedWeight* w, float* out) {
     });
 }
 
+static cuda::Device device_of(const EmulatedDevice* d) {
+    return {d->multiprocessors, d->shared_per_block, d->shared_per_multiprocessor, d->bytes_per_cycle,
+            d->warpgroups != 0};
+}
+
 static Plan plan_of(const QgemmTask& task, const EmulatedTask* t, const EmulatedDevice* d) {
-    return choose_plan(
-        problem_of(task, static_cast<DType>(t->dtype), t->int8 != 0),
-        {d->multiprocessors, d->shared_per_block, d->shared_per_multiprocessor, d->bytes_per_cycle, d->warpgroups != 0},
-        {static_cast<Kernel>(d->kernel), d->columns, d->splits});
+    return choose_plan(problem_of(task, static_cast<DType>(t->dtype), t->int8 != 0), device_of(d),
+                       {static_cast<Kernel>(d->kernel), d->columns, d->splits});
 }
 
 EmulatedPlan emulated_plan(const EmulatedWeight* w, const EmulatedTask* t, const EmulatedDevice* d) {
@@ -123,6 +127,10 @@ EmulatedPlan emulated_plan(const EmulatedWeight* w, const EmulatedTask* t, const
             plan.cycles};
 }
 
+double emulated_bytes_per_cycle(int bus_bits, int memory_clock, int clock) {
+    return bytes_per_cycle(bus_bits, memory_clock, clock);
+}
+
 // `prepacked` and `workspace` (its counters zero) as the plan wants them.
 const char* emulated_multiply(const EmulatedWeight* w, const unsigned char* prepacked, const EmulatedTask* t,
                               const EmulatedDevice* d, unsigned char* workspace) {
@@ -133,7 +141,7 @@ const char* emulated_multiply(const EmulatedWeight* w, const unsigned char* prep
         const Plan plan = plan_of(task, t, d);
         if (plan.kernel == Kernel::simple) {
             if (t->int8) throw std::runtime_error("no kernel takes this");
-            return multiply_simple(task, dtype, nullptr);
+            return multiply_simple(task, dtype, device_of(d), nullptr);
         }
         multiply_prepacked(task, plan, dtype, t->int8 != 0, workspace, nullptr);
     });
