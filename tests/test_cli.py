@@ -14,6 +14,7 @@ import pytest
 
 import reports
 import tqs_fast as tqs
+from tqs_fast.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -138,6 +139,32 @@ def test_errors_are_one_line(arguments, status, message, tmp_path):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("score", "nothing", "--out"),
+        ("allocate", "missing.json", "--average-bits", "4", "--out"),
+        ("search", "nothing", "missing.json", "missing.json", "--out"),
+        ("search", "nothing", "missing.json", "missing.json", "--plan-out"),
+        ("quantize", "nothing", "missing.json", "--out"),
+        ("quantize", "nothing", "missing.json", "--out", "small.safetensors", "--plan-out"),
+        ("evaluate", "nothing", "missing.safetensors", "--out"),
+        ("growth", "nothing", "--out"),
+        ("report", "missing.json", "missing.json", "--out"),
+    ],
+)
+def test_where_nothing_can_be_written_nothing_is_computed(arguments, tmp_path, monkeypatch, capsys):
+    """The path is refused before the system is looked for: a result of hours would be lost."""
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path, why in [("no/folder.json", "no is no folder"), ("folder", "it is a folder")]:
+        monkeypatch.setattr(sys, "argv", ["tqs-fast", *arguments, path])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 1
+        assert capsys.readouterr().err.startswith(f"error: [output] cannot write {path}: {why}")
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):

@@ -293,16 +293,6 @@ def test_weight_tangents_alone_and_the_module_is_untouched(engine):
         assert torch.equal(tensor, before[name])
 
 
-def test_windows_have_the_precision_of_the_module():
-    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 2)).to(torch.bfloat16)
-    system = tqs.Forecaster(module, 3, channels=2)
-    windows = system.initial_state(4, torch.Generator().manual_seed(0))
-    assert windows.dtype == torch.bfloat16
-    assert tqs.rollout(system, windows, horizon=2).outputs.dtype == torch.bfloat16
-    module.double()
-    assert system.initial_state(4, torch.Generator().manual_seed(0)).dtype == torch.float64
-
-
 def test_in_float64_leaves_the_system_alone():
     system = tqs.load_system("lorenz-gru")
     twin = tqs.in_float64(system)

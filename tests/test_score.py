@@ -150,6 +150,29 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, method, engine, limit):
     assert resumed.to_json() == whole.to_json()
 
 
+class Dropped(torch.nn.Module):
+    """Dropout that ignores eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = torch.nn.Linear(2, 2)
+
+    def forward(self, window):
+        return torch.nn.functional.dropout(self.cell(window[:, -1]), 0.1)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch", "serial"])
+def test_a_step_that_draws_random_numbers_is_refused(engine):
+    """They would count as errors of the weights, and no two runs would agree."""
+    system = tqs.Forecaster(Dropped(), 1, channels=2)
+    arguments = {"horizon": 4, "initial": tqs.Contexts(torch.ones(3, 1, 2))}
+    for method in (tqs.Residual(), tqs.Adjoint(probes=1)):
+        with pytest.raises(tqs.ArgumentError, match=r"draws random numbers, .*training=self\.training"):
+            tqs.score(system, **arguments, method=method, engine=engine if method == tqs.Residual() else "auto")
+    with pytest.raises(tqs.ArgumentError, match="draws random numbers"):
+        tqs.evaluate(system, system.module, **arguments, engine="torch" if engine == "serial" else engine)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     system = cells_system()
     arguments = {"horizon": 6, "initial": tqs.Attractor(count=2, spin_up=2)}
@@ -166,6 +189,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     try:
         with pytest.raises(tqs.CheckpointError, match=r"another run: .*tf32"):
             tqs.score(system, **arguments, checkpoint=tmp_path / "run")
+        assert tqs.score(system, **arguments).provenance["engine"]["tf32"] is True
+        assert tqs.evaluate(system, system.module, **arguments).provenance["engine"]["tf32"] is True
     finally:
         torch.set_float32_matmul_precision("highest")
     step = system.step

@@ -154,9 +154,17 @@ def test_driven_spin_up_consumes_the_first_inputs() -> None:
 @pytest.mark.parametrize(("rate", "message"), [(2.5, "died to a constant"), (4.5, "diverged")])
 def test_bad_spin_up_is_refused(rate: float, message: str) -> None:
     with pytest.raises(
-        DivergenceError, match=rf"^\[spin_up\] logistic: \d of 6 initial conditions .* {message}.*Contexts or Synthetic"
+        DivergenceError, match=rf"^\[spin_up\] logistic: \d of 6 initial conditions .* {message}.*use Contexts \(states"
     ):
         draw(Attractor(6), logistic(rate), horizon=10)
+
+
+def test_a_bad_spin_up_advises_synthetic_states_only_where_there_are_some() -> None:
+    system = forecaster()
+    system.module.weight.data.fill_(torch.inf)
+    with pytest.raises(DivergenceError, match="use Contexts or Synthetic initial"):
+        draw(Attractor(6, spin_up=64), system, horizon=10)
+    draw(Synthetic(2), system, horizon=1)
 
 
 def test_a_cycle_is_not_a_constant() -> None:
@@ -257,6 +265,42 @@ def test_synthetic_kinds_take_turns_and_have_their_character() -> None:
 
 def test_synthetic_follows_the_dtype_of_the_system() -> None:
     assert draw(Synthetic(2), forecaster(dtype=torch.bfloat16), horizon=1).state.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_random_windows_follow_the_dtype_of_the_module(dtype: torch.dtype) -> None:
+    """The same numbers, rounded: the step of a module in another precision meets windows that it can multiply."""
+    system = Forecaster(torch.nn.Linear(1, 1).to(dtype), CONTEXT, predict=lambda module, window: module(window[:, -1]))
+    windows = system.initial_state(3, torch.Generator().manual_seed(4))
+    expected = torch.randn(3, CONTEXT, 1, generator=torch.Generator().manual_seed(4))
+    assert windows.dtype == dtype
+    assert torch.equal(windows, expected.to(dtype))
+    draw(Attractor(3, spin_up=1), system, horizon=1)
+
+
+def test_a_step_that_writes_into_what_it_is_given_is_refused() -> None:
+    """Every rollout begins at the drawn states; a step that moves them gave damages of 4 at 8 bits."""
+
+    def in_state(module: torch.nn.Module, state: Tree, chunk: torch.Tensor) -> tuple[Tree, torch.Tensor]:
+        state += chunk
+        return state, state.clone()
+
+    def in_input(module: torch.nn.Module, state: Tree, chunk: torch.Tensor) -> tuple[Tree, torch.Tensor]:
+        chunk[:] = chunk + state
+        return chunk.clone(), chunk.clone()
+
+    def in_a_copy(module: torch.nn.Module, state: Tree, chunk: torch.Tensor) -> tuple[Tree, torch.Tensor]:
+        state = state.clone()
+        state += chunk
+        return state, state.clone()
+
+    system = accumulator()
+    for step in (in_state, in_input):
+        system.step = step
+        with pytest.raises(ArgumentError, match="accumulator: the step writes into the state or the input"):
+            draw(Attractor(3), system, horizon=2)
+    system.step = in_a_copy
+    assert_same(draw(Attractor(3), system, horizon=2), draw(Attractor(3), accumulator(), horizon=2))
 
 
 def test_synthetic_inputs_of_a_driven_system() -> None:

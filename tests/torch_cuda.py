@@ -121,6 +121,7 @@ def _replace() -> None:
         "get_device_name": lambda _=None: "emulated",
         "get_device_capability": lambda _=None: (9, 0),
         "get_rng_state": lambda _=None: torch.get_rng_state(),
+        "get_rng_state_all": lambda: [torch.get_rng_state()],
         "mem_get_info": lambda _=None: (MEMORY, MEMORY),
         "memory_allocated": lambda _=None: 0,
         "max_memory_allocated": lambda _=None: 0,

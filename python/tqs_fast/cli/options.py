@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -13,8 +14,23 @@ from tqs_fast.quantization import Quantizer
 from tqs_fast.systems import Attractor, InitialConditions, Synthetic, System
 
 SystemName: TypeAlias = Annotated[
-    str, typer.Argument(metavar="SYSTEM", help="lorenz-gru, fracast, silero-vad, or pkg.module:factory")
+    str, typer.Argument(metavar="SYSTEM", help="lorenz-gru, fracast, silero-vad, pkg.module:factory or model.onnx")
 ]
+
+
+def writable(path: Path | None) -> Path | None:
+    """`path`, if a file can be written there: known before anything is computed, not after."""
+    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        why = "it is a folder" if path.is_dir() else f"{path.parent} is no folder that can be written to"
+        raise ArgumentError(f"[output] cannot write {path}: {why}; choose another path")
+    return path
+
+
+def output(*names: str, help: str) -> Any:
+    """An option that names a file to write."""
+    return typer.Option(*names, help=help, callback=writable)
+
+
 Horizon: TypeAlias = Annotated[int, typer.Option(help="Output values per rollout.")]
 Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of initial conditions and noise.")]
 Count: TypeAlias = Annotated[int, typer.Option(help="Initial conditions per family.")]
@@ -25,7 +41,7 @@ Initial: TypeAlias = Annotated[
     ),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Out: TypeAlias = Annotated[Path | None, typer.Option("--out", "-o", help="Also write the result to this file.")]
+Out: TypeAlias = Annotated[Path | None, output("--out", "-o", help="Also write the result to this file.")]
 GroupSize: TypeAlias = Annotated[int, typer.Option(help="Weights per scale: 32, 64, 128, or 0 for one per channel.")]
 Asymmetric: TypeAlias = Annotated[bool, typer.Option("--asymmetric", help="Store zero points.")]
 

@@ -25,7 +25,7 @@ ACTIVATIONS = ("plan", "auto", "float", "int8")
 def quantize(
     system: options.SystemName,
     plan: Annotated[Path, typer.Argument(help="Plan written by `tqs-fast allocate --out`.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Packed model to write (.safetensors).")],
+    out: Annotated[Path, options.output("--out", "-o", help="Packed model to write (.safetensors).")],
     activations: Annotated[
         str,
         typer.Option(
@@ -41,7 +41,7 @@ def quantize(
     engine: Annotated[str, typer.Option(help="auto, native or torch.")] = "auto",
     seed: options.Seed = 2,
     plan_out: Annotated[
-        Path | None, typer.Option(help="Also write the plan, with the activations and the method, to this file.")
+        Path | None, options.output(help="Also write the plan, with the activations and the method, to this file.")
     ] = None,
     method: Annotated[
         str,

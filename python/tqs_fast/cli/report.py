@@ -19,7 +19,7 @@ from tqs_fast.search import SearchResult
 def report(
     table: Annotated[Path, typer.Argument(help="Sensitivity table written by `tqs-fast score --out`.")],
     plan: Annotated[Path, typer.Argument(help="Plan written by `tqs-fast allocate --out` or `search --plan-out`.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Page to write (.html).")],
+    out: Annotated[Path, options.output("--out", "-o", help="Page to write (.html).")],
     search: Annotated[Path | None, typer.Option(help="What `tqs-fast search --out` wrote.")] = None,
     evaluation: Annotated[
         list[Path] | None,

@@ -28,7 +28,7 @@ def search(
     seed: options.Seed = 0,
     memory_limit: Annotated[str | None, typer.Option(help="Most memory for a chunk of lanes, e.g. 2GiB.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Folder of measured plans; the same command resumes.")] = None,
-    plan_out: Annotated[Path | None, typer.Option(help="Also write the plan that was kept to this file.")] = None,
+    plan_out: Annotated[Path | None, options.output(help="Also write the plan that was kept to this file.")] = None,
     out: options.Out = None,
     json: options.Json = False,
 ) -> None:

@@ -43,7 +43,7 @@ def roll_reference(
     little.
 
     Raises:
-        ArgumentError: horizon < 1.
+        ArgumentError: horizon < 1, or the step draws random numbers.
         DivergenceError: an output is NaN or infinite, or no channel varies at all.
     """
     path: list[Tree] = []
@@ -83,13 +83,26 @@ def _roll(
     if horizon < 1:
         raise ArgumentError(f"[rollout] horizon must be at least 1 value, got {horizon}")
     blocks = []
-    before = states.state
+    before, drawn = states.state, _generators()
     for after, output in iterate(system, states.state, states.inputs, system.steps(horizon), module=module):
         blocks.append(output)
         if path is not None:
             path.append(before)
         before = after
+    if drawn != _generators():
+        raise ArgumentError(
+            f"[rollout] a step of {system.name} draws random numbers, which would count as errors of the weights; "
+            "leave dropout to eval mode (F.dropout needs training=self.training), or hand noise to the step as `inputs`"
+        )
     return torch.cat(blocks, dim=1)[:, :horizon].transpose(0, 1)
+
+
+def _generators() -> list[bytes]:
+    """The states of torch's default generators: of the processor, and of GPUs that are in use."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states += torch.cuda.get_rng_state_all()
+    return [state.numpy().tobytes() for state in states]
 
 
 def family_weights(states: States) -> torch.Tensor:

@@ -15,7 +15,8 @@ from tqs_fast.engines.swapped import require_torch
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.blocks import Block
 from tqs_fast.quantization.weights import parameter_of
-from tqs_fast.recovery.diagnosis import BasinDiagnosis, FloatArray, LineScan
+from tqs_fast.recovery.diagnosis import BasinDiagnosis
+from tqs_fast.recovery.scan import FloatArray, LineScan
 from tqs_fast.rewriting.packed import PackedTensor, QuantModule
 from tqs_fast.rewriting.rewrite import planned_weights, quantize
 from tqs_fast.systems import InitialConditions, System, default_initial, draw

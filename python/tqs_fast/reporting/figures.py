@@ -29,11 +29,12 @@ def report_figures(evidence: Evidence) -> dict[str, Any]:
         ArgumentError: matplotlib is not installed.
     """
     table = evidence.table
-    figures = {"heat_map": new_figure(0.9 + 0.17 * min(len(table.layers), 60))}
-    draw_heat_map(figures["heat_map"], table)
+    names = [layer.name for layer in table.layers]
+    figures = {"heat_map": new_figure(0.9 + 0.17 * min(len(names), 60))}
+    draw_heat_map(figures["heat_map"], names, table.bits, table.damage)
     if table.curve.shape[2] > 1:
         figures["curves"] = new_figure(3.0)
-        draw_curves(figures["curves"], table)
+        draw_curves(figures["curves"], names, table.bits, table.damage, table.curve)
     figures["frontier"] = _frontier(evidence)
     if measured_rows(evidence):
         figures["agreement"] = _agreement(evidence)

@@ -17,6 +17,7 @@ from tqs_fast._table import format_number
 from tqs_fast.engines import roll_modules, roll_reference
 from tqs_fast.engines.reference import family_weights
 from tqs_fast.engines.statistics import ErrorStatistics
+from tqs_fast.engines.tf32 import tf32_asked
 from tqs_fast.errors import ArgumentError, FileFormatError
 from tqs_fast.scoring.growth import growth_rate
 from tqs_fast.systems import InitialConditions, System, default_initial, draw
@@ -212,6 +213,6 @@ def evaluate(
         "horizon": horizon,
         "initial": states.description,
         "seed": seed,
-        "engine": {"requested": engine, **how, "isa": kernels.isa()},
+        "engine": {"requested": engine, **how, "isa": kernels.isa(), "tf32": tf32_asked()},
     }
     return RolloutError(errors.samples[0].numpy(), states.families, states.family_of, curve, rate, window, provenance)

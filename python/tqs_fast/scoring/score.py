@@ -13,6 +13,7 @@ import torch
 from tqs_fast import kernels
 from tqs_fast._progress import Report, tracking
 from tqs_fast._version import __version__
+from tqs_fast.engines.tf32 import tf32_asked
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.ties import Tie
 from tqs_fast.scoring.checkpoint import Checkpoint, fingerprint
@@ -118,7 +119,7 @@ def score(
         **({"tie": task.tie} if task.tie else {}),
         **measured.provenance,
     }
-    provenance["engine"]["isa"] = kernels.isa()
+    provenance["engine"] |= {"isa": kernels.isa(), "tf32": tf32_asked()}
     L = len(task.blocks)
     return Sensitivity(
         layers=tuple(Layer(b.name, b.weight.kind, b.shape, math.prod(b.shape)) for b in task.blocks),

@@ -16,6 +16,7 @@ from tqs_fast._files import Fields, encode_array, json_copy, read_json, write_js
 from tqs_fast._table import Table, format_count, format_number
 from tqs_fast.errors import ArgumentError, FileFormatError
 from tqs_fast.quantization import BITS, Quantizer
+from tqs_fast.scoring.figures import table_figure
 
 FORMAT = "tqs-fast/sensitivity"
 VERSION = 1
@@ -215,10 +216,7 @@ class Sensitivity:
         Raises:
             ArgumentError: matplotlib is not installed (the extra "plots").
         """
-        # Drawn from the table, so it imports this file; and scoring needs no drawing.
-        from tqs_fast.scoring.figures import table_figure
-
-        return table_figure(self)
+        return table_figure([layer.name for layer in self.layers], self.bits, self.damage, self.curve)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file that `save` writes; NaN is None, infinity "inf"."""

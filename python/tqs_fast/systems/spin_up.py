@@ -17,8 +17,6 @@ MIN_STEPS = 64
 # per cent of the range, far above it.
 CONSTANT = 1e-2
 
-_ADVICE = "use Contexts or Synthetic initial conditions, or another spin_up"
-
 
 def default_spin_up(system: System) -> int:
     """Steps after which a forecaster's window holds nothing but its own forecasts, and at least 64."""
@@ -67,7 +65,7 @@ def spin_up(
         raise DivergenceError(
             f"[spin_up] {system.name}: {_which(constant)} died to a constant: the outputs moved by less than "
             f"{CONSTANT:g} of their range over the last {watched} of {steps} spin-up steps, so that there is no "
-            f"dynamics to score; {_ADVICE}"
+            f"dynamics to score; {_advice(system)}"
         )
     return state, (~constant).cpu()
 
@@ -77,8 +75,14 @@ def _require_finite(system: System, output: torch.Tensor, t: int, steps: int) ->
     if bool(bad.any()):
         raise DivergenceError(
             f"[spin_up] {system.name}: {_which(bad)} diverged: the float model gave NaN or infinity at step {t} of "
-            f"{steps}; {_ADVICE}"
+            f"{steps}; {_advice(system)}"
         )
+
+
+def _advice(system: System) -> str:
+    synthetic = isinstance(system, Forecaster) or system.inputs is not None
+    others = "Contexts or Synthetic initial conditions" if synthetic else "Contexts (states of your own)"
+    return f"use {others}, or another spin_up"
 
 
 def _which(chosen: torch.Tensor) -> str:

@@ -22,7 +22,8 @@ class System:
         module: the trained network; it is put in eval mode and never modified.
         step: `step(module, state) -> (state, output)`, or `step(module, state, input)` for a driven system.
             Every leaf of the state is `[N, ...]`; output is `[N, C]`, or `[N, block, C]` when a step emits a block.
-            It uses only the module it is given (a quantized copy is rolled out through the same function).
+            It uses only the module it is given (a quantized copy is rolled out through the same function), returns
+            new tensors (many rollouts begin at one state) and draws no random numbers: noise comes as `inputs`.
         initial_state: `initial_state(count, generator) -> state`, random starting states.
         inputs: None for a free-running system, else `inputs(count, steps, generator)` -> tree of `[N, steps, ...]`,
             of which each step sees the slice at its own time.
@@ -104,8 +105,7 @@ class Forecaster(System):
         growing: False for a sliding window, the last `context_length` values; True for a context that grows by every
             forecast. The native engine keeps the keys and values of a growing context where the network is causal; in a
             sliding window every position moves, and what was computed for it no longer holds.
-        initial_state: random windows `[N, context, C]`; by default standard normal, in the precision of the module's
-            first parameter.
+        initial_state: random windows `[N, context, C]`; by default standard normal, in the dtype of the parameters.
         default_initial, name: as in `System`.
     """
 
@@ -145,8 +145,8 @@ class Forecaster(System):
 
         def random_windows(count: int, generator: torch.Generator) -> torch.Tensor:
             windows = torch.randn(count, context_length, channels, generator=generator)
-            dtypes = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-            return windows.to(next(dtypes, windows.dtype))
+            floating = (p.dtype for p in self.module.parameters() if p.is_floating_point())
+            return windows.to(next(floating, windows.dtype))
 
         super().__init__(
             module,
@@ -169,12 +169,20 @@ def advance(
         module: stepped in place of `system.module` (a quantized copy, say).
 
     Raises:
-        ArgumentError: the step changes the shapes or dtypes of its state, or its output is not [N, C] or [N, block, C].
+        ArgumentError: the step changes the shapes or dtypes of its state, or its output is not [N, C] or [N, block, C];
+            or it writes into the state or the input that it was given.
     """
     arguments = () if step_input is None else (step_input,)
     before = tree_leaves(state)
+    given = [leaf for leaf in (*before, *tree_leaves(arguments)) if not leaf.is_inference()]  # those count no writes
+    writes = [leaf._version for leaf in given]
     with torch.no_grad():
         returned, output = system.step(system.module if module is None else module, state, *arguments)
+    if writes != [leaf._version for leaf in given]:
+        raise ArgumentError(
+            f"[advance] {system.name}: the step writes into the state or the input it was given, from which other "
+            "rollouts begin, too; make new tensors (z = z + dz in place of z += dz, torch.cat or clone for a cache)"
+        )
     try:
         state = tree_like(state, returned)
     except ValueError:

@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float64]
 def curves_chart(table: Sensitivity) -> Markup:
     """The six most damaging layers drawn apart and named, all others as thin lines."""
     L, B, T = table.curve.shape
-    first = most_damaging(table)[: len(DASHES)]
+    first = most_damaging(table.damage)[: len(DASHES)]
     steps = np.unique(np.linspace(0, T - 1, min(T, POINTS)).round().astype(int))
     curves = table.curve[:, :, steps]
     rows = -(-B // 2)
