@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import zlib
 
 import pytest
@@ -20,6 +21,20 @@ import emulated
 # 0 is ascending order. A seed of the environment is that of every test.
 GIVEN = os.environ.get("TQS_EMULATOR_SEED")
 SEEDS = (0, 1, 2, 3, 4, 5, 6, 7) if GIVEN is None else (int(GIVEN),)
+
+
+FOLDER = pytest.StashKey[tempfile.TemporaryDirectory]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the first process; those that pytest-xdist starts find its folder
+        config.stash[FOLDER] = tempfile.TemporaryDirectory()
+        os.environ["TQS_EMULATOR_FOLDER"] = config.stash[FOLDER].name
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if FOLDER in config.stash:
+        config.stash[FOLDER].cleanup()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import functools
 import os
 import shutil
 import subprocess
-import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -100,9 +100,22 @@ def from_bits(bits: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
 
 @functools.cache
 def emulator() -> Emulator:
-    """The emulated kernels, compiled once per process."""
-    with tempfile.TemporaryDirectory() as folder:
-        return _build(Path(folder))
+    """The emulated kernels, compiled by the first process of a session (pytest -n) that asks, in conftest's folder."""
+    folder = Path(os.environ["TQS_EMULATOR_FOLDER"])
+    library, failed = folder / "emulated.so", folder / "failed"
+    try:
+        (folder / "objects").mkdir()
+    except FileExistsError:  # another process is at it, or done
+        while not library.exists():
+            assert not failed.exists(), "another process could not compile the emulated kernels"
+            time.sleep(0.1)
+    else:
+        try:
+            _build(folder / "objects").rename(library)
+        except BaseException:
+            failed.touch()
+            raise
+    return Emulator(ctypes.CDLL(str(library)))
 
 
 def schedule(seed: int) -> None:
@@ -114,7 +127,7 @@ def schedule(seed: int) -> None:
         ctypes.CDLL(core.__file__).emulated_schedule(ctypes.c_uint64(seed))
 
 
-def _build(folder: Path) -> Emulator:
+def _build(folder: Path) -> Path:
     cuda = ROOT / "csrc/cuda"
     # the engine is built with TQS_CUDA=EMULATED
     excluded = ("table", "no_warpgroups", "no_attention_warpgroups", "device", "cublas_lt_library")
@@ -135,7 +148,7 @@ def _build(folder: Path) -> Emulator:
         objects = list(executor.map(compiled, sources))
     target = folder / "emulated.so"
     subprocess.run([COMPILER, "-shared", *map(str, objects), "-o", str(target)], check=True)
-    return Emulator(ctypes.CDLL(str(target)))
+    return target
 
 
 class Guarded:
