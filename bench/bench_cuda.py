@@ -6,6 +6,7 @@ microseconds per call. Beside them the largest error against float64 in units of
 operations per second over what a copy and cuBLAS reach in the same run, and the quotients with each contestant.
 
     python bench/bench_cuda.py --out bench/results/cuda.json [--seconds 240] [--peers]
+    python bench/bench_cuda.py --quick --out cuda.json      whether it runs
 """
 
 from __future__ import annotations
@@ -60,8 +61,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=240.0, help="no new weight after so long")
     parser.add_argument("--peers", action="store_true", help="gemlite and humming, too, which compile for minutes")
+    parser.add_argument("--quick", action="store_true", help="one small shape and few rows")
     arguments = parser.parse_args()
-    began, ceilings = time.perf_counter(), limits()
+    shapes, counts = (((64, 256),), (1, 8, 40)) if arguments.quick else (SHAPES, ROWS)
+    began, ceilings = time.perf_counter(), limits(64) if arguments.quick else limits()
     print(json.dumps(ceilings), flush=True)
     machine = harness.machine() | {
         "gpu": torch.cuda.get_device_name(),
@@ -71,14 +74,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
     for bits, group_size in FORMATS:
-        for n, k in SHAPES:
+        for n, k in shapes:
             if time.perf_counter() - began > arguments.seconds:
                 missing[f"int{bits} {n}x{k}"] = "out of time"
                 continue
             weight = Weight.draw(n, k, bits, group_size)
             calls, refused = ways(weight, peers=arguments.peers)
             missing |= {f"{name}, int{bits}": why for name, why in refused.items()}
-            for m in ROWS:
+            for m in counts:
                 rows.append(measure(weight, calls, m, ceilings))
                 print(json.dumps(rows[-1]), flush=True)
                 document = {"machine": machine, "limits": ceilings, "missing": missing, "rows": rows}

@@ -77,11 +77,14 @@ def paired(calls: dict[str, Callable[[int], Any]], rounds: int) -> tuple[dict[st
     return {name: statistics.median(own) for name, own in times.items()}, failed
 
 
-def limits() -> dict[str, float]:
-    """Measured ceilings: bytes per second read and written by a copy, bf16 and int8 operations per second of cuBLAS."""
-    source = torch.empty(2**28, dtype=torch.float32, device="cuda")
+def limits(size: int = 8192) -> dict[str, float]:
+    """Measured ceilings: bytes per second read and written by a copy, bf16 and int8 operations per second of cuBLAS.
+
+    Args:
+        size: of the products; a copy has four times as many elements.
+    """
+    source = torch.empty(4 * size**2, dtype=torch.float32, device="cuda")
     target = torch.empty_like(source)
-    size = 8192
     a = torch.randn(size, size, device="cuda").bfloat16()
     b = torch.randn(size, size, device="cuda").bfloat16()
     codes = torch.randint(-128, 128, (size, size), dtype=torch.int8, device="cuda")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -98,10 +97,7 @@ def main() -> None:
 
     first = timed(roll, options.device)
     rollout = min(timed(roll, options.device) for _ in range(3))
-    machine = "cpu"
-    if options.device == "cuda":
-        asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        machine = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     result: dict[str, Any] = {
         "machine": machine, "torch": torch.__version__, "tqs-fast": tqs.__version__,
         "parameters": sum(p.numel() for p in system.module.parameters()), "horizon": options.horizon,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpu.clock import CALLS
 from tqs_fast import kernels
 
 ROTATED = 256 * 2**20  # bytes of weights that calls go through in turn: several times any L2 cache
@@ -43,7 +44,8 @@ class Weight:
 
 
 def copies_of(nbytes: int) -> int:
-    return max(2, -(-ROTATED // nbytes))
+    """As many as a replay goes through, or fewer that take `ROTATED` bytes."""
+    return max(2, min(CALLS, -(-ROTATED // nbytes)))
 
 
 def ours(weight: Weight, activation: str) -> Call:
