@@ -102,6 +102,8 @@ def test_rows_that_are_not_finite(name, count):
         (y,) = Native(case, "float32", data.values, GPU).ensemble(data.values)
         assert y[0].reshape(SAMPLES, 2, count)[1, 1, 3] == (-np.inf if "log" in name else 0)
         assert np.isfinite(np.delete(y[0].reshape(SAMPLES, 2, count)[1, 1], 3)).all()
+        (y,) = Native(case, "float32", data.values, GPU).ensemble([np.full_like(data.values[0], -1e4)])
+        np.testing.assert_allclose(y[0], -np.log(count) if "log" in name else 1 / count, rtol=2.0**-22)
 
 
 def test_the_bounds_are_not_loose():

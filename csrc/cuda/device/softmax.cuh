@@ -14,11 +14,11 @@ struct SoftmaxArgument {
     bool logarithm;
 };
 
-// The larger, or NaN.
+// Of numbers: where there is a NaN its exponential makes the sum NaN, and so the row.
 struct Larger {
     template <class T>
     __device__ T operator()(T a, T b) const {
-        return a > b || a != a ? a : b;
+        return a > b ? a : b;
     }
 };
 

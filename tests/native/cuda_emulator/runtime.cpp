@@ -255,7 +255,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
             *value = emulator::capability;
             break;
         case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-            *value = 233472;
+            *value = static_cast<int>(emulator::shared_limit) + 1024;
             break;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin:
             *value = static_cast<int>(emulator::shared_limit);
@@ -428,6 +428,11 @@ __attribute__((visibility("default"))) std::int64_t emulated_pinned_bytes() {
     std::int64_t bytes = 0;
     for (const auto& each : pinned) bytes += static_cast<std::int64_t>(each.second);
     return bytes;
+}
+
+// Of a block.
+__attribute__((visibility("default"))) std::int64_t emulated_shared_bytes() {
+    return static_cast<std::int64_t>(emulator::shared_limit);
 }
 
 // Since the last call.
