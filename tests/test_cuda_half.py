@@ -18,6 +18,7 @@ from packing import plan_for
 from programs import DTYPES, Case, Data, Native, difference, draw, evaluate
 from rounding import rounding_plan
 from test_cuda_engine import GPU, Rollouts, same
+from test_cuda_program import chain_of
 from test_program_ops import TANGENTS, root_mean_square
 from tqs_fast._native import core
 from tqs_fast.capture import capture
@@ -103,7 +104,9 @@ def on_tensor_cores(case: Case) -> bool:
     return case.kind == "attention" and all(x.sizes[-1] % 8 == 0 and x.steps[-1] == 1 for x in case.inputs[:3])
 
 
-ROWS_OF_OPS = [(c, HALVES[i % 2]) for i, c in enumerate(CASES) if not on_tensor_cores(c)]
+# Chains of 120 and of 220 registers: too long for two Packs, and for shared memory.
+LONG = (chain_of(120), chain_of(220))
+ROWS_OF_OPS = [(c, HALVES[i % 2]) for i, c in enumerate((*CASES, *LONG)) if not on_tensor_cores(c)]
 
 
 @pytest.mark.parametrize(("case", "precision"), ROWS_OF_OPS, ids=str)

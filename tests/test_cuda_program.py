@@ -45,9 +45,13 @@ def chain_of(constants):
 # Chains by where their registers are, rows by who computes them, attention by how many tiles of what size there are.
 FORMS = (
     *(chain_of(constants) for constants in (30, 60, 120, 220)),
-    softmax("by a block", View((2, 1000)), True),
-    softmax("too long to keep", View((2, 5000)), False),
-    normalize("too long to keep", View((1, 5000)), 1, True),
+    softmax("held by a warp", View((3, 512)), True),
+    softmax("by a block", View((2, 1001)), True),
+    softmax("held by a block", View((2, 5000)), False),
+    softmax("too long to keep", View((1, 8200)), False),
+    normalize("held by a warp", View((3, 264)), 1, True),
+    normalize("held by a block", View((1, 1032)), 1, False),
+    normalize("too long to keep", View((1, 8201)), 1, True),
     reduce("by a block", View((2, 3, 700)), "sum", [2]),
     reduce("by a block", View((2, 3, 700), draw="apart"), "argmin", [2]),
     replace(reduce("by a block", View((2, 700), draw="unit"), "product", [1]), roundings=1e4),
@@ -134,6 +138,19 @@ def test_variants_of_constants(case):
             results, kernel.ensemble([changed.get(i, v) for i, v in enumerate(data.values)]), strict=True
         ):
             same_bits(got[lane], expected[0])
+
+
+@pytest.mark.parametrize("count", [300, 512])
+def test_rows_without_a_tangent_have_none(count):
+    """Of lane tables: a lane that has no tangent of x has zeros, whichever way rows are read."""
+    for case in (
+        softmax("", View((2, count), source="constant"), False),
+        normalize("", View((2, count), source="constant"), 1, True),
+    ):
+        value, seed = (np.random.default_rng(k).normal(size=2 * count) for k in range(2))
+        (y,) = Emulated(case, "float32").run([[value, None, seed]], True, 1)
+        assert (y[1] == 0).all()
+        same_bits(y[2], Emulated(case, "float32").run([[value, seed]], True, 1)[0][1])
 
 
 # ---------------------------------------------------------------- special values

@@ -33,12 +33,7 @@ __device__ inline void store(float* out, float value) {
 }
 // Nearest, ties to even; NaN stays NaN.
 __device__ inline void store(Bfloat16* out, float value) {
-    const std::uint32_t bits = as_bits(value);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) {
-        out->bits = static_cast<std::uint16_t>((bits >> 16) | 0x0040u);
-    } else {
-        out->bits = static_cast<std::uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
-    }
+    out->bits = static_cast<std::uint16_t>(bfloat16_pair(value, 0.0f));
 }
 __device__ inline void store(Float16* out, float value) {
     out->bits = float_to_float16(value);

@@ -18,6 +18,7 @@
 
 #include "cuda/device/elementwise_code.cuh"
 #include "cuda/device/loops.cuh"
+#include "cuda/device/vectors.cuh"
 
 namespace tqs::cuda {
 
@@ -45,66 +46,63 @@ struct Elements {
     T values[kEach];
 };
 
-// `count` elements from or to memory that is aligned to as many of them, or to 16 bytes.
-template <class Stored, class T, int count>
-__device__ inline void load_vectors(const Stored* from, T (&to)[count]) {
-    constexpr int kEach = count < Pack<Stored>::kEach ? count : Pack<Stored>::kEach;
-    struct alignas(kEach * sizeof(Stored)) Vectors {
-        Stored values[kEach];
-    };
-#pragma unroll
-    for (int i = 0; i < count; i += kEach) {
-        const Vectors stored = *reinterpret_cast<const Vectors*>(from + i);
-#pragma unroll
-        for (int j = 0; j < kEach; ++j) to[i + j] = number(stored.values[j]);
+// As as_stored, of every precision.
+template <class F>
+__device__ inline void as_any(char* data, Precision precision, const F& f) {
+    switch (precision) {
+        case Precision::float32:
+            return f(reinterpret_cast<float*>(data));
+        case Precision::float64:
+            return f(reinterpret_cast<double*>(data));
+        case Precision::bfloat16:
+            return f(reinterpret_cast<Bfloat16*>(data));
+        default:
+            return f(reinterpret_cast<Float16*>(data));
     }
 }
-template <class Stored, class T, int count>
-__device__ inline void store_vectors(Stored* to, const T (&from)[count]) {
-    constexpr int kEach = count < Pack<Stored>::kEach ? count : Pack<Stored>::kEach;
-    struct alignas(kEach * sizeof(Stored)) Vectors {
-        Stored values[kEach];
-    };
+
+// Calls f(i, element first + i of operand k, as it is stored) for all of a thread's elements that there are. Of loops
+// that are not regular a thread takes one Pack.
+template <class T, int parts, class F>
+__device__ inline void one_by_one(const ElementwiseArgument& a, int k, char* data, std::uint32_t first, const F& f) {
+    constexpr int kEach = Elements<T, parts>::kEach;
+    const Precision precision = a.operands[k].precision;
+    if (parts > 1 || a.regular) {
+        const std::int64_t offset = a.loops.offset(k, first), stride = a.loops.inner_stride(k);
+        as_any(data, precision, [&](auto* stored) {
+            stored += offset;
 #pragma unroll
-    for (int i = 0; i < count; i += kEach) {
-        Vectors stored;
+            for (int i = 0; i < kEach; ++i, stored += stride) {
+                if (first + i < a.loops.count) f(i, *stored);
+            }
+        });
+    } else {
+        std::int64_t offsets[kEach];
 #pragma unroll
-        for (int j = 0; j < kEach; ++j) stored.values[j] = rounded<Stored>(from[i + j]);
-        *reinterpret_cast<Vectors*>(to + i) = stored;
+        for (int i = 0; i < kEach; ++i) offsets[i] = a.loops.offset(k, first + i);
+        as_any(data, precision, [&](auto* stored) {
+#pragma unroll
+            for (int i = 0; i < kEach; ++i) {
+                if (first + i < a.loops.count) f(i, stored[offsets[i]]);
+            }
+        });
     }
 }
 
 // Elements [first, first + kEach) of operand k of a lane, as far as there are any.
 template <class T, int parts>
-__device__ inline Elements<T, parts> load_elements(const ElementwiseArgument& a, int k, const char* data,
+__device__ inline Elements<T, parts> load_elements(const ElementwiseArgument& a, int k, char* data,
                                                    std::uint32_t first) {
     constexpr int kEach = Elements<T, parts>::kEach;
-    const Precision precision = a.operands[k].precision;
     Elements<T, parts> elements{};
-    if (a.regular) {
-        const std::int64_t offset = a.loops.offset(k, first), stride = a.loops.inner_stride(k);
-        if (a.vectors >> k & 1u && first + kEach <= a.loops.count) {
-            if (precision == kPrecisionOf<T>) {
-                load_vectors(reinterpret_cast<const T*>(data) + offset, elements.values);
-            } else if constexpr (sizeof(T) == 4) {
-                if (precision == Precision::bfloat16) {
-                    load_vectors(reinterpret_cast<const Bfloat16*>(data) + offset, elements.values);
-                } else {
-                    load_vectors(reinterpret_cast<const Float16*>(data) + offset, elements.values);
-                }
-            }
-            return elements;
-        }
-#pragma unroll
-        for (int i = 0; i < kEach; ++i) {
-            if (first + i < a.loops.count) elements.values[i] = load<T>(data, precision, offset + i * stride);
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < kEach; ++i) {
-            if (first + i < a.loops.count) elements.values[i] = load<T>(data, precision, a.loops.offset(k, first + i));
-        }
+    if (a.vectors >> k & 1u && first + kEach <= a.loops.count) {
+        const std::int64_t offset = a.loops.offset(k, first);
+        as_stored<T>(data, a.operands[k].precision,
+                     [&](const auto* stored) { load_vectors(stored + offset, elements.values); });
+        return elements;
     }
+    one_by_one<T, parts>(a, k, data, first,
+                         [&](int i, const auto& stored) { elements.values[i] = static_cast<T>(number(stored)); });
     return elements;
 }
 
@@ -112,24 +110,15 @@ template <class T, int parts>
 __device__ inline void store_elements(const ElementwiseArgument& a, int k, char* data, std::uint32_t first,
                                       const Elements<T, parts>& elements) {
     constexpr int kEach = Elements<T, parts>::kEach;
-    const Precision precision = a.operands[k].precision;
-    if (a.regular && a.vectors >> k & 1u && first + kEach <= a.loops.count) {
+    if (a.vectors >> k & 1u && first + kEach <= a.loops.count) {
         const std::int64_t offset = a.loops.offset(k, first);
-        if (precision == kPrecisionOf<T>) {
-            store_vectors(reinterpret_cast<T*>(data) + offset, elements.values);
-        } else if constexpr (sizeof(T) == 4) {
-            if (precision == Precision::bfloat16) {
-                store_vectors(reinterpret_cast<Bfloat16*>(data) + offset, elements.values);
-            } else {
-                store_vectors(reinterpret_cast<Float16*>(data) + offset, elements.values);
-            }
-        }
+        as_stored<T>(data, a.operands[k].precision,
+                     [&](auto* stored) { store_vectors(stored + offset, elements.values); });
         return;
     }
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-        if (first + i < a.loops.count) store(data, precision, a.loops.offset(k, first + i), elements.values[i]);
-    }
+    one_by_one<T, parts>(a, k, data, first, [&](int i, auto& stored) {
+        stored = rounded<std::remove_reference_t<decltype(stored)>>(elements.values[i]);
+    });
 }
 
 // Register `number` of this thread.
@@ -155,39 +144,33 @@ __device__ inline void put(const ElementwiseArgument& a, Pack<T>* registers, int
 }
 
 // The tangents of one lane: sums over the inputs, in their order, of d output / d input times the input's tangent.
-template <class T, int outputs, int parts>
+// Output by output: what several of them read is still in a cache when the next one does.
+template <class T, int parts>
 __device__ inline void combine_lane(const ElementwiseArgument& a, const Pack<T>* registers, std::uint32_t first,
                                     std::int64_t lane) {
     constexpr int kEach = Elements<T, parts>::kEach;
-    Elements<T, parts> sums[outputs] = {};
-    for (int i = 0; i < a.inputs; ++i) {
-        const char* data = a.operands[i].shared ? nullptr : a.operands[i].lane(lane, true);
-        if (!data) continue;
-        bool counts = false;
-#pragma unroll
-        for (int o = 0; o < outputs; ++o) counts = counts || (o < a.outputs && a.jacobian[o][i] != kZeroCoefficient);
-        if (!counts) continue;
-        const Elements<T, parts> tangent = load_elements<T, parts>(a, i, data, first);
-#pragma unroll
-        for (int o = 0; o < outputs; ++o) {
-            const int coefficient = o < a.outputs ? a.jacobian[o][i] : int{kZeroCoefficient};
+#pragma unroll 1
+    for (int o = 0; o < a.outputs; ++o) {
+        Elements<T, parts> sum{};
+        for (int i = 0; i < a.inputs; ++i) {
+            const int coefficient = a.jacobian[o][i];
+            if (coefficient == kZeroCoefficient) continue;
+            char* data = a.operands[i].shared ? nullptr : a.operands[i].lane(lane, true);
+            if (!data) continue;
+            const Elements<T, parts> tangent = load_elements<T, parts>(a, i, data, first);
             if (coefficient == kUnitCoefficient) {
 #pragma unroll
-                for (int e = 0; e < kEach; ++e) sums[o].values[e] += tangent.values[e];
-            } else if (coefficient >= 0) {
+                for (int e = 0; e < kEach; ++e) sum.values[e] += tangent.values[e];
+            } else {
                 const Elements<T, parts> slope = get<T, parts>(a, registers, coefficient);
 #pragma unroll
                 for (int e = 0; e < kEach; ++e) {
-                    sums[o].values[e] = fused(slope.values[e], tangent.values[e], sums[o].values[e]);
+                    sum.values[e] = fused(slope.values[e], tangent.values[e], sum.values[e]);
                 }
             }
         }
-    }
-#pragma unroll
-    for (int o = 0; o < outputs; ++o) {
-        if (o >= a.outputs) break;
         const int k = a.inputs + o;
-        store_elements(a, k, a.operands[k].lane(lane, false), first, sums[o]);
+        store_elements(a, k, a.operands[k].lane(lane, false), first, sum);
     }
 }
 
@@ -211,9 +194,8 @@ __device__ inline void run_chain(const ElementwiseArgument& a, Pack<T>* register
     }
 }
 
-// `outputs`: 1, or as many as there may be.
-template <class T, int outputs, int parts, bool in_shared>
-__global__ void __launch_bounds__(kElementwiseThreads) elementwise(const ElementwiseArgument a) {
+template <class T, int parts, bool in_shared>
+__global__ void __launch_bounds__(kElementwiseThreads, 8) elementwise(const ElementwiseArgument a) {
     begin_kernel();
     const int thread = static_cast<int>(threadIdx.x);
     Pack<T>* registers;
@@ -227,17 +209,15 @@ __global__ void __launch_bounds__(kElementwiseThreads) elementwise(const Element
     const std::uint32_t step = gridDim.x * static_cast<std::uint32_t>(a.threads) * kEach;
     for (std::uint32_t first = (blockIdx.x * static_cast<std::uint32_t>(a.threads) + thread) * kEach;
          first < a.loops.count; first += step) {
-        if (!a.tangent) {
-            const std::int64_t lanes = a.each_lane ? a.lanes : 1;
-            for (std::int64_t lane = blockIdx.y; lane < lanes; lane += gridDim.y) {
-                run_chain<T, parts>(a, registers, first, lane, true);
-            }
-        } else {
-            run_chain<T, parts>(a, registers, first, 0, blockIdx.y == 0);
-            const std::int64_t begin = 1 + blockIdx.y * a.tangents_each, end = begin + a.tangents_each;
-            for (std::int64_t lane = begin; lane < end && lane < a.lanes; ++lane) {
-                combine_lane<T, outputs, parts>(a, registers, first, lane);
-            }
+        // In a tangent rollout lane 0, by every block; else this block's lanes.
+        const std::int64_t lanes = a.each_lane ? a.lanes : 1;
+        for (std::int64_t lane = a.tangent ? 0 : blockIdx.y; lane < lanes; lane += gridDim.y) {
+            run_chain<T, parts>(a, registers, first, lane, !a.tangent || blockIdx.y == 0);
+        }
+        if (!a.tangent) continue;
+        const std::int64_t begin = 1 + blockIdx.y * a.tangents_each, end = begin + a.tangents_each;
+        for (std::int64_t lane = begin; lane < end && lane < a.lanes; ++lane) {
+            combine_lane<T, parts>(a, registers, first, lane);
         }
     }
 }

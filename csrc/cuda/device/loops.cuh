@@ -45,6 +45,7 @@ struct Loops {
     // Of operand k at element `index`, in elements.
     __device__ std::int64_t offset(int k, std::uint32_t index) const {
         std::int64_t sum = 0;
+#pragma unroll 1
         for (int axis = rank - 1; axis > 0; --axis) {
             const std::uint32_t outer = sizes[axis].quotient(index);
             sum += static_cast<std::int64_t>(index - outer * sizes[axis].divisor) * strides[k][axis];
@@ -82,6 +83,14 @@ class Nest {
     }
     std::int64_t inner() const { return rank_ ? sizes_[rank_ - 1] : 1; }
     std::int64_t inner_stride(int k) const { return rank_ ? strides_[k][rank_ - 1] : 0; }
+    int rank() const { return rank_; }
+    // Whether every element of operand k is a multiple of `each` away from the first.
+    bool multiples(int k, int each) const {
+        for (int axis = 0; axis < rank_; ++axis) {
+            if (strides_[k][axis] % each != 0) return false;
+        }
+        return true;
+    }
     // Whether runs of `each` adjacent numbers of elements are adjacent in operand k, at multiples of `each`.
     bool vectors(int k, int each) const {
         if (inner_stride(k) != 1 || inner() % each != 0) return false;

@@ -15,57 +15,42 @@ struct NormalizeArgument {
     bool center;
 };
 
-template <class T, Shape shape>
+template <class T, Shape shape, int rounds>
 __global__ void __launch_bounds__(team_threads(shape)) normalize(const NormalizeArgument n) {
     begin_kernel();
-    constexpr std::uint32_t kMembers = Team<shape>::kMembers;
     const RowArgument& a = n.row;
     const Team<shape> team;
     if (team.number >= a.rows.count) return;  // the whole team, which is a warp or the block
-    const RowAccess<T> row(a, team.number);
-    const std::uint32_t count = a.elements.count, member = static_cast<std::uint32_t>(team.member);
-    T* const kept = kept_row<T, shape>(a);
-    const T share = T(1) / static_cast<T>(count);
+    Row<T, shape, rounds> row(a, team);
+    typename Row<T, shape, rounds>::Values x{};
+    const T share = T(1) / static_cast<T>(a.elements.count);
     T mean = T(0), inverse = T(0);
 
     const auto mean_of = [&](const auto& term) {
-        ChunkedSum<T> sum;
-        for (std::uint32_t i = member; i < count; i += kMembers) sum.add(term(i));
-        return team.all(sum.value(), shared_memory(), Plus{}) * share;
+        return team.all(row.sum(term), shared_memory(), Plus{}) * share;
     };
-    const auto normalized = [&](const char* x, std::uint32_t i) {
-        return a.kept ? kept[i] : (row.x(x, i) - mean) * inverse;
+    const auto normalized = [&](const Place& place) {
+        return row.keeps() ? row.kept(place) : (x(place) - mean) * inverse;
     };
     const auto primal = [&](std::int64_t lane, bool write) {
-        const char* x = a.x.lane(lane, false);
-        char* out = a.out.lane(lane, false);
-        const auto element = [&](std::uint32_t i) {
-            return row.x(x, i);
-        };
-        mean = n.center ? mean_of(element) : T(0);
-        const T variance = mean_of([&](std::uint32_t i) {
-            const T left = row.x(x, i) - mean;
+        x = row.read(a.x.lane(lane, false));
+        mean = n.center ? mean_of(x) : T(0);
+        const T variance = mean_of([&](const Place& place) {
+            const T left = x(place) - mean;
             return left * left;
         });
         inverse = T(1) / std::sqrt(variance + static_cast<T>(n.epsilon));
-        for (std::uint32_t i = member; i < count; i += kMembers) {
-            const T y = (row.x(x, i) - mean) * inverse;
-            if (a.kept) kept[i] = y;
-            if (write) row.put(out, i, y);
-        }
+        row.each([&](const Place& place) { row.keep(place, (x(place) - mean) * inverse); });
+        if (write) row.write(a.out.lane(lane, false), normalized);
     };
     const auto tangent = [&](std::int64_t lane) {
-        const char *x = a.x.lane(0, false), *dx = a.x.lane(lane, true);
-        char* out = a.out.lane(lane, false);
-        if (!dx) return row.clear(out, team);
-        const auto element = [&](std::uint32_t i) {
-            return row.x(dx, i);
-        };
-        const T moved = n.center ? mean_of(element) : T(0);
-        const T slope = mean_of([&](std::uint32_t i) { return normalized(x, i) * row.x(dx, i); });
-        for (std::uint32_t i = member; i < count; i += kMembers) {
-            row.put(out, i, fused(-normalized(x, i), slope, row.x(dx, i) - moved) * inverse);
-        }
+        char *from = a.x.lane(lane, true), *out = a.out.lane(lane, false);
+        if (!from) return row.write(out, [](const Place&) { return T(0); });
+        const auto dx = row.read(from);
+        const T moved = n.center ? mean_of(dx) : T(0);
+        const T slope = mean_of([&](const Place& place) { return normalized(place) * dx(place); });
+        row.write(out,
+                  [&](const Place& place) { return fused(-normalized(place), slope, dx(place) - moved) * inverse; });
     };
     for_lanes(a, primal, tangent);
 }

@@ -73,7 +73,7 @@ struct Reducer {
     __device__ Running product(const char* x, const char* dx) const {
         Running running{1.0, 0.0};
         for_terms([&](std::uint32_t i) {
-            const Running next{static_cast<double>(term(x, i)), dx ? static_cast<double>(term(dx, i)) : 0.0};
+            const Running next{term(x, i), dx ? term(dx, i) : 0.0};
             running = Times{}(running, next);
         });
         return team.all(running, shared_memory(), Times{});

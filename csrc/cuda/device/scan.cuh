@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kScanThreads) scan(const ScanArgument a) {
 }
 
 template <class T, bool along>
-__global__ void __launch_bounds__(kScanThreads) running_extreme(const ScanArgument a) {
+__global__ void __launch_bounds__(kScanThreads, 8) running_extreme(const ScanArgument a) {
     begin_kernel();
     std::uint32_t column;
     if (!column_of<along>(a, column)) return;

@@ -1,5 +1,5 @@
 // softmax and its logarithm along the last axis. With p = softmax(x): dp = p (dx - sum p dx), d log p = dx - sum p dx.
-// p is kept in shared memory for the tangents of all lanes, or computed again where a row is too long.
+// p is kept for the tangents of all lanes, or computed again where a row is too long.
 #pragma once
 
 #include <cmath>
@@ -14,54 +14,56 @@ struct SoftmaxArgument {
     bool logarithm;
 };
 
-template <class T, Shape shape>
+// Of numbers: where there is a NaN its exponential makes the sum NaN, and so the row.
+struct Larger {
+    template <class T>
+    __device__ T operator()(T a, T b) const {
+        return a > b ? a : b;
+    }
+};
+
+template <class T, Shape shape, int rounds>
 __global__ void __launch_bounds__(team_threads(shape)) softmax(const SoftmaxArgument s) {
     begin_kernel();
-    constexpr std::uint32_t kMembers = Team<shape>::kMembers;
     const RowArgument& a = s.row;
     const Team<shape> team;
     if (team.number >= a.rows.count) return;  // the whole team, which is a warp or the block
-    const RowAccess<T> row(a, team.number);
-    const std::uint32_t count = a.elements.count, member = static_cast<std::uint32_t>(team.member);
-    T* const kept = kept_row<T, shape>(a);
-    const First<T> largest{T(1)};
+    Row<T, shape, rounds> row(a, team);
+    typename Row<T, shape, rounds>::Values x{};
     T top = T(0), total = T(0);
 
-    const auto probability = [&](const char* x, std::uint32_t i) {
-        return a.kept ? kept[i] : std::exp(row.x(x, i) - top) / total;
+    const auto probability = [&](const Place& place) {
+        return row.keeps() ? row.kept(place) : std::exp(x(place) - top) / total;
     };
     const auto primal = [&](std::int64_t lane, bool write) {
-        const char* x = a.x.lane(lane, false);
-        char* out = a.out.lane(lane, false);
-        Choice<T> best{T(0), -1};
-        for (std::uint32_t i = member; i < count; i += kMembers) {
-            best = largest(best, Choice<T>{row.x(x, i), static_cast<std::int32_t>(i)});
-        }
-        top = team.all(best, shared_memory(), largest).value;
-        ChunkedSum<T> sum;
-        for (std::uint32_t i = member; i < count; i += kMembers) {
-            const T e = std::exp(row.x(x, i) - top);
-            if (a.kept) kept[i] = e;
-            sum.add(e);
-        }
-        total = team.all(sum.value(), shared_memory(), Plus{});
+        x = row.read(a.x.lane(lane, false));
+        top = -std::numeric_limits<T>::infinity();
+        row.each([&](const Place& place) { top = Larger{}(x(place), top); });
+        top = team.all(top, shared_memory(), Larger{});
+        total = team.all(row.sum([&](const Place& place) {
+            const T e = std::exp(x(place) - top);
+            row.keep(place, e);
+            return e;
+        }),
+                         shared_memory(), Plus{});
+        row.each([&](const Place& place) { row.keep(place, row.kept(place) / total); });
+        if (!write) return;
         const T log_total = s.logarithm ? std::log(total) : T(0);
-        for (std::uint32_t i = member; i < count; i += kMembers) {
-            if (a.kept) kept[i] = kept[i] / total;
-            if (write) row.put(out, i, s.logarithm ? (row.x(x, i) - top) - log_total : probability(x, i));
-        }
+        row.write(a.out.lane(lane, false),
+                  [&](const Place& place) { return s.logarithm ? (x(place) - top) - log_total : probability(place); });
     };
     const auto tangent = [&](std::int64_t lane) {
-        const char *x = a.x.lane(0, false), *dx = a.x.lane(lane, true);
-        char* out = a.out.lane(lane, false);
-        if (!dx) return row.clear(out, team);
-        ChunkedSum<T> sum;
-        for (std::uint32_t i = member; i < count; i += kMembers) sum.add(probability(x, i) * row.x(dx, i));
-        const T mean = team.all(sum.value(), shared_memory(), Plus{});
-        for (std::uint32_t i = member; i < count; i += kMembers) {
-            const T centred = row.x(dx, i) - mean;
-            row.put(out, i, s.logarithm ? centred : probability(x, i) * centred);
-        }
+        char *from = a.x.lane(lane, true), *out = a.out.lane(lane, false);
+        if (!from) return row.write(out, [](const Place&) { return T(0); });
+        const auto dx = row.read(from);
+        const auto moved = [&](const Place& place) {
+            return probability(place) * dx(place);
+        };
+        const T mean = team.all(row.sum(moved), shared_memory(), Plus{});
+        row.write(out, [&](const Place& place) {
+            const T centred = dx(place) - mean;
+            return s.logarithm ? centred : probability(place) * centred;
+        });
     };
     for_lanes(a, primal, tangent);
 }

@@ -16,19 +16,20 @@ constexpr std::int64_t kSharedEach = 48 << 10, kSharedMost = 96 << 10;
 // Blocks that keep registers in scratch memory at a time: one on each multiprocessor of a large GPU.
 constexpr std::int64_t kScratchBlocks = 128;
 
-// Packs that a thread takes at a time, at most: two of float32 where operands have 16 bits.
+// Packs that a thread takes at a time: two of float32 where operands have 16 bits and shared memory holds the
+// registers.
 int parts_of(const ElementwiseTask& task) {
     const auto narrow = [](const Operand& operand) {
         return precision_bytes(operand.precision) == 2;
     };
-    return std::any_of(task.in, task.in + task.inputs, narrow) || std::any_of(task.out, task.out + task.outputs, narrow)
-               ? 2
-               : 1;
+    const bool any =
+        std::any_of(task.in, task.in + task.inputs, narrow) || std::any_of(task.out, task.out + task.outputs, narrow);
+    return any && task.registers * 2 * 16 * 32 <= kSharedMost ? 2 : 1;
 }
 
 // Threads of a block, or 0 where not even a warp's registers fit into shared memory.
-int threads_of(const ElementwiseTask& task) {
-    const std::int64_t pack = 16 * parts_of(task);
+int threads_of(const ElementwiseTask& task, int parts) {
+    const std::int64_t pack = 16 * parts;
     for (int threads = kElementwiseThreads; threads >= 32; threads /= 2) {
         if (task.registers * pack * threads <= kSharedEach) return threads;
     }
@@ -37,31 +38,14 @@ int threads_of(const ElementwiseTask& task) {
 
 template <class T>
 std::int64_t elementwise_scratch(const ElementwiseTask& task) {
-    if (threads_of(task) > 0) return 0;
-    return kScratchBlocks * task.registers * kElementwiseThreads * parts_of(task) * std::int64_t{sizeof(Pack<T>)};
-}
-
-bool aligned(const Operand& operand, std::int64_t lanes) {
-    const auto whole = [](const void* data) {
-        return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
-    };
-    if (!operand.lanes) return whole(operand.data);
-    for (std::int64_t lane = 0; lane < lanes; ++lane) {
-        if (!whole(operand.lanes[lane])) return false;
-    }
-    return true;
+    if (threads_of(task, 1) > 0) return 0;
+    return kScratchBlocks * task.registers * kElementwiseThreads * std::int64_t{sizeof(Pack<T>)};
 }
 
 struct Launched {
     ElementwiseArgument argument;
     Grid grid;
 };
-
-// Of elements that a thread loads and stores in vectors, `each` at a time.
-template <class T>
-bool has_vectors(const Operand& operand) {
-    return operand.precision == kPrecisionOf<T> || (sizeof(T) == 4 && precision_bytes(operand.precision) == 2);
-}
 
 template <class T, int parts>
 Launched prepare(const ElementwiseTask& task) {
@@ -93,9 +77,8 @@ Launched prepare(const ElementwiseTask& task) {
     a.regular = a.loops.rank == 1 || nest.inner() % each == 0;
     for (int k = 0; k < count; ++k) {
         const bool single = a.loops.rank == 1 && nest.inner_stride(k) == 1;
-        const bool steps = operands[k]->lanes || operands[k]->lane_stride % each == 0;
-        if (has_vectors<T>(*operands[k]) && (single || nest.vectors(k, each)) && steps &&
-            aligned(*operands[k], lanes)) {
+        if (has_vectors<T>(*operands[k]) && (single || nest.vectors(k, each)) &&
+            starts_vectors(*operands[k], lanes, each)) {
             a.vectors |= 1u << k;
         }
         a.operands[k] = lanes_of(on_device(*operands[k], lanes));
@@ -110,7 +93,7 @@ Launched prepare(const ElementwiseTask& task) {
         a.output_registers[o] = task.output_registers[o];
         for (int i = 0; a.tangent && i < task.inputs; ++i) a.jacobian[o][i] = task.jacobian[o * task.inputs + i];
     }
-    const int threads = threads_of(task);
+    const int threads = threads_of(task, parts);
     a.threads = threads > 0 ? threads : kElementwiseThreads;
     const std::int64_t per_block = std::int64_t{a.threads} * each;
     std::int64_t blocks = (a.loops.count + per_block - 1) / per_block;
@@ -133,15 +116,11 @@ Launched prepare(const ElementwiseTask& task) {
 
 template <class T, int parts>
 void run_elementwise(const ElementwiseTask& task, const Launched& it) {
-    const bool one = task.outputs == 1, in_shared = !it.argument.registers_memory;
-    const auto run = [&](auto kernel, std::size_t shared) {
-        launch(kName, kernel, it.grid, it.argument.threads, shared, it.argument);
-    };
-    const auto bytes = static_cast<std::size_t>(task.registers) * parts * it.argument.threads * sizeof(Pack<T>);
-    if (in_shared) {
-        run(one ? elementwise<T, 1, parts, true> : elementwise<T, kMaxElementwiseOutputs, parts, true>, bytes);
+    if (it.argument.registers_memory) {
+        launch(kName, elementwise<T, 1, false>, it.grid, it.argument.threads, 0, it.argument);
     } else {
-        run(elementwise<T, kMaxElementwiseOutputs, parts, false>, 0);
+        const auto bytes = static_cast<std::size_t>(task.registers) * parts * it.argument.threads * sizeof(Pack<T>);
+        launch(kName, elementwise<T, parts, true>, it.grid, it.argument.threads, bytes, it.argument);
     }
 }
 

@@ -16,6 +16,8 @@ namespace {
 
 template <Shape shape>
 using InShape = std::integral_constant<Shape, shape>;
+template <int rounds>
+using Rounds = std::integral_constant<int, rounds>;
 
 unsigned blocks_of(std::uint32_t teams, Shape shape) {
     const auto each = static_cast<std::uint32_t>(teams_per_block(shape));
@@ -26,10 +28,21 @@ std::size_t whole(std::size_t bytes) {
     return (bytes + 127) / 128 * 128;
 }
 
+// Sums and choices among at most so many elements are a warp's; more, which would keep it busy for 16 rounds, a
+// block's.
+constexpr std::int64_t kWarpTerms = 512;
+
 // ------------------------------------------------------------------------------------------------ whole rows
 
 // Rows of the last `axes` axes, a warp or a block each.
-RowArgument row_argument(const char* name, const Extent& extent, const Operand& x, const Operand& out, int axes) {
+struct Rows {
+    RowArgument argument;
+    bool vectors;  // rows lie as vectors do
+};
+
+template <class T>
+Rows rows_of(const char* name, const Extent& extent, const Operand& x, const Operand& out, int axes) {
+    constexpr int kVector = kRowVector<T>;
     const Operand* const operands[] = {&x, &out};
     Nest<2> rows, elements;
     rows.add(extent.samples, 2, [&](int k) { return operands[k]->sample_stride; });
@@ -37,20 +50,31 @@ RowArgument row_argument(const char* name, const Extent& extent, const Operand& 
         Nest<2>& nest = axis < x.rank - axes ? rows : elements;
         nest.add(x.sizes[axis], 2, [&](int k) { return axis_stride(*operands[k], axis); });
     }
-    return {.rows = rows.loops(name, 2),
-            .elements = elements.loops(name, 2),
-            .x = lanes_of(on_device(x, extent.lanes)),
-            .out = lanes_of(on_device(out, extent.lanes)),
-            .tangent = extent.tangent,
-            .kept = elements.elements() <= kKeptRow,
-            .lanes = extent.lanes,
-            .tangents_each = 0};
+    const std::int64_t count = elements.elements();
+    const bool wide = count >= 32 * kVector;
+    bool vectors = wide && elements.rank() == 1;
+    for (int k = 0; k < 2; ++k) {
+        vectors = vectors && has_vectors<T>(*operands[k]) && elements.vectors(k, kVector) &&
+                  rows.multiples(k, kVector) && starts_vectors(*operands[k], extent.lanes, kVector);
+    }
+    return {{.rows = rows.loops(name, 2),
+             .elements = elements.loops(name, 2),
+             .x = lanes_of(on_device(x, extent.lanes)),
+             .out = lanes_of(on_device(out, extent.lanes)),
+             .tangent = extent.tangent,
+             .kept = count <= kKeptRow,
+             .vector = wide ? static_cast<std::uint32_t>(kVector) : 1u,
+             .lanes = extent.lanes,
+             .tangents_each = 0},
+            vectors};
 }
 
-// `run(shape, argument, grid, shared bytes)` launches.
+// `run(shape, rounds, argument, grid, shared bytes)` launches.
 template <class T, class Run>
-void launch_rows(RowArgument argument, const Run& run) {
+void launch_rows(const Rows& rows, const Run& run) {
+    const std::uint32_t count = rows.argument.elements.count;
     const auto in_shape = [&](auto shape) {
+        RowArgument argument = rows.argument;
         const unsigned blocks = blocks_of(argument.rows.count, shape.value);
         unsigned lanes = grid_lanes(argument.lanes);
         if (argument.tangent) {
@@ -58,10 +82,19 @@ void launch_rows(RowArgument argument, const Run& run) {
             argument.tangents_each = share.each;
             lanes = share.blocks;
         }
-        const std::size_t kept = argument.kept ? argument.elements.count * sizeof(T) * teams_per_block(shape.value) : 0;
-        run(shape, argument, Grid{blocks, lanes, 1}, whole(team_bytes(shape.value) + kept));
+        const Grid grid{blocks, lanes, 1};
+        const std::uint32_t step = argument.vector * Team<shape.value>::kMembers, rounds = (count + step - 1) / step;
+        const auto hold = [&](auto most) {
+            run(shape, most, argument, grid, whole(team_bytes(shape.value)));
+        };
+        if constexpr (kRowVector<T> > 1) {
+            if (rows.vectors && rounds == 1 && shape.value == Shape::block) return hold(Rounds<1>{});
+            if (rows.vectors && rounds <= kMostRounds) return hold(Rounds<kMostRounds>{});
+        }
+        const std::size_t kept = argument.kept ? rounds * step * sizeof(T) * teams_per_block(shape.value) : 0;
+        run(shape, Rounds<0>{}, argument, grid, whole(team_bytes(shape.value) + kept));
     };
-    if (argument.elements.count <= kWarpRow) {
+    if (count <= kWarpRow<T>) {
         in_shape(InShape<Shape::warp>{});
     } else {
         in_shape(InShape<Shape::block>{});
@@ -70,19 +103,19 @@ void launch_rows(RowArgument argument, const Run& run) {
 
 template <class T>
 void softmax_kernel(const SoftmaxTask& task) {
-    launch_rows<T>(row_argument("softmax", task.extent, task.x, task.out, 1),
-                   [&](auto shape, const RowArgument& row, Grid grid, std::size_t shared) {
-                       launch("softmax", softmax<T, shape.value>, grid, team_threads(shape.value), shared,
+    launch_rows<T>(rows_of<T>("softmax", task.extent, task.x, task.out, 1),
+                   [&](auto shape, auto rounds, const RowArgument& row, Grid grid, std::size_t shared) {
+                       launch("softmax", softmax<T, shape.value, rounds.value>, grid, team_threads(shape.value), shared,
                               SoftmaxArgument{row, task.logarithm});
                    });
 }
 
 template <class T>
 void normalize_kernel(const NormalizeTask& task) {
-    launch_rows<T>(row_argument("normalize", task.extent, task.x, task.out, task.axes),
-                   [&](auto shape, const RowArgument& row, Grid grid, std::size_t shared) {
-                       launch("normalize", normalize<T, shape.value>, grid, team_threads(shape.value), shared,
-                              NormalizeArgument{row, task.epsilon, task.center});
+    launch_rows<T>(rows_of<T>("normalize", task.extent, task.x, task.out, task.axes),
+                   [&](auto shape, auto rounds, const RowArgument& row, Grid grid, std::size_t shared) {
+                       launch("normalize", normalize<T, shape.value, rounds.value>, grid, team_threads(shape.value),
+                              shared, NormalizeArgument{row, task.epsilon, task.center});
                    });
 }
 
@@ -118,8 +151,10 @@ void reduce_kernel(const ReduceTask& task) {
                                   .tangent = task.extent.tangent,
                                   .lanes = lanes};
     const auto run = [&](auto shape, auto kind) {
+        // Products run in float64 whatever the precision.
+        using Term = std::conditional_t<kind.value == Reduced::products, double, T>;
         const bool at_once = kind.value == Reduced::choices && task.extent.tangent;
-        launch("reduce", reduce<T, shape.value, kind.value>,
+        launch("reduce", reduce<Term, shape.value, kind.value>,
                Grid{blocks_of(argument.kept.count, shape.value), at_once ? 1 : grid_lanes(lanes), 1},
                team_threads(shape.value), team_bytes(shape.value), argument);
     };
@@ -144,7 +179,7 @@ void reduce_kernel(const ReduceTask& task) {
     const bool adjacent = innermost_step(task, false) == 1 && innermost_step(task, true) != 1;
     if (adjacent || terms <= Team<Shape::columns>::kMembers) {
         in_shape(InShape<Shape::columns>{});
-    } else if (terms <= kWarpRow) {
+    } else if (terms <= kWarpTerms) {
         in_shape(InShape<Shape::warp>{});
     } else {
         in_shape(InShape<Shape::block>{});
@@ -249,7 +284,7 @@ void top_k_kernel(const TopKTask& task) {
         const Grid grid{blocks_of(argument.rows.count, shape.value), task.extent.tangent ? 1 : grid_lanes(lanes), 1};
         launch("top_k", top_k<T, shape.value>, grid, team_threads(shape.value), team_bytes(shape.value), argument);
     };
-    if (argument.elements <= kWarpRow) {
+    if (argument.elements <= kWarpTerms) {
         in_shape(InShape<Shape::warp>{});
     } else {
         in_shape(InShape<Shape::block>{});

@@ -47,9 +47,9 @@ struct Index {
 };
 
 extern bool reversed;  // else as emulated_schedule said
-// Of a block, in bytes: what the device has, which no launch may exceed. An H200's, unless a test says otherwise.
+// The device: shared memory of a block, in bytes, which no launch may exceed, and major compute capability. An H200,
+// unless a test or the environment's TQS_EMULATED_DEVICE says otherwise: 8.0, 8.6 (and 8.9, which has as much), 9.0.
 extern std::size_t shared_limit;
-// Major compute capability of the device: 9, unless a test says otherwise.
 extern int capability;
 
 // Calls `kernel` for every thread of every block; `cluster` neighbouring blocks along x run at once. Throws

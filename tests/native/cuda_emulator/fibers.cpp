@@ -3,16 +3,37 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
+#include <string>
 
 #include "schedule.h"
 
 namespace emulator {
 
 Index block_index, grid_size;
-std::size_t shared_limit = 232448;
-int capability = 9;
+namespace {
+
+struct Model {
+    const char* name;
+    int capability;
+    std::size_t shared_limit;
+};
+
+Model model() {
+    constexpr Model kModels[] = {{"9.0", 9, 227 << 10}, {"8.0", 8, 163 << 10}, {"8.6", 8, 99 << 10}};
+    const char* const wanted = std::getenv("TQS_EMULATED_DEVICE");
+    for (const Model& each : kModels) {
+        if (!wanted || each.name == std::string(wanted)) return each;
+    }
+    fail(std::string("TQS_EMULATED_DEVICE must be 8.0, 8.6 or 9.0, got ") + wanted);
+}
+
+}  // namespace
+
+std::size_t shared_limit = model().shared_limit;
+int capability = model().capability;
 
 namespace {
 
@@ -173,7 +194,7 @@ void run_cluster(int threads) {
 }  // namespace
 
 void launch(Index grid, int threads, std::size_t shared_bytes, const std::function<void()>& kernel, int cluster) {
-    if (threads % kWarp != 0) fail("a block is whole warps");
+    if (threads % kWarp != 0 || threads > 1024) fail("a block is whole warps, at most 32");
     if (shared_bytes % 128 != 0) fail("shared memory is a multiple of 128 bytes");
     if (grid.x % static_cast<unsigned>(cluster) != 0) fail("a grid is whole clusters");
     if (shared_bytes > shared_limit) fail("a block asks for more shared memory than the device has");

@@ -137,7 +137,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
             *value = capability;
             break;
         case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-            *value = 233472;
+            *value = static_cast<int>(shared_limit) + 1024;
             break;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin:
             *value = static_cast<int>(shared_limit);
@@ -235,5 +235,10 @@ __attribute__((visibility("default"))) std::int64_t emulated_pinned_bytes() {
     std::int64_t bytes = 0;
     for (const auto& each : pinned) bytes += static_cast<std::int64_t>(each.second);
     return bytes;
+}
+
+// Of a block.
+__attribute__((visibility("default"))) std::int64_t emulated_shared_bytes() {
+    return static_cast<std::int64_t>(shared_limit);
 }
 }
