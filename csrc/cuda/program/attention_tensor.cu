@@ -90,13 +90,27 @@ void run_tangents(TensorArgument h, const Cut& cut) {
     if (h.splits > 1) combine<Element, true>(h, cut);
 }
 
+bool aligned(const void* data) {
+    return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
+}
+// Whether all rows of all lanes begin at multiples of 16 bytes.
+bool rows_aligned(const Operand& x, const Extent& extent) {
+    const auto steps_aligned = [](std::int64_t stride) {
+        return stride % 8 == 0;
+    };
+    bool result = x.strides[x.rank - 1] == 1 && aligned(x.data) && steps_aligned(x.lane_stride);
+    for (int axis = 0; axis + 1 < x.rank; ++axis) result = result && steps_aligned(axis_stride(x, axis));
+    if (extent.samples > 1) result = result && steps_aligned(x.sample_stride);
+    for (std::int64_t lane = 0; x.lanes && lane < extent.lanes; ++lane) result = result && aligned(x.lanes[lane]);
+    return result;
+}
+
 // Whether wgmma computes the tangents (device/attention_warpgroups.cuh), which is expected to be faster where it
 // computes less than 500 / 300 of the products that mma.sync would: its blocks are whole, 128 queries and not 32, rows
 // of 32 values become 64 there and rows of 96 become 128, and tangents that no lane has are multiplied as zeros.
-bool takes_warpgroups(const AttentionArgument& a) {
-    if (a.masked || !(a.q_moves && a.k_moves && a.v_moves) || a.queries <= 64 || std::max(a.depth, a.width) <= 32) {
-        return false;
-    }
+bool takes_warpgroups(const AttentionArgument& a, const AttentionTask& task) {
+    if (a.q_moves + a.k_moves + a.v_moves < 2 || a.queries <= 64 || std::max(a.depth, a.width) <= 32) return false;
+    if (a.masked && (a.mask_moves || a.keys % 8 != 0 || !rows_aligned(task.mask, task.extent))) return false;
     int device = 0, capability = 0;
     check_cuda(cudaGetDevice(&device), kName, "cudaGetDevice");
     check_cuda(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device), kName,
@@ -130,23 +144,8 @@ void run_depth(const AttentionTask& task) {
     run_primal<Element, depth>(h, cut);
     h.lanes = task.extent.lanes - 1;
     if (!tangents) return;
-    if (takes_warpgroups(h.a)) return run_warpgroups<Element>(h);
+    if (takes_warpgroups(h.a, task)) return run_warpgroups<Element>(h);
     run_tangents<Element, depth>(h, cut);
-}
-
-bool aligned(const void* data) {
-    return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
-}
-// Whether all rows of all lanes begin at multiples of 16 bytes.
-bool rows_aligned(const Operand& x, const Extent& extent) {
-    const auto steps_aligned = [](std::int64_t stride) {
-        return stride % 8 == 0;
-    };
-    bool result = x.strides[x.rank - 1] == 1 && aligned(x.data) && steps_aligned(x.lane_stride);
-    for (int axis = 0; axis + 1 < x.rank; ++axis) result = result && steps_aligned(axis_stride(x, axis));
-    if (extent.samples > 1) result = result && steps_aligned(x.sample_stride);
-    for (std::int64_t lane = 0; x.lanes && lane < extent.lanes; ++lane) result = result && aligned(x.lanes[lane]);
-    return result;
 }
 
 }  // namespace
