@@ -1,7 +1,7 @@
-// Tangents of 16-bit attention (attention_tensor.cuh has the formulas) by wgmma, for sm_90a: without a mask, where q, k
-// and v all move, kTangents lanes at a time, whose weights follow from the states that the primal's kernel left.
+// Tangents of 16-bit attention (attention_tensor.cuh has the formulas) by wgmma, for sm_90a: of kTangents lanes at a
+// time, whose weights follow from the states that the primal's kernel left. A mask has none.
 //
-//   grid x: blocks of 128 queries (those that see most first), heads of all samples     grid y: groups of lanes
+//   grid x: blocks of 128 queries, heads of all samples     grid y: groups of lanes
 //   block:  a warpgroup that fills, whose registers the others take, then two with 64 queries each
 //
 // Shared memory holds *tiles* of 64 rows, of queries or keys, in *slabs* of 64 columns: [D / 64][64 rows][128 bytes],
@@ -9,6 +9,7 @@
 // are what a product sums over, the same memory read by rows (warpgroup_instructions.cuh).
 //
 //     chunks  ring of kChunks [1 + tangents] tiles: k and dk of a step of 64 keys, v and dv of it, k and dk of the next
+//     masks   beside every k a slab of 128 rows: what is added to the scores
 //     dq      [tangents][2 warpgroups] tiles; q stays in the registers of those who multiply
 //
 // `full` of a chunk says that its copies are there, `empty` that both warpgroups are done with it. The copies are
@@ -24,6 +25,7 @@
 //     D = 64,  2 lanes    2304         1408 + 384                     512     21
 //     D = 128, 1 lane     2560         1536 + 512                     512     26
 //
+// (A mask: 256 more of shared memory and, where queries do not share it, 7 bytes per cycle.)
 // Published measurements of an H100 find some 25 bytes per cycle from L2. One warpgroup multiplies where the other
 // computes weights, and each has products under way while it does: the first slopes while it computes w, the slopes of
 // the next lane or the values' of the one before while it computes w ds. Of products alone 8 / 9 and 4 / 5 are
@@ -45,7 +47,9 @@ inline constexpr int kWarpgroupThreads = 128;
 inline constexpr int kMultiplyingGroups = 2;
 inline constexpr int kBlockQueries = kSlabRows * kMultiplyingGroups;
 inline constexpr int kBlockThreads = kWarpgroupThreads * (1 + kMultiplyingGroups);
-// Of as many heads as together have these, a causal block that sees more comes first.
+// Of this many blocks those that see most come first. With the heads in turn the last one's would find multiprocessors
+// idle (in a list schedule on 132 of them up to 1.6 times the mean load, so 1.03 and less); all heads at once have more
+// keys than L2 holds.
 inline constexpr std::uint32_t kBlocksTogether = 256;
 
 template <class Element_, int depth, int tangents, bool masked>

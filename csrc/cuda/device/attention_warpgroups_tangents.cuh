@@ -95,8 +95,8 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
 #pragma unroll
         for (int n = 0; n < kTangents; ++n) settle(sums[n]);
         if (end > 0) release(done);
-        for (int chunk = 2 * this->steps(end); chunk < 2 * this->steps(this->end_key);
-             ++chunk) {  // that the other warpgroup alone sees
+        const int all = this->steps(this->end_key);
+        for (int chunk = 2 * this->steps(end); chunk < 2 * all; ++chunk) {  // that the other warpgroup alone sees
             take(place);
             release(done);
         }
@@ -181,23 +181,20 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
         commit_products();
     }
 
-    // Scores of the keys from `key` to weights times the scale, and the rounded weights. What is hidden is so before
-    // the powers are taken: these run beside products, which a branch behind them would end.
+    // Scores of the keys from `key`, whose mask begins at `mask`, to weights times the scale, and the rounded weights.
+    // Keys are hidden before the powers are taken, which run between the next products: a branch would part them.
     __device__ void weigh(Scores& scores, int key, int mask) {
         const auto thread = static_cast<int>(threadIdx.x) - kWarpgroupThreads;
         const int place = mask + Shape::place(thread / 32 * 16 + thread % 16, thread % 32 / 16);
 #pragma unroll
         for (int step = 0; step < kKeySteps; ++step) {
-            Fragment added;  // to its 16 keys
+            Fragment added;  // to the scores of 16 keys
             if constexpr (Shape::kMasked) load_matrices(this->masks + (place ^ 32 * step), added);
 #pragma unroll
-            for (int c = 0; c < 8; ++c) {
-                float& score = scores[2 * step + c / 4][c % 4];
-                float shift = -shifts[c % 4 / 2];
-                if constexpr (Shape::kMasked) {
-                    const auto bits = static_cast<std::uint16_t>(added[c / 2] >> 16 * (c % 2));
-                    shift = fused(kLog2E, to_float(Element{bits}), shift);
-                }
+            for (int i = 0; i < 8; ++i) {
+                float shift = -shifts[i % 4 / 2];
+                if constexpr (Shape::kMasked) shift = fused(kLog2E, of_pair<Element>(added[i / 2], i % 2), shift);
+                float& score = scores[2 * step + i / 4][i % 4];
                 score = fused(h.exponent_scale, score, shift);
             }
         }
@@ -206,8 +203,8 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
             for (int tile = 0; tile < kKeys / 8; ++tile) {
 #pragma unroll
                 for (int c = 0; c < 4; ++c) {
-                    if (8 * tile + c % 2 >= ends[c / 2] - key)
-                        scores[tile][c] = -std::numeric_limits<float>::infinity();
+                    const bool hidden = 8 * tile + c % 2 >= ends[c / 2] - key;
+                    if (hidden) scores[tile][c] = -std::numeric_limits<float>::infinity();
                 }
             }
         }

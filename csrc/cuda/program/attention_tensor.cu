@@ -105,12 +105,17 @@ bool rows_aligned(const Operand& x, const Extent& extent) {
     return result;
 }
 
+bool apart_aligned(const AttentionTask& task, int operand) {
+    return !task.apart || (aligned(task.apart[operand].data) && task.apart[operand].stride % 8 == 0);
+}
+
 // Whether wgmma computes the tangents (device/attention_warpgroups.cuh), which is expected to be faster where it
 // computes less than 500 / 300 of the products that mma.sync would: its blocks are whole, 128 queries and not 32, rows
 // of 32 values become 64 there and rows of 96 become 128, and tangents that no lane has are multiplied as zeros.
-bool takes_warpgroups(const AttentionArgument& a, const AttentionTask& task) {
+bool takes_warpgroups(const TensorArgument& h) {
+    const AttentionArgument& a = h.a;
     if (a.q_moves + a.k_moves + a.v_moves < 2 || a.queries <= 64 || std::max(a.depth, a.width) <= 32) return false;
-    if (a.masked && (a.mask_moves || a.keys % 8 != 0 || !rows_aligned(task.mask, task.extent))) return false;
+    if (a.masked && (a.mask_moves || !h.mask_aligned)) return false;
     int device = 0, capability = 0;
     check_cuda(cudaGetDevice(&device), kName, "cudaGetDevice");
     check_cuda(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device), kName,
@@ -134,6 +139,8 @@ void run_depth(const AttentionTask& task) {
     h.a = argument_of(task);
     h.scale = static_cast<float>(task.scale);
     h.exponent_scale = static_cast<float>(task.scale * static_cast<double>(kLog2E));
+    h.mask_aligned =
+        h.a.masked && h.a.keys % 8 == 0 && rows_aligned(task.mask, task.extent) && apart_aligned(task, kMask);
     h.warps = static_cast<int>(std::min<std::int64_t>((h.a.queries + kWarpQueries - 1) / kWarpQueries, kMostWarps));
     h.splits = cut.splits;
     h.split_keys = static_cast<int>(kSplitKeys);
@@ -144,7 +151,7 @@ void run_depth(const AttentionTask& task) {
     run_primal<Element, depth>(h, cut);
     h.lanes = task.extent.lanes - 1;
     if (!tangents) return;
-    if (takes_warpgroups(h.a, task)) return run_warpgroups<Element>(h);
+    if (takes_warpgroups(h)) return run_warpgroups<Element>(h);
     run_tangents<Element, depth>(h, cut);
 }
 
@@ -155,9 +162,7 @@ bool takes_tensor_attention(const AttentionTask& task) {
     const std::int64_t depth = task.q.sizes[task.q.rank - 1], width = task.v.sizes[task.v.rank - 1];
     bool takes = depth % 8 == 0 && width % 8 == 0 && depth > 0 && width > 0 && std::max(depth, width) <= kMostDepth;
     for (const Operand* x : {&task.q, &task.k, &task.v, &task.out}) takes = takes && rows_aligned(*x, task.extent);
-    for (int k = 0; task.apart && k < kAttentionOperands; ++k) {
-        if (k != kMask) takes = takes && aligned(task.apart[k].data) && task.apart[k].stride % 8 == 0;
-    }
+    for (const int k : {kQ, kK, kV, kOut}) takes = takes && apart_aligned(task, k);
     return takes;
 }
 
