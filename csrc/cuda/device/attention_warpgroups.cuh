@@ -47,9 +47,9 @@ inline constexpr int kWarpgroupThreads = 128;
 inline constexpr int kMultiplyingGroups = 2;
 inline constexpr int kBlockQueries = kSlabRows * kMultiplyingGroups;
 inline constexpr int kBlockThreads = kWarpgroupThreads * (1 + kMultiplyingGroups);
-// Of this many blocks those that see most come first. With the heads in turn the last one's would find multiprocessors
-// idle (in a list schedule on 132 of them up to 1.6 times the mean load, so 1.03 and less); all heads at once have more
-// keys than L2 holds.
+// Of this many blocks those that see most come first. With the heads in turn the last one's find multiprocessors idle
+// (16 heads of 2048 positions, in a list schedule on 132 of them: 1.6 times the mean load, so 1.03); all heads at once
+// have more keys than L2 holds.
 inline constexpr std::uint32_t kBlocksTogether = 256;
 
 template <class Element_, int depth, int tangents, bool masked>
