@@ -198,7 +198,7 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
                 score = fused(h.exponent_scale, score, shift);
             }
         }
-        if (key + kKeys > ends[0]) {
+        if (kKeys - 7 >= ends[0] - key) {  // the last of this thread's keys
 #pragma unroll
             for (int tile = 0; tile < kKeys / 8; ++tile) {
 #pragma unroll
