@@ -24,8 +24,8 @@ Q, K, V, MASK = range(4)
 @dataclass(frozen=True)
 class Problem:
     """`moves`: which of q, k, v, mask have tangents; `missing`: pairs (operand, tangent) that are zero all the same;
-    `mask_shared`: by which of samples (0), heads (1) and queries (2) the mask is; its rows lie `mask_padding` elements
-    apart."""
+    `mask_shared`: by which of samples (0), heads (1), queries (2) and keys (3) the mask is; its rows lie `mask_padding`
+    elements apart."""
 
     queries: int
     keys: int
@@ -105,13 +105,13 @@ def run(
         moves = bool(ensemble) or i in problem.moves
         zero = [1 + n for own, n in problem.missing if own == i]
         shared = problem.mask_shared if i == MASK else ()
-        values = values[(slice(None), *(slice(1) if axis in shared else slice(None) for axis in range(3)))]
+        values = values[(slice(None), *(slice(1) if axis in shared else slice(None) for axis in range(4)))]
         pitch = values.shape[-1] + row_padding + (problem.mask_padding if i == MASK else 0)
         result = Operand(PRECISIONS[problem.dtype], 3)
         result.sizes[:3] = problem.shapes[i]
         steps = [math.prod(values.shape[axis + 2 : 4]) * pitch for axis in range(3)]
         steps = [0 if axis in shared else step for axis, step in enumerate(steps)]
-        result.sample_stride, result.strides[:3] = steps[0], (*steps[1:], 1)
+        result.sample_stride, result.strides[:3] = steps[0], (*steps[1:], 0 if 3 in shared else 1)
         table = (ctypes.c_void_p * lanes)()
         for lane in range(lanes if moves else 1):
             if lane in zero:
