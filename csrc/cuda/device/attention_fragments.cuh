@@ -67,12 +67,6 @@ __device__ inline void copy_rows_async(unsigned char* tile, int rows, const char
     }
 }
 
-// Of two elements in a word, the first or the second.
-template <class Element>
-__device__ inline float of_pair(std::uint32_t pair, int second) {
-    return to_float(Element{static_cast<std::uint16_t>(pair >> 16 * second)});
-}
-
 // [16 queries][8 keys]
 template <int tiles>
 using Scores = float[kWarpTiles][tiles][4];

@@ -42,7 +42,7 @@ namespace tqs::cuda {
 struct TensorArgument {
     AttentionArgument a;
     float scale, exponent_scale;  // of slopes, and of scores: times log2(e)
-    bool mask_aligned;            // in its rows and its tangents' every 8 keys are 16 bytes at a multiple of 16
+    bool mask_aligned;            // every 8 keys of its rows are 16 bytes at a multiple of 16
     int warps;
     int splits, split_keys;  // of the keys: how many, and keys of each but the last, a multiple of a step
     std::int64_t lanes;      // that the kernel computes: of an ensemble, the primal, or the tangents
@@ -227,10 +227,12 @@ class TensorBlock {
         for (int tile = 0; tile < kTiles; ++tile) {
             const int first = key + 8 * tile;
             int i = 0;
-            if (mask && h.mask_aligned && first < end) {
-                *reinterpret_cast<Vector*>(own + 8 * lane) =
-                    *reinterpret_cast<const Vector*>(mask + row * numbers->mask.row + first);
-                i = end - first;
+            if constexpr (Shape::kTangents == 0) {  // the others have no registers for it
+                if (mask && h.mask_aligned && first < end) {
+                    *reinterpret_cast<Vector*>(own + 8 * lane) =
+                        *reinterpret_cast<const Vector*>(mask + row * numbers->mask.row + first);
+                    i = end - first;
+                }
             }
 #pragma unroll 1
             for (; i < 8; ++i) {
@@ -241,13 +243,11 @@ class TensorBlock {
                 }
             }
             warp_barrier();
-            std::uint32_t pairs[2 * kWarpTiles];
-            load_matrices(reinterpret_cast<const unsigned char*>(own + 8 * lane), pairs);
 #pragma unroll
             for (int m = 0; m < kWarpTiles; ++m) {
 #pragma unroll
                 for (int c = 0; c < 4; ++c) {
-                    visit(m, tile, c, of_pair<Element>(pairs[2 * m + c / 2], c % 2));
+                    visit(m, tile, c, to_float(own[8 * (16 * m + c / 2 * 8 + g) + 2 * t + c % 2]));
                 }
             }
             warp_barrier();

@@ -28,6 +28,12 @@ __device__ inline void add_by_rows(float (&c)[fragments][4], const Fragment& a, 
     }
 }
 
+// Of two elements in a word, the first or the second.
+template <class Element>
+__device__ inline float of_pair(std::uint32_t pair, int second) {
+    return to_float(Element{static_cast<std::uint16_t>(pair >> 16 * second)});
+}
+
 template <class Shape>
 class WarpgroupTangents : WarpgroupBlock<Shape> {
     using Base = WarpgroupBlock<Shape>;

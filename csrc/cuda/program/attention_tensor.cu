@@ -100,10 +100,6 @@ bool rows_aligned(const Operand& x, const Extent& extent) {
     return result;
 }
 
-bool apart_aligned(const AttentionTask& task, int operand) {
-    return !task.apart || (aligned(task.apart[operand].data) && task.apart[operand].stride % 8 == 0);
-}
-
 // Whether wgmma computes the tangents (device/attention_warpgroups.cuh), which is expected to be faster where it
 // computes less than 500 / 300 of the products that mma.sync would: its blocks are whole, 128 queries and not 32, rows
 // of 32 values become 64 there and rows of 96 become 128, and tangents that no lane has are multiplied as zeros.
@@ -134,7 +130,7 @@ void run_depth(const AttentionTask& task, bool whole_vectors) {
     h.a = argument_of(task);
     h.scale = static_cast<float>(task.scale);
     h.exponent_scale = static_cast<float>(task.scale * static_cast<double>(kLog2E));
-    h.mask_aligned = h.a.masked && whole_vectors && rows_aligned(task.mask, task.extent) && apart_aligned(task, kMask);
+    h.mask_aligned = h.a.masked && whole_vectors && rows_aligned(task.mask, task.extent);
     h.warps = static_cast<int>(std::min<std::int64_t>((h.a.queries + kWarpQueries - 1) / kWarpQueries, kMostWarps));
     h.splits = cut.splits;
     h.split_keys = static_cast<int>(kSplitKeys);
@@ -156,7 +152,9 @@ bool takes_tensor_attention(const AttentionTask& task) {
     const std::int64_t depth = task.q.sizes[task.q.rank - 1], width = task.v.sizes[task.v.rank - 1];
     bool takes = depth % 8 == 0 && width % 8 == 0 && depth > 0 && width > 0 && std::max(depth, width) <= kMostDepth;
     for (const Operand* x : {&task.q, &task.k, &task.v, &task.out}) takes = takes && rows_aligned(*x, task.extent);
-    for (const int k : {kQ, kK, kV, kOut}) takes = takes && apart_aligned(task, k);
+    for (int k = 0; task.apart && k < kAttentionOperands; ++k) {
+        if (k != kMask) takes = takes && aligned(task.apart[k].data) && task.apart[k].stride % 8 == 0;
+    }
     return takes;
 }
 
