@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,9 @@ Q, K, V, MASK = range(4)
 
 @dataclass(frozen=True)
 class Problem:
-    """`moves`: which of q, k, v, mask have tangents; `missing`: pairs (operand, tangent) that are zero all the same."""
+    """`moves`: which of q, k, v, mask have tangents; `missing`: pairs (operand, tangent) that are zero all the same;
+    `mask_shared`: by which of samples (0), heads (1), queries (2) and keys (3) the mask is; its rows lie `mask_padding`
+    elements apart."""
 
     queries: int
     keys: int
@@ -38,6 +40,8 @@ class Problem:
     causal: bool = False
     offset: int = 0
     masked: bool = False
+    mask_shared: tuple[int, ...] = ()
+    mask_padding: int = 0
     scale: float | None = None
     spread: float = 1.0  # of q
 
@@ -66,13 +70,17 @@ def draw(problem: Problem, seed: int = 0) -> Data:
         if operand == MASK and not problem.masked:
             data.values.append(None)
             continue
-        values = generator.standard_normal((1 + problem.tangents, problem.samples, *shape))
+        sizes = (1 + problem.tangents, problem.samples, *shape)
+        shared = [1 + axis for axis in problem.mask_shared] if operand == MASK else []
+        values = generator.standard_normal([1 if axis in shared else size for axis, size in enumerate(sizes)])
         if operand == Q:
             values[0] *= problem.spread
         if operand == MASK:  # hidden keys, a row that sees none, and any tangent where nothing is seen
             values[0][generator.random(values[0].shape) < 0.2] = -np.inf
-            values[0, :, :, -1] = -np.inf
+            if values.shape[3] > 1:
+                values[0, :, :, -1] = -np.inf
             values[1:][np.broadcast_to(values[0] == -np.inf, values[1:].shape)] = np.inf
+        values = np.broadcast_to(values, sizes).copy()
         for tangent in range(problem.tangents):
             if operand not in problem.moves or (operand, tangent) in problem.missing:
                 values[1 + tangent] = 0.0
@@ -91,20 +99,25 @@ def run(
     lanes = ensemble or 1 + problem.tangents
     keep: list[Any] = []
 
-    def operand(values: Array | None, shape: tuple[int, ...], moves: bool, zero: Sequence[int]) -> Operand:
+    def operand(i: int, values: Array | None) -> Operand:
         if values is None:
             return Operand(PRECISIONS[problem.dtype], 0)
-        pitch = shape[-1] + row_padding
+        moves = bool(ensemble) or i in problem.moves
+        zero = [1 + n for own, n in problem.missing if own == i]
+        shared = problem.mask_shared if i == MASK else ()
+        values = values[(slice(None), *(slice(1) if axis in shared else slice(None) for axis in range(4)))]
+        pitch = values.shape[-1] + row_padding + (problem.mask_padding if i == MASK else 0)
         result = Operand(PRECISIONS[problem.dtype], 3)
-        result.sizes[:3] = shape
-        result.strides[:3] = (shape[1] * pitch, pitch, 1)
-        result.sample_stride = shape[0] * shape[1] * pitch
+        result.sizes[:3] = problem.shapes[i]
+        steps = [math.prod(values.shape[axis + 2 : 4]) * pitch for axis in range(3)]
+        steps = [0 if axis in shared else step for axis, step in enumerate(steps)]
+        result.sample_stride, result.strides[:3] = steps[0], (*steps[1:], 0 if 3 in shared else 1)
         table = (ctypes.c_void_p * lanes)()
         for lane in range(lanes if moves else 1):
             if lane in zero:
                 continue
-            array = emulated.Guarded(library, (problem.samples, *shape[:2], pitch), np.uint16)
-            array.array[..., : shape[-1]] = emulated.to_bits(values[lane], problem.dtype)
+            array = emulated.Guarded(library, (*values.shape[1:4], pitch), np.uint16)
+            array.array[..., : values.shape[-1]] = emulated.to_bits(values[lane], problem.dtype)
             table[lane] = array.address
             keep.append(array)
         result.data = table[0]
@@ -114,12 +127,7 @@ def run(
         return result
 
     shapes = problem.shapes
-    given = [
-        operand(
-            values, shapes[i], bool(ensemble) or i in problem.moves, [1 + n for own, n in problem.missing if own == i]
-        )
-        for i, values in enumerate(data.values)
-    ]
+    given = [operand(i, values) for i, values in enumerate(data.values)]
     pitch = shapes[4][-1] + row_padding
     memory = emulated.Guarded(library, (lanes, problem.samples, *shapes[4][:2], pitch), np.uint16)
     out = Operand(PRECISIONS[problem.dtype], 3)

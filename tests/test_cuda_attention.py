@@ -95,9 +95,11 @@ def test_scores_of_any_size():
     check(problem, data, *run(problem, data))
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(20, 70), (20, 600), (140, 100)])
-def test_lanes_samples_padding_and_the_order_of_threads_change_no_bit(queries, keys):
-    problem = Problem(queries, keys, 64, 64, "bfloat16", 3, heads=2, samples=2, causal=True, offset=keys - queries)
+@pytest.mark.parametrize(("queries", "keys", "masked"), [(20, 70, False), (20, 600, False), (140, 103, True)])
+def test_lanes_samples_padding_and_the_order_of_threads_change_no_bit(queries, keys, masked):
+    problem = Problem(
+        queries, keys, 64, 64, "bfloat16", 3, heads=2, samples=2, causal=True, offset=keys - queries, masked=masked
+    )  # fmt: skip
     data = draw(problem)
     out, dout = run(problem, data)
     emulated.emulator().library.emulated_reverse(1)
@@ -150,10 +152,15 @@ def test_every_shape_fits_into_99_kib(depth):
 def test_which_tasks_warpgroups_take():
     """They want more than 99 KiB of shared memory, which tells who was launched."""
     taken = Problem(65, 9, 40, 64, tangents=1)
-    left = [{"queries": 64}, {"depth": 32, "width": 32}, {"masked": True}, {"moves": (Q, K)}, {"tangents": 0}]
+    also = [{"masked": True}, {"masked": True, "keys": 8}, {"moves": (Q, K)}, {"moves": (Q, V)}, {"moves": (K, V)}]
+    left = [
+        {"queries": 64}, {"depth": 32, "width": 32}, {"tangents": 0}, {"moves": (V,)},
+        {"masked": True, "keys": 8, "moves": ALL}, {"masked": True, "mask_shared": (3,)},
+    ]  # fmt: skip
     with emulated.emulator().shared_limit(99 << 10):
-        with pytest.raises(AssertionError, match="more shared memory than the device has"):
-            checked(taken)
+        for change in ({}, *also):
+            with pytest.raises(AssertionError, match="more shared memory than the device has"):
+                checked(replace(taken, **change))
         with emulated.emulator().capability(8):
             checked(taken)
         for change in left:
@@ -196,3 +203,41 @@ def test_warpgroups_with_many_steps_tangents_heads_and_samples(depth):
     check(problem, data, out, dout)
     assert not dout[4].any()
     checked(replace(problem, heads=1, samples=1, missing=(), dtype="float16", causal=True, offset=300, scale=-0.2))
+
+
+@pytest.mark.parametrize("depth", [64, 128])
+@pytest.mark.parametrize("shared", [(), (0, 1), (2,), (0, 1, 2), (1,)])
+def test_warpgroups_with_masks(depth, shared):
+    """Of all forms that broadcast, with hidden keys and a row that sees none, with and without a bound; the ring of
+    masks goes round. Rows that are read where they are (multiples of 8 keys), or that are copied first: since they are
+    not, or begin elsewhere."""
+    for queries, keys, padding, tangents in ((65, 8 * len(shared) + 8, 8, 3), (65, 16, 4, 1), (130, 263, 0, 2)):
+        dtype = ("bfloat16", "float16")[(len(shared) + tangents) % 2]
+        problem = Problem(queries, keys, depth, 40, dtype, tangents, heads=2, masked=True, mask_shared=shared)
+        checked(replace(problem, samples=1 + tangents % 2, mask_padding=padding))
+        if tangents != 1:
+            checked(replace(problem, heads=1, causal=True, offset=keys - queries - 5, scale=-0.2))
+
+
+def test_a_mask_that_hides_what_the_bound_hides_changes_no_bit():
+    """Additive masks of zeros and -inf against the bound, at every place of it within a step."""
+    for offset in range(-9, 64, 9):
+        problem = Problem(80, 72, 64, 64, tangents=2, causal=True, offset=offset)
+        data = draw(problem)
+        expected = run(problem, data)
+        hidden = np.arange(72) > np.arange(80)[:, None] + offset
+        mask = np.where(hidden, -np.inf, 0.0) * np.ones((3, 1, 1, 1, 1))
+        data.values[MASK] = mask
+        got = run(replace(problem, causal=False, masked=True), data)
+        for ours, bound in zip(got, expected, strict=True):
+            same_bits(ours, bound)
+
+
+@pytest.mark.parametrize("moves", [(Q, K), (Q, V), (K, V)])
+def test_warpgroups_where_one_operand_has_no_tangents(moves):
+    checked(Problem(70, 80, 40, 64, "float16", 3, moves, masked=V in moves, heads=2))
+
+
+def test_warpgroups_of_more_heads_than_are_taken_together():
+    """Blocks of 128 heads are sorted by what they see, then those of the two that are left."""
+    checked(Problem(129, 70, 8, 40, tangents=1, heads=130, causal=True, offset=-60))

@@ -42,6 +42,7 @@ namespace tqs::cuda {
 struct TensorArgument {
     AttentionArgument a;
     float scale, exponent_scale;  // of slopes, and of scores: times log2(e)
+    bool mask_aligned;            // every 8 keys of its rows are 16 bytes at a multiple of 16
     int warps;
     int splits, split_keys;  // of the keys: how many, and keys of each but the last, a multiple of a step
     std::int64_t lanes;      // that the kernel computes: of an ensemble, the primal, or the tangents
@@ -225,8 +226,16 @@ class TensorBlock {
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
             const int first = key + 8 * tile;
+            int i = 0;
+            if constexpr (Shape::kTangents == 0) {  // the others have no registers for it
+                if (mask && h.mask_aligned && first < end) {
+                    *reinterpret_cast<Vector*>(own + 8 * lane) =
+                        *reinterpret_cast<const Vector*>(mask + row * numbers->mask.row + first);
+                    i = end - first;
+                }
+            }
 #pragma unroll 1
-            for (int i = 0; i < 8; ++i) {
+            for (; i < 8; ++i) {
                 if (first + i < end && mask) {
                     own[8 * lane + i] = mask[row * numbers->mask.row + (first + i) * numbers->mask.column];
                 } else {

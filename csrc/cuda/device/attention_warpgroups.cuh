@@ -1,7 +1,7 @@
-// Tangents of 16-bit attention (attention_tensor.cuh has the formulas) by wgmma, for sm_90a: without a mask, where q, k
-// and v all move, kTangents lanes at a time, whose weights follow from the states that the primal's kernel left.
+// Tangents of 16-bit attention (attention_tensor.cuh has the formulas) by wgmma, for sm_90a: of kTangents lanes at a
+// time, whose weights follow from the states that the primal's kernel left. A mask has none.
 //
-//   grid x: blocks of 128 queries (those that see most first), heads of all samples     grid y: groups of lanes
+//   grid x: blocks of 128 queries, heads of all samples     grid y: groups of lanes
 //   block:  a warpgroup that fills, whose registers the others take, then two with 64 queries each
 //
 // Shared memory holds *tiles* of 64 rows, of queries or keys, in *slabs* of 64 columns: [D / 64][64 rows][128 bytes],
@@ -9,6 +9,7 @@
 // are what a product sums over, the same memory read by rows (warpgroup_instructions.cuh).
 //
 //     chunks  ring of kChunks [1 + tangents] tiles: k and dk of a step of 64 keys, v and dv of it, k and dk of the next
+//     masks   beside every k a slab of 128 rows: what is added to the scores
 //     dq      [tangents][2 warpgroups] tiles; q stays in the registers of those who multiply
 //
 // `full` of a chunk says that its copies are there, `empty` that both warpgroups are done with it. The copies are
@@ -24,6 +25,7 @@
 //     D = 64,  2 lanes    2304         1408 + 384                     512     21
 //     D = 128, 1 lane     2560         1536 + 512                     512     26
 //
+// (A mask: 256 more of shared memory and, where queries do not share it, 7 bytes per cycle.)
 // Published measurements of an H100 find some 25 bytes per cycle from L2. One warpgroup multiplies where the other
 // computes weights, and each has products under way while it does: the first slopes while it computes w, the slopes of
 // the next lane or the values' of the one before while it computes w ds. Of products alone 8 / 9 and 4 / 5 are
@@ -40,31 +42,37 @@
 namespace tqs::cuda {
 
 inline constexpr int kSlabRows = 64;  // queries of a warpgroup, or keys of a step
+inline constexpr int kSlabColumns = 64;
 inline constexpr int kWarpgroupThreads = 128;
 inline constexpr int kMultiplyingGroups = 2;
 inline constexpr int kBlockQueries = kSlabRows * kMultiplyingGroups;
 inline constexpr int kBlockThreads = kWarpgroupThreads * (1 + kMultiplyingGroups);
+// Of this many blocks those that see most come first. With the heads in turn the last one's find multiprocessors idle
+// (16 heads of 2048 positions, in a list schedule on 132 of them: 1.6 times the mean load, so 1.03); all heads at once
+// have more keys than L2 holds.
+inline constexpr std::uint32_t kBlocksTogether = 256;
 
-template <class Element_, int depth, int tangents>
+template <class Element_, int depth, int tangents, bool masked>
 struct WarpgroupShape {
-    static_assert(depth % 64 == 0);
+    static_assert(depth % kSlabColumns == 0);
     using Element = Element_;
     static constexpr int kDepth = depth, kTangents = tangents, kSets = 1 + tangents;
-    static constexpr int kVectors = depth / 8;     // of 16 bytes of a row
+    static constexpr bool kMasked = masked;
     static constexpr int kSlab = kSlabRows * 128;  // bytes
-    static constexpr int kTile = kSlab * (depth / 64);
+    static constexpr int kTile = kSlab * (depth / kSlabColumns);
     static constexpr int kChunk = kSets * kTile;
-    static constexpr int kChunks = 6;
+    static constexpr int kSteps = masked && depth > 64 ? 2 : 3;  // what there is room for
+    static constexpr int kChunks = 2 * kSteps;
+    static constexpr int kMask = kMultiplyingGroups * kSlab;
     static constexpr int kQueries = tangents * kMultiplyingGroups * kTile;
 
     static constexpr std::size_t shared_bytes() {
         constexpr int kRest = kChunks * 2 * 8 + kAttentionOperands * kSets * 8;  // barriers and pointers
-        return (kAtomBytes + kQueries + kChunks * kChunk + kRest + 127) / 128 * 128;
+        constexpr int kMasks = masked ? kSteps * kMask : 0;
+        return (kAtomBytes + kQueries + kChunks * kChunk + kMasks + kRest + 127) / 128 * 128;
     }
-    // Of vector `vector` of row `row`, in bytes from the tile's begin.
-    __device__ static int place(int row, int vector) {
-        return vector / 8 * kSlab + 128 * row + 16 * (vector % 8 ^ row % 8);
-    }
+    // Of vector `vector` of row `row`, in bytes from the slab's begin.
+    __device__ static int place(int row, int vector) { return 128 * row + 16 * (vector ^ row % 8); }
     // In a descriptor, from a tile to the 16 columns `step` (of q and k), and to the 16 rows `step` (of v).
     __device__ static std::uint64_t columns(int step) {
         return static_cast<std::uint64_t>(step / 4 * kSlab + step % 4 * 32) / 16;
@@ -95,12 +103,17 @@ class WarpgroupBlock {
     __device__ WarpgroupBlock(const TensorArgument& argument, std::int64_t first_tangent)
         : h(argument), a(argument.a), causal_offset(argument.a.causal_offset.now()) {
         const std::uint32_t blocks = (a.queries + kBlockQueries - 1) / kBlockQueries;
-        head = blockIdx.x / blocks;
-        first_query = static_cast<int>(blocks - 1 - blockIdx.x % blocks) * kBlockQueries;
+        const std::uint32_t together = blocks < kBlocksTogether ? kBlocksTogether / blocks : 1;
+        const std::uint32_t first_head = blockIdx.x / (together * blocks) * together;
+        const std::uint32_t heads = a.heads.count - first_head < together ? a.heads.count - first_head : together;
+        const std::uint32_t place = blockIdx.x - first_head * blocks;
+        head = first_head + place % heads;
+        first_query = static_cast<int>(blocks - 1 - place / heads) * kBlockQueries;
         end_key = visible(first_query + kBlockQueries);
         moving_queries = shared_memory() + (kAtomBytes - shared_address(shared_memory()) % kAtomBytes) % kAtomBytes;
         chunks = moving_queries + Shape::kQueries;
-        full = reinterpret_cast<Barrier*>(chunks + Shape::kChunks * Shape::kChunk);
+        masks = chunks + Shape::kChunks * Shape::kChunk;
+        full = reinterpret_cast<Barrier*>(masks + (Shape::kMasked ? Shape::kSteps * Shape::kMask : 0));
         empty = full + Shape::kChunks;
         pointers = reinterpret_cast<char**>(empty + Shape::kChunks);
         const auto thread = static_cast<int>(threadIdx.x);
@@ -127,6 +140,10 @@ class WarpgroupBlock {
                 wait_phase(empty + place.chunk, 1 - place.parity);
                 if (number == 0) copy_moving_queries();
                 copy_chunk(chunks + place.chunk * Shape::kChunk, number % 2 == 0 ? kK : kV, number / 2 * kKeys);
+                if (Shape::kMasked && number % 2 == 0) {
+                    copy_slab<kBlockQueries>(masks + mask_of(place), kMask, 0, first_query, static_cast<int>(a.queries),
+                                             number / 2 * kKeys, end_key);
+                }
                 place.next();
             }
             commit_copies();
@@ -142,6 +159,8 @@ class WarpgroupBlock {
     __device__ char* at(int operand, int set) const { return pointers[operand * Shape::kSets + set]; }
     __device__ std::int64_t row_bytes(int operand) const { return 2 * a.steps[operand].row; }
     __device__ static int steps(int keys) { return (keys + kKeys - 1) / kKeys; }
+    // Where the mask of the keys at `place`, a chunk of even number, begins in `masks`.
+    __device__ static int mask_of(const Place& place) { return place.chunk * (Shape::kMask / 2); }
     // Where the keys that queries before `end` see end.
     __device__ int visible(int end) const {
         const auto queries = static_cast<int>(a.queries), keys = static_cast<int>(a.keys);
@@ -153,7 +172,7 @@ class WarpgroupBlock {
     std::int64_t causal_offset;
     std::uint32_t head;
     int first_query, end_key;
-    unsigned char *moving_queries, *chunks;
+    unsigned char *moving_queries, *chunks, *masks;
     Barrier *full, *empty;
     char** pointers;
 
@@ -161,31 +180,40 @@ class WarpgroupBlock {
     __device__ void copy_moving_queries() const {
 #pragma unroll 1
         for (int tile = 0; tile < Shape::kTangents * kMultiplyingGroups; ++tile) {
-            const int first = first_query + tile % kMultiplyingGroups * kSlabRows;
-            copy_tile(moving_queries + tile * Shape::kTile, kQ, 1 + tile / kMultiplyingGroups, first,
-                      static_cast<int>(a.queries), static_cast<int>(a.depth));
+            copy_tile(moving_queries + tile * Shape::kTile, kQ, 1 + tile / kMultiplyingGroups,
+                      first_query + tile % kMultiplyingGroups * kSlabRows, static_cast<int>(a.queries),
+                      static_cast<int>(a.depth));
         }
     }
     __device__ void copy_chunk(unsigned char* chunk, int operand, int key) const {
-        const auto columns = static_cast<int>(operand == kK ? a.depth : a.width);
 #pragma unroll 1
         for (int set = 0; set < Shape::kSets; ++set) {
-            copy_tile(chunk + set * Shape::kTile, operand, set, key, end_key, columns);
+            copy_tile(chunk + set * Shape::kTile, operand, set, key, end_key,
+                      static_cast<int>(operand == kK ? a.depth : a.width));
         }
     }
-    // Starts to copy a tile, from row `first` on; rows from `end` and columns from `columns` (a multiple of 8) on, and
-    // all of a tangent that is zero, become 0.
-    __device__ void copy_tile(unsigned char* tile, int operand, int set, int first, int end, int columns) const {
-        constexpr int kAtOnce = kWarpgroupThreads / Shape::kVectors;
+    __device__ void copy_tile(unsigned char* tile, int operand, int set, int row, int end, int columns) const {
+#pragma unroll 1
+        for (int column = 0; column < Shape::kDepth; column += kSlabColumns) {
+            copy_slab<kSlabRows>(tile + column / kSlabColumns * Shape::kSlab, operand, set, row, end, column, columns);
+        }
+    }
+    // Starts to copy `rows` rows of a slab, from row `row` and column `column` (a multiple of 8) on; rows from `end`
+    // and vectors from `columns` on, and all of a tangent that is zero, become 0.
+    template <int rows>
+    __device__ void copy_slab(unsigned char* slab, int operand, int set, int row, int end, int column,
+                              int columns) const {
+        constexpr int kVectors = kSlabColumns / 8, kAtOnce = kWarpgroupThreads / kVectors;
         static_assert(kAtOnce % 8 == 0, "a thread's rows are swizzled alike");
         const auto thread = static_cast<int>(threadIdx.x);
-        const int row = thread / Shape::kVectors, vector = thread % Shape::kVectors;
+        row += thread / kVectors;
+        column += thread % kVectors * 8;
         const char* from = at(operand, set);
-        const int count = from && 8 * vector < columns ? end - first - row : 0;
-        from += (first + row) * row_bytes(operand) + 16 * vector;
-        unsigned char* const to = tile + Shape::place(row, vector);
+        const int count = from && column < columns ? end - row : 0;
+        from += row * row_bytes(operand) + 2 * column;
+        unsigned char* const to = slab + Shape::place(thread / kVectors, thread % kVectors);
 #pragma unroll
-        for (int i = 0; i < kSlabRows; i += kAtOnce) {
+        for (int i = 0; i < rows; i += kAtOnce) {
             copy_async(to + 128 * i, from, i < count);
             from += kAtOnce * row_bytes(operand);
         }

@@ -28,6 +28,12 @@ __device__ inline void add_by_rows(float (&c)[fragments][4], const Fragment& a, 
     }
 }
 
+// Of two elements in a word, the first or the second.
+template <class Element>
+__device__ inline float of_pair(std::uint32_t pair, int second) {
+    return to_float(Element{static_cast<std::uint16_t>(pair >> 16 * second)});
+}
+
 template <class Shape>
 class WarpgroupTangents : WarpgroupBlock<Shape> {
     using Base = WarpgroupBlock<Shape>;
@@ -43,16 +49,16 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
     __device__ explicit WarpgroupTangents(const Base& block) : Base(block) {
         const int thread = static_cast<int>(threadIdx.x) - kWarpgroupThreads;
         group = thread / kWarpgroupThreads;
-        g = thread % 32 / 4;
         t = thread % 4;
-        first_row = this->first_query + thread / 32 * 16;
+        leads = thread % 32 == 0;
+        first_row = this->first_query + thread / 32 * 16 + thread % 32 / 4;
         const char* const q = this->at(kQ, 0);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int row = first_row + 8 * half + g;
+            const int row = first_row + 8 * half;
             const bool exists = row < static_cast<int>(a.queries);
             shifts[half] = exists ? h.states[h.state_of(this->head, row) + a.width] : 0.0f;
-            ends[half] = this->visible(row + 1);
+            ends[half] = this->visible(row + 1) - 2 * t;
             const char* const from = q + row * this->row_bytes(kQ) + 4 * t;
 #pragma unroll
             for (int i = 0; i < 2 * kDepthSteps; ++i) {
@@ -65,11 +71,10 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
 
     __device__ void run() {
         const int first = this->first_query + group * kSlabRows;
-        const int own = first < static_cast<int>(a.queries) ? this->steps(this->visible(first + kSlabRows)) : 0;
-        const int all = this->steps(this->end_key);
+        const int end = first < static_cast<int>(a.queries) ? this->visible(first + kSlabRows) : 0;
         typename Base::Place place, done;
 #pragma unroll 1
-        for (int step = 0; step < own; ++step) {
+        for (int key = 0; key < end; key += kKeys) {
             Scores weights, slopes[kTangents];
             const unsigned char* const keys = take(place);
             fence_products();
@@ -78,8 +83,8 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
             add_slopes(slopes[0], 0, keys);
             wait_products<1>();  // with the scores the values of the step before
             settle(weights);
-            if (step > 0) release(done);
-            weigh(weights, step * kKeys);
+            if (key > 0) release(done);
+            weigh(weights, key, this->mask_of(done));
             const unsigned char* values = nullptr;
 #pragma unroll
             for (int n = 0; n < kTangents; ++n) {
@@ -95,8 +100,9 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
         wait_products<0>();
 #pragma unroll
         for (int n = 0; n < kTangents; ++n) settle(sums[n]);
-        if (own > 0) release(done);
-        for (int chunk = 2 * own; chunk < 2 * all; ++chunk) {  // that the other warpgroup alone sees
+        if (end > 0) release(done);
+        const int all = this->steps(this->end_key);
+        for (int chunk = 2 * this->steps(end); chunk < 2 * all; ++chunk) {  // that the other warpgroup alone sees
             take(place);
             release(done);
         }
@@ -109,7 +115,7 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const float drift = row_sum_of(drifts[n][half]);
-                const int row = first_row + 8 * half + g;
+                const int row = first_row + 8 * half;
                 if (row >= static_cast<int>(a.queries)) continue;
                 const float* const out = h.states + h.state_of(this->head, row);
                 const float inverse = out[a.width + 1];
@@ -140,7 +146,7 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
     // Hands the chunk back, whose products this warp has waited for; when all its lanes know that it was there.
     __device__ void release(typename Base::Place& done) const {
         warp_barrier();
-        if (threadIdx.x % 32 == 0) arrive(this->empty + done.chunk);
+        if (leads) arrive(this->empty + done.chunk);
         done.next();
     }
 
@@ -181,17 +187,37 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
         commit_products();
     }
 
-    // Scores of the keys from `key` to weights times the scale, and the rounded weights.
-    __device__ void weigh(Scores& scores, int key) {
-        const bool some_hidden = key + kKeys > this->visible(first_row + 1);  // from some query of this warp
+    // Scores of the keys from `key`, whose mask begins at `mask`, to weights times the scale, and the rounded weights.
+    // Keys are hidden before the powers are taken, which run between the next products: a branch would part them.
+    __device__ void weigh(Scores& scores, int key, int mask) {
+        const auto thread = static_cast<int>(threadIdx.x) - kWarpgroupThreads;
+        const int place = mask + Shape::place(thread / 32 * 16 + thread % 16, thread % 32 / 16);
+#pragma unroll
+        for (int step = 0; step < kKeySteps; ++step) {
+            Fragment added;  // to the scores of 16 keys
+            if constexpr (Shape::kMasked) load_matrices(this->masks + (place ^ 32 * step), added);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                float shift = -shifts[i % 4 / 2];
+                if constexpr (Shape::kMasked) shift = fused(kLog2E, of_pair<Element>(added[i / 2], i % 2), shift);
+                float& score = scores[2 * step + i / 4][i % 4];
+                score = fused(h.exponent_scale, score, shift);
+            }
+        }
+        if (kKeys - 7 >= ends[0] - key) {  // the last of this thread's keys
+#pragma unroll
+            for (int tile = 0; tile < kKeys / 8; ++tile) {
+#pragma unroll
+                for (int c = 0; c < 4; ++c) {
+                    const bool hidden = 8 * tile + c % 2 >= ends[c / 2] - key;
+                    if (hidden) scores[tile][c] = -std::numeric_limits<float>::infinity();
+                }
+            }
+        }
 #pragma unroll
         for (int tile = 0; tile < kKeys / 8; ++tile) {
 #pragma unroll
-            for (int c = 0; c < 4; ++c) {
-                float& score = scores[tile][c];
-                score = power_of_two(fused(h.exponent_scale, score, -shifts[c / 2]));
-                if (some_hidden && key + 8 * tile + 2 * t + c % 2 >= ends[c / 2]) score = 0.0f;
-            }
+            for (int c = 0; c < 4; ++c) scores[tile][c] = power_of_two(scores[tile][c]);
         }
         round(rounded, scores);
 #pragma unroll
@@ -225,9 +251,10 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
         }
     }
 
-    int group, g, t;
-    int first_row;  // of this warp
-    int ends[2];    // of the keys that a row sees
+    bool leads;  // its warp; with threadIdx.x in place of it registers were spilled
+    int group, t;
+    int first_row;  // of this thread's two, 8 apart
+    int ends[2];    // of the keys that a row sees, from the first of this thread's
     float shifts[2];
     Fragment queries[kDepthSteps];
     Weights rounded, moved[kTangents];  // w, and w ds

@@ -33,7 +33,7 @@ Lanes apart(const Operand& operand, const LanesApart& lanes) {
 AttentionArgument argument_of(const AttentionTask& task) {
     const int leading = task.out.rank - 2;
     const std::int64_t lanes = task.extent.lanes;
-    const bool masked = task.mask.data || task.mask.lanes;
+    const bool masked = has_mask(task);
     Operand none = task.out;  // in place of an absent mask: one address, no lanes, no steps
     none.lane_stride = none.sample_stride = 0;
     std::fill_n(none.strides, none.rank, 0);
@@ -131,17 +131,19 @@ std::int64_t no_scratch(const AttentionTask&) {
 
 // ------------------------------------------------------------------------------------------------ 16 bits
 
-// What copies of operands in float32 take from a task's scratch, one after the other.
+// What copies of operands take from a task's scratch, one after the other.
 class Scratch {
   public:
     explicit Scratch(void* memory) : memory_(static_cast<char*>(memory)) {}
 
     std::int64_t bytes() const { return bytes_; }
+    void* rest() const { return memory_ ? memory_ + bytes_ : nullptr; }
 
-    // Room for `x` in float32, contiguous but for what it broadcasts along.
-    Operand room_for(const Operand& x, const Extent& extent) {
+    // Room for `x` in `precision`, contiguous but for what it broadcasts along and for rows, which begin at multiples
+    // of `row` elements.
+    Operand room_for(const Operand& x, const Extent& extent, Precision precision, std::int64_t row = 1) {
         Operand copy = x;
-        copy.precision = Precision::float32;
+        copy.precision = precision;
         copy.lanes = nullptr;
         std::int64_t elements = 1;
         for (int axis = x.rank - 1; axis >= 0; --axis) {
@@ -151,13 +153,14 @@ class Scratch {
             }
             copy.strides[axis] = elements;
             elements *= x.sizes[axis];
+            if (axis == x.rank - 1) elements = (elements + row - 1) / row * row;
         }
         copy.sample_stride = x.sample_stride == 0 ? 0 : elements;
         if (x.sample_stride != 0) elements *= extent.samples;
         copy.lane_stride = is_shared(x) ? 0 : elements;
         if (!is_shared(x)) elements *= extent.lanes;
         copy.data = memory_ ? memory_ + bytes_ : nullptr;
-        bytes_ += (elements * std::int64_t{sizeof(float)} + 255) / 256 * 256;
+        bytes_ += (elements * precision_bytes(precision) + 255) / 256 * 256;
         return copy;
     }
 
@@ -173,9 +176,9 @@ struct Widened {
 
     explicit Widened(const AttentionTask& narrow) : task(narrow), scratch(narrow.scratch) {
         for (Operand* operand : {&task.q, &task.k, &task.v, &task.out}) {
-            *operand = scratch.room_for(*operand, task.extent);
+            *operand = scratch.room_for(*operand, task.extent, Precision::float32);
         }
-        if (task.mask.data || task.mask.lanes) task.mask = scratch.room_for(task.mask, task.extent);
+        if (has_mask(task)) task.mask = scratch.room_for(task.mask, task.extent, Precision::float32);
     }
 };
 
@@ -199,20 +202,48 @@ void widened_attention(const AttentionTask& narrow) {
     convert(task.extent, narrow.q, task.q);
     convert(task.extent, narrow.k, task.k);
     convert(task.extent, narrow.v, task.v);
-    if (task.mask.data || task.mask.lanes) convert(task.extent, narrow.mask, task.mask);
+    if (has_mask(task)) convert(task.extent, narrow.mask, task.mask);
     attention_kernel<float>(task);
     convert(task.extent, task.out, narrow.out);
 }
 
+// The task on a copy of its mask whose rows can be read 8 elements at a time, where it has no tangents and many queries
+// read it. That follows from sizes and strides, since scratch must be known before there are addresses; and, since the
+// kernel depends on it, from the stride of samples also where there is one.
+struct Padded {
+    AttentionTask task;
+    Scratch scratch;
+    bool whole, copied;
+
+    explicit Padded(const AttentionTask& given) : task(given), scratch(given.scratch) {
+        constexpr std::int64_t kVector = 8, kMaskedQueries = 65;
+        const int row = given.out.rank - 2;
+        const Operand& mask = given.mask;
+        whole = given.k.sizes[row] % kVector == 0;
+        const bool aligned = steps_aligned(mask, given.extent) && mask.sample_stride % kVector == 0;
+        const bool moves = given.apart ? given.apart[kMask].data != nullptr : given.extent.tangent && !is_shared(mask);
+        copied = has_mask(given) && !moves && given.out.sizes[row] >= kMaskedQueries &&
+                 axis_stride(mask, row + 1) != 0 && !(whole && aligned);
+        if (!copied) return;
+        task.mask = scratch.room_for(mask, given.extent, mask.precision, kVector);
+        task.scratch = scratch.rest();
+        whole = true;
+    }
+};
+
 // On tensor cores where rows are aligned, which is not known before there are addresses. Tangents apart from their
 // primal have no copies: who has such asks for what is taken.
 std::int64_t half_scratch(const AttentionTask& task) {
-    const std::int64_t tensor = tensor_attention_scratch(task);
+    const std::int64_t tensor = tensor_attention_scratch(task) + Padded(task).scratch.bytes();
     return task.apart ? tensor : std::max(tensor, widened_scratch(task));
 }
 template <class Element>
 void half_attention(const AttentionTask& task) {
-    if (takes_tensor_attention(task)) return tensor_attention<Element>(task);
+    if (takes_tensor_attention(task)) {
+        const Padded padded(task);
+        if (padded.copied) convert(task.extent, task.mask, padded.task.mask);
+        return tensor_attention<Element>(padded.task, padded.whole);
+    }
     require(!task.apart, kName,
             "expected last axes of multiples of 8 up to 128 and rows aligned to 16 bytes; use float32");
     widened_attention(task);

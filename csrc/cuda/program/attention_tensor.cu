@@ -90,13 +90,23 @@ void run_tangents(TensorArgument h, const Cut& cut) {
     if (h.splits > 1) combine<Element, true>(h, cut);
 }
 
+bool aligned(const void* data) {
+    return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
+}
+// Whether all rows of all lanes begin at multiples of 16 bytes.
+bool rows_aligned(const Operand& x, const Extent& extent) {
+    bool result = steps_aligned(x, extent) && aligned(x.data);
+    for (std::int64_t lane = 0; x.lanes && lane < extent.lanes; ++lane) result = result && aligned(x.lanes[lane]);
+    return result;
+}
+
 // Whether wgmma computes the tangents (device/attention_warpgroups.cuh), which is expected to be faster where it
 // computes less than 500 / 300 of the products that mma.sync would: its blocks are whole, 128 queries and not 32, rows
 // of 32 values become 64 there and rows of 96 become 128, and tangents that no lane has are multiplied as zeros.
-bool takes_warpgroups(const AttentionArgument& a) {
-    if (a.masked || !(a.q_moves && a.k_moves && a.v_moves) || a.queries <= 64 || std::max(a.depth, a.width) <= 32) {
-        return false;
-    }
+bool takes_warpgroups(const TensorArgument& h) {
+    const AttentionArgument& a = h.a;
+    if (a.q_moves + a.k_moves + a.v_moves < 2 || a.queries <= 64 || std::max(a.depth, a.width) <= 32) return false;
+    if (a.masked && (a.mask_moves || !h.mask_aligned)) return false;
     int device = 0, capability = 0;
     check_cuda(cudaGetDevice(&device), kName, "cudaGetDevice");
     check_cuda(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device), kName,
@@ -114,12 +124,13 @@ void run_warpgroups(const TensorArgument& h) {
 }
 
 template <class Element, int depth>
-void run_depth(const AttentionTask& task) {
+void run_depth(const AttentionTask& task, bool whole_vectors) {
     const Cut cut(task);
     TensorArgument h{};
     h.a = argument_of(task);
     h.scale = static_cast<float>(task.scale);
     h.exponent_scale = static_cast<float>(task.scale * static_cast<double>(kLog2E));
+    h.mask_aligned = h.a.masked && whole_vectors && rows_aligned(task.mask, task.extent);
     h.warps = static_cast<int>(std::min<std::int64_t>((h.a.queries + kWarpQueries - 1) / kWarpQueries, kMostWarps));
     h.splits = cut.splits;
     h.split_keys = static_cast<int>(kSplitKeys);
@@ -130,23 +141,8 @@ void run_depth(const AttentionTask& task) {
     run_primal<Element, depth>(h, cut);
     h.lanes = task.extent.lanes - 1;
     if (!tangents) return;
-    if (takes_warpgroups(h.a)) return run_warpgroups<Element>(h);
+    if (takes_warpgroups(h)) return run_warpgroups<Element>(h);
     run_tangents<Element, depth>(h, cut);
-}
-
-bool aligned(const void* data) {
-    return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
-}
-// Whether all rows of all lanes begin at multiples of 16 bytes.
-bool rows_aligned(const Operand& x, const Extent& extent) {
-    const auto steps_aligned = [](std::int64_t stride) {
-        return stride % 8 == 0;
-    };
-    bool result = x.strides[x.rank - 1] == 1 && aligned(x.data) && steps_aligned(x.lane_stride);
-    for (int axis = 0; axis + 1 < x.rank; ++axis) result = result && steps_aligned(axis_stride(x, axis));
-    if (extent.samples > 1) result = result && steps_aligned(x.sample_stride);
-    for (std::int64_t lane = 0; x.lanes && lane < extent.lanes; ++lane) result = result && aligned(x.lanes[lane]);
-    return result;
 }
 
 }  // namespace
@@ -170,16 +166,16 @@ std::int64_t tensor_attention_scratch(const AttentionTask& task) {
 }
 
 template <class Element>
-void tensor_attention(const AttentionTask& task) {
+void tensor_attention(const AttentionTask& task, bool whole_vectors) {
     const int last = task.out.rank - 1;
     const std::int64_t depth = std::max(task.q.sizes[last], task.out.sizes[last]);
-    if (depth <= 32) return run_depth<Element, 32>(task);
-    if (depth <= 64) return run_depth<Element, 64>(task);
-    if (depth <= 96) return run_depth<Element, 96>(task);
-    run_depth<Element, 128>(task);
+    if (depth <= 32) return run_depth<Element, 32>(task, whole_vectors);
+    if (depth <= 64) return run_depth<Element, 64>(task, whole_vectors);
+    if (depth <= 96) return run_depth<Element, 96>(task, whole_vectors);
+    run_depth<Element, 128>(task, whole_vectors);
 }
 
-template void tensor_attention<Bfloat16>(const AttentionTask& task);
-template void tensor_attention<Float16>(const AttentionTask& task);
+template void tensor_attention<Bfloat16>(const AttentionTask& task, bool whole_vectors);
+template void tensor_attention<Float16>(const AttentionTask& task, bool whole_vectors);
 
 }  // namespace tqs::cuda
