@@ -62,7 +62,9 @@ def test_rollouts(bench, network):
 
 
 @pytest.mark.parametrize(
-    "options", ["", "--dtype bfloat16", "--stream --methods residual"], ids=["float32", "bfloat16", "streamed"]
+    "options",
+    ["", "--dtype bfloat16", "--stream --methods residual --layers 2"],
+    ids=["float32", "bfloat16", "streamed"],
 )
 def test_scores(bench, options):
     document = bench(f"{FORECASTER} {options}")

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import test_cuda_half
 from cases.ops import CASES, attention, linear, matmul, normalize, packed_linear, softmax
@@ -20,7 +21,7 @@ from test_cuda_program import chain_of
 from test_program_ops import TANGENTS, check_values_and_tangents
 from tqs_fast._native import core
 
-pytestmark = pytest.mark.skipif(not EMULATED, reason="needs TQS_CUDA=EMULATED")
+pytestmark = pytest.mark.skipif(not EMULATED or not torch.cuda.is_available(), reason="needs an emulated GPU")
 
 HERE = "TQS_EMULATED_DEVICE"
 KINDS = {case.kind: case for case in reversed(CASES)}
