@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(team_threads(shape)) softmax(const SoftmaxArgu
             return e;
         }),
                          shared_memory(), Plus{});
-        row.each([&](const Place& place) { row.keep(place, row.kept(place) / total); });
+        if (row.keeps()) row.each([&](const Place& place) { row.keep(place, row.kept(place) / total); });
         if (!write) return;
         const T log_total = s.logarithm ? std::log(total) : T(0);
         row.write(a.out.lane(lane, false),
