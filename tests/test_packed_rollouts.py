@@ -338,7 +338,8 @@ def test_evaluate_runs_both_modules_by_one_engine():
         "torch": "torch",
     }
     assert engines["auto"]["reason"] == "the step was captured"
-    assert engines["torch"] | {"isa": ""} == {"requested": "torch", "name": "torch", "reason": "asked for", "isa": ""}
+    expected = {"requested": "torch", "name": "torch", "reason": "asked for", "isa": kernels.isa(), "tf32": False}
+    assert engines["torch"] == expected
     np.testing.assert_array_equal(found["auto"].samples, found["native"].samples)
     np.testing.assert_allclose(found["native"].samples, found["torch"].samples, rtol=1e-3)
     assert found["native"].ratio(found["torch"])[0] == pytest.approx(1, rel=1e-3)

@@ -130,6 +130,14 @@ def test_starting_from_compensated_weights(lorenz):
     assert {weight.name for weight in find_weights(lorenz.module)} == set(plan.bits)
 
 
+@pytest.fixture
+def ctrl_c():
+    """A shell, or pytest-xdist, may start tests with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt(monkeypatch, step):
     """Ctrl-C in the middle of a step."""
     taken, gradients = [], train._gradients
@@ -143,6 +151,7 @@ def interrupt(monkeypatch, step):
     monkeypatch.setattr(train, "_gradients", interrupted)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupting_ends_after_the_step_and_returns_the_best_so_far(lorenz, monkeypatch):
     interrupt(monkeypatch, 4)
     found = tqs.recover(lorenz, plan_for(lorenz.module, [3]), steps=50, every=3, **SMALL)
@@ -152,6 +161,7 @@ def test_interrupting_ends_after_the_step_and_returns_the_best_so_far(lorenz, mo
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("method", ["ste", "cage"])
 def test_no_step_is_lost_to_an_interruption(lorenz, monkeypatch, tmp_path, method):
     plan, path = plan_for(lorenz.module, [3]), tmp_path / "run.pt"

@@ -188,8 +188,8 @@ def explain(error: Exception, module: torch.nn.Module) -> str:
 
 
 def _user_place(error: Exception, module: torch.nn.Module) -> str:
-    """`layers.0 at file.py:12`: the innermost line outside torch and this file, and whose method it is in."""
-    own = (str(Path(torch.__file__).parent), __file__)
+    """`layers.0 at file.py:12`: the innermost line outside torch and this folder, and whose method it is in."""
+    own = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
     paths = {id(inner): path for path, inner in module.named_modules()}
     place = "step"
     for frame, line in traceback.walk_tb(error.__traceback__):
