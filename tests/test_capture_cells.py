@@ -101,20 +101,41 @@ def test_arguments_by_name(keywords, written):
     torch.testing.assert_close(got, module(x), rtol=1e-13, atol=1e-13)
 
 
-@by_module
-def test_programs_are_those_of_the_cpu(make, monkeypatch):
-    module = made(make)
+def system_of(module: nn.Module) -> tqs.System:
+    """The first three outputs are the next input."""
 
     def step(module, state):
         given = state if isinstance(module, nn.RNNCellBase) else state[:, None] if module.batch_first else state[None]
         first = flat(module(given))[0].reshape(len(state), -1)
         return first[:, :3], first
 
-    system = tqs.Recurrent(module, step=step, initial_state=lambda count, _: given(made(MODULES["gru cell"]), count))
-    here = capture(system)
-    monkeypatch.setattr(cells, "has_fused_kernels", lambda _: True)
+    def initial(count, generator):
+        return torch.randn(count, 3, generator=generator, dtype=torch.float64)
+
+    return tqs.System(module, step=step, initial_state=initial)
+
+
+@by_module
+def test_programs_are_those_of_the_cpu(make, written, monkeypatch):
+    system = system_of(made(make))
     there = capture(system)
+    assert written
+    monkeypatch.setattr(cells, "has_fused_kernels", lambda _: False)
+    here = capture(system)
     assert [node.kind for node in there.nodes] == [node.kind for node in here.nodes]
-    state = given(made(MODULES["gru cell"]))
+    state = system.initial_state(4, torch.Generator().manual_seed(1))
     rolled = [NativeProgram(p).ensemble([state], [], steps=3, values=3)[0] for p in (here, there)]
     torch.testing.assert_close(*rolled, rtol=1e-12, atol=1e-12)
+
+
+@by_module
+def test_torch_differentiates_what_is_written(make, written):
+    system = system_of(made(make))
+    state = system.initial_state(4, torch.Generator().manual_seed(1))
+    directions = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    ours, theirs = (
+        tqs.rollout(system, state, horizon=3, tangents=directions, engine=engine) for engine in ("native", "torch")
+    )
+    assert theirs.provenance["tangents"] == "torch.func.jvp, together"
+    assert written
+    torch.testing.assert_close(ours.tangent_outputs, theirs.tangent_outputs, rtol=1e-10, atol=1e-12)
