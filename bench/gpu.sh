@@ -30,6 +30,7 @@ if [ -n "$long" ]; then
         step "forecaster_$dtype.txt" 80 python3 bench/gpu/score_forecaster.py --dtype "$dtype" \
             --out "$out/score_forecaster_$dtype.json"
     done
+    step attention_causal.txt 35 python3 bench/gpu/attention.py --causal --out "$out/attention_causal_cuda.json"
     step forecaster_streamed.txt 80 python3 bench/gpu/score_forecaster.py --stream --methods residual --bits 4 \
         --count 4 --horizon 4 --out "$out/score_forecaster_streamed.json"
     exit "$failed"

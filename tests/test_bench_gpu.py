@@ -46,8 +46,9 @@ def test_products(bench):
         assert row["error / bound"] <= 1
 
 
-def test_attention(bench):
-    for result in bench("gpu/attention.py --quick")["results"]:
+@pytest.mark.parametrize("options", ["", "--causal"])
+def test_attention(bench, options):
+    for result in bench(f"gpu/attention.py --quick {options}")["results"]:
         for name in ("ours", "operator", "math"):
             assert max(result["contestants"][name]["error"].values()) < 0.02
         assert "seconds" in result["contestants"]["forward only"]

@@ -133,9 +133,8 @@ def test_torch_differentiates_what_is_written(make, written):
     system = system_of(made(make))
     state = system.initial_state(4, torch.Generator().manual_seed(1))
     directions = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    ours, theirs = (
-        tqs.rollout(system, state, horizon=3, tangents=directions, engine=engine) for engine in ("native", "torch")
-    )
+    theirs = tqs.rollout(system, state, horizon=3, tangents=directions, engine="torch")
     assert theirs.provenance["tangents"] == "torch.func.jvp, together"
     assert written
+    ours = tqs.rollout(system, state, horizon=3, tangents=directions, engine="native")
     torch.testing.assert_close(ours.tangent_outputs, theirs.tangent_outputs, rtol=1e-10, atol=1e-12)

@@ -1,6 +1,7 @@
 """Question: what do K tangents of attention cost on one GPU, in time and memory, next to what else there is?
 
-bfloat16, 16 tangents of q, k and v, one context of 512 to 8192 positions, 16 heads of 64 or 8 of 128, not causal:
+bfloat16, 16 tangents of q, k and v, one context of 512 to 8192 positions, 16 heads of 64 or 8 of 128, with `--causal`
+every position seeing those before it:
 
     ours           torch.func: vmap(jvp(tqs.ops.attention))
     operator       torch.ops.tqs_fast.attention and attention_tangents, without torch.func around them
@@ -10,9 +11,9 @@ bfloat16, 16 tangents of q, k and v, one context of 512 to 8192 positions, 16 he
     forward only   scaled_dot_product_attention of 1 + K stacked inputs: what forward differences take
 
 Time by CUDA events, contestants in turn, the median of rounds; memory is the most that torch allocated beyond the
-arguments. Operations are 2 (D + E) per pair of query and key for the primal and 4 (D + E) for a tangent; their rate is
-shown as a share of a large bfloat16 product's, measured in the same run. Up to 1024 positions results are compared with
-the formula in float32 first; errors relative to the largest element are reported.
+arguments. Operations are 2 (D + E) per pair of query and seen key for the primal and 4 (D + E) for a tangent; their
+rate is shown as a share of a large bfloat16 product's, measured in the same run. Up to 1024 positions results are
+compared with the formula in float32 first; errors relative to the largest element are reported.
 
     python bench/gpu/attention.py --out bench/results/attention_cuda.json
     python bench/gpu/attention.py --device cpu --quick --out attention.json       whether it runs
@@ -26,6 +27,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +43,17 @@ from gpu.clock import product_rate, seconds
 from tqs_fast.ops import attention
 
 HEADS = {64: 16, 128: 8}  # a model of 1024
+FORWARD = "forward only"
 COMPARED = 1024  # positions up to which results are compared
 Parts = tuple[Tensor, ...]
 Way = Callable[[Parts, Parts], tuple[Tensor, Tensor]]
 
 
-def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return torch.softmax(q.shape[-1] ** -0.5 * q @ k.mT, -1) @ v
+def formula(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+    scores = q.shape[-1] ** -0.5 * q @ k.mT
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+    return torch.softmax(scores, -1) @ v
 
 
 def along(function: Callable[..., Tensor]) -> Way:
@@ -63,28 +69,29 @@ def in_turn(function: Callable[..., Tensor]) -> Way:
     return way
 
 
-def operator(primal: Parts, tangents: Parts) -> tuple[Tensor, Tensor]:
-    settings = (primal[0].shape[-1] ** -0.5, False, 0)
+def operator(primal: Parts, tangents: Parts, *, causal: bool) -> tuple[Tensor, Tensor]:
+    settings = (primal[0].shape[-1] ** -0.5, causal, 0)
     return (
         torch.ops.tqs_fast.attention(*primal, None, *settings),
         torch.ops.tqs_fast.attention_tangents(*primal, None, *tangents, None, *settings),
     )
 
 
-def forward_only(primal: Parts, tangents: Parts) -> tuple[Tensor, Tensor]:
+def forward_only(primal: Parts, tangents: Parts, *, causal: bool) -> tuple[Tensor, Tensor]:
     """No tangents: the outputs of the stacked inputs, which are not compared."""
-    out = F.scaled_dot_product_attention(*(torch.cat([x[None], dx]) for x, dx in zip(primal, tangents, strict=True)))
+    stacked = (torch.cat([x[None], dx]) for x, dx in zip(primal, tangents, strict=True))
+    out = F.scaled_dot_product_attention(*stacked, is_causal=causal)
     return out[0], out[1:]
 
 
-def ways() -> tuple[dict[str, Way], dict[str, str]]:
+def ways(causal: bool) -> tuple[dict[str, Way], dict[str, str]]:
     """The contestants; and why others are missing."""
     found: dict[str, Way] = {
-        "ours": along(attention),
-        "operator": operator,
-        "math": along(formula),
-        "math, in turn": in_turn(formula),
-        "forward only": forward_only,
+        "ours": along(partial(attention, causal=causal)),
+        "operator": partial(operator, causal=causal),
+        "math": along(partial(formula, causal=causal)),
+        "math, in turn": in_turn(partial(formula, causal=causal)),
+        FORWARD: partial(forward_only, causal=causal),
     }
     try:
         from jvp_flash_attention.jvp_attention import JVPAttn
@@ -92,7 +99,7 @@ def ways() -> tuple[dict[str, Way], dict[str, str]]:
         return found, {"jvp-flash": f"{type(error).__name__}: {error}"}
 
     def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        result: Tensor = JVPAttn.fwd_dual(q[None], k[None], v[None])  # wants [batch, heads, S, D]
+        result: Tensor = JVPAttn.fwd_dual(q[None], k[None], v[None], causal=causal)  # wants [batch, heads, S, D]
         return result[0]
 
     return found | {"jvp-flash": in_turn(flash)}, {}
@@ -111,9 +118,11 @@ def peak_bytes(call: Callable[[], Any], device: str) -> int | None:
     return torch.cuda.max_memory_allocated() - before
 
 
-def errors(way: Way, primal: Parts, tangents: Parts) -> dict[str, float]:
+def errors(way: Way, primal: Parts, tangents: Parts, causal: bool) -> dict[str, float]:
     """Of out and dout, relative to the largest element of the formula in float32."""
-    wide = in_turn(formula)(tuple(x.float() for x in primal), tuple(x.float() for x in tangents))
+    wide = in_turn(partial(formula, causal=causal))(
+        tuple(x.float() for x in primal), tuple(x.float() for x in tangents)
+    )
     pairs = zip(("out", "dout"), way(primal, tangents), wide, strict=True)
     return {name: float((got.float() - exact).abs().max() / exact.abs().max()) for name, got, exact in pairs}
 
@@ -131,8 +140,8 @@ def measure(length: int, depth: int, contestants: dict[str, Way], options: argpa
     calls: dict[str, Callable[[], Any]] = {}
     for name, way in contestants.items():
         try:
-            if length <= COMPARED and way is not forward_only:
-                rows[name] = {"error": errors(way, primal, tangents)}
+            if length <= COMPARED and name != FORWARD:
+                rows[name] = {"error": errors(way, primal, tangents, options.causal)}
             way(primal, tangents)  # compiles, where it does
             calls[name] = lambda way=way: way(primal, tangents)
             rows[name] = rows.get(name, {}) | {"bytes": peak_bytes(calls[name], options.device)}
@@ -148,7 +157,8 @@ def measure(length: int, depth: int, contestants: dict[str, Way], options: argpa
     ):
         for name, call in calls.items():
             samples[name].append(seconds(call, options.device))
-    operations = heads * length**2 * 2 * (2 * depth) * (1 + 2 * options.tangents)
+    pairs = length * (length + 1) // 2 if options.causal else length**2
+    operations = heads * pairs * 2 * (2 * depth) * (1 + 2 * options.tangents)
     for name, times in samples.items():
         median = statistics.median(times)
         rows[name] |= {"seconds": times, "median_seconds": median, "operations_per_second": operations / median}
@@ -178,6 +188,7 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 1024, 2048, 4096, 8192])
     parser.add_argument("--depths", nargs="+", type=int, default=[64, 128], choices=sorted(HEADS))
     parser.add_argument("--tangents", type=int, default=16)
+    parser.add_argument("--causal", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.5, help="no new round after so long, per length and depth")
     parser.add_argument("--quick", action="store_true", help="a short context, 3 tangents, one round")
@@ -185,11 +196,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.lengths, options.tangents, options.rounds = [48], 3, 1
-    contestants, missing = ways()
+    contestants, missing = ways(options.causal)
     most = product_rate(options.device, torch.bfloat16, 512 if options.quick else 8192)
     device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     document: dict[str, Any] = {
-        "machine": harness.machine(), "device": device, "tangents": options.tangents, "product": most,
+        "machine": harness.machine(), "device": device, "tangents": options.tangents, "causal": options.causal,
+        "product": most,
         "missing": missing, "results": [],
     }  # fmt: skip
     for length in options.lengths:
