@@ -2,7 +2,8 @@
 # Build on a machine with an NVIDIA GPU, run the GPU tests, check the CUDA kernels with compute-sanitizer, then measure
 # them. Offline and within ten minutes (on 16 cores). Needs nvcc and a Python with torch (CUDA), numpy, pybind11,
 # scikit-build-core, cmake and ninja; other dependencies are taken from a folder of wheels where they are missing:
-#   pip download --only-binary :all: --no-deps -d wheels scipy rich typer safetensors pytest ... (for that machine's Python)
+#   pip download --only-binary :all: --no-deps -d wheels scipy rich typer safetensors pytest pytest-xdist execnet ...
+#       (for that machine's Python)
 #   pip wheel --no-deps -w wheels gemlite; pip download --no-deps -d wheels humming-kernels jvp-flash-attention   (peers, where wanted)
 #   bash bench/gpu.sh [folder for results]
 #   bash bench/gpu.sh [folder for results] long    instead: what torch.compile and a billion parameters take, ten more
@@ -35,9 +36,8 @@ if [ -n "$long" ]; then
         --count 4 --horizon 4 --out "$out/score_forecaster_streamed.json"
     exit "$failed"
 fi
-step cuda_tests.txt 60 python3 -m pytest -q -p no:cacheprovider tests/test_kernels_cuda.py \
-    tests/test_cuda_attention_torch.py
-step engine_tests.txt 100 python3 -m pytest -q -p no:cacheprovider tests/test_cuda_{engine,half,weights,streaming}.py
+step cuda_tests.txt 160 python3 -m pytest -q -p no:cacheprovider -n 8 tests/test_kernels_cuda.py \
+    tests/test_cuda_{attention_torch,engine,half,weights,streaming}.py
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         step "cuda_$tool.txt" 35 compute-sanitizer --tool "$tool" --error-exitcode 1 python3 bench/gpu/sanitized.py
