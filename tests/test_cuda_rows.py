@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from cases.ops import normalize, softmax
 from checking import same_bits
@@ -16,7 +17,9 @@ from test_cuda_half import SAMPLES, STORED, close_but_for_storing, data_of
 from test_program_ops import root_mean_square
 from tqs_fast._native import core
 
-pytestmark = pytest.mark.skipif(core.cuda_device_count() == 0, reason="needs a GPU, or TQS_CUDA=EMULATED")
+pytestmark = pytest.mark.skipif(
+    core.cuda_device_count() == 0 or not torch.cuda.is_available(), reason="needs a GPU, or an emulated one"
+)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 # The last row without vectors, the first with them; a warp's longest; a block's of one round, of three (the last one
