@@ -133,7 +133,7 @@ def _build(folder: Path) -> Path:
     excluded = ("table", "no_warpgroups", "no_attention_warpgroups", "device", "cublas_lt_library")
     kernels = [path for part in (cuda, cuda / "program") for path in sorted(part.iterdir())]
     kernels = [path for path in kernels if path.suffix in (".cpp", ".cu") and path.stem not in excluded]
-    sources = [*sorted(FOLDER.glob("*.cpp")), *kernels, ROOT / "csrc/program/chain.cpp"]
+    sources = [*sorted(FOLDER.glob("*.cpp")), *kernels, *sorted(ROOT.glob("csrc/program/chain*.cpp"))]
 
     def compiled(source: Path) -> Path:
         target = folder / f"{source.parent.name}_{source.stem}.o"

@@ -8,9 +8,10 @@
 //     differentiated  r4 = 1, r5 = r3 r3, r6 = r4 - r5               d r3 / d r0 = d r3 / d r1 = r6
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
-#include "backend/program_kernels.h"
+#include "backend/elementwise_code.h"
 
 namespace tqs {
 
