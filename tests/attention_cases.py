@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from tqs_fast.reference import program as reference
+from tqs_fast.reference import ops as reference
 
 UNIT = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 LANES = 3

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 import emulated
 from emulated_program import Node, Operand
-from tqs_fast.reference import program as reference
+from tqs_fast.reference import ops as reference
 
 Array = npt.NDArray[Any]
-PRECISIONS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}  # backend/program_kernels.h
+PRECISIONS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}  # backend/operand.h
 ROUNDOFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 FLOAT32 = 2.0**-24
 Q, K, V, MASK = range(4)

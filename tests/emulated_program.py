@@ -20,7 +20,7 @@ PRECISIONS = ("float32", "float64")
 
 
 class Operand(ctypes.Structure):
-    """backend/program_kernels.h"""
+    """backend/operand.h"""
 
     _fields_ = (
         *[(name, ctypes.c_int) for name in ("precision", "rank")],

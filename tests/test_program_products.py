@@ -17,7 +17,7 @@ from programs import Case, Native, View
 from tqs_fast import kernels
 from tqs_fast._native import core
 from tqs_fast.errors import ArgumentError
-from tqs_fast.reference import program as reference
+from tqs_fast.reference import ops as reference
 
 ISAS = [isa for isa, runs in kernels.info()["isas"].items() if runs]
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}

@@ -6,7 +6,7 @@ import torch
 
 from tqs_fast._native import core
 
-# Precision in csrc/backend/program_kernels.h
+# Precision in csrc/backend/operand.h
 _PRECISIONS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 

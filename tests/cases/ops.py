@@ -1,5 +1,5 @@
 """Every op of native programs, in the layouts and with the attributes its code tells apart. A row here adds it to all
-checks of tests/test_program_ops.py; what it must compute is in tqs_fast.reference.program."""
+checks of tests/test_program_ops.py; what it must compute is in tqs_fast.reference.ops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from programs import Case, Packed, View, contiguous
-from tqs_fast.reference.program import OPCODES, REDUCTIONS
+from tqs_fast.reference.elementwise import OPCODES
+from tqs_fast.reference.ops import REDUCTIONS
 
 ARITY = {name: 1 for name in OPCODES} | {name: 2 for name in OPCODES[OPCODES.index("add") :]} | {"where": 3}
 ARITY["constant"] = 0

@@ -1,4 +1,4 @@
-"""The elementwise opcodes, in the order of enum Opcode in csrc/backend/program_kernels.h."""
+"""The elementwise opcodes, in the order of enum Opcode in csrc/backend/elementwise_code.h."""
 
 from __future__ import annotations
 
