@@ -1,7 +1,7 @@
 """Question: how fast are products with packed int4 and int8 weights, next to the best peers and to the machine?
 
-y [M, N] = x [M, K] W [N, K]^T on the CPU, everyone with the same codes and scales (bench/qgemm), in turn in the same
-process, once per number of threads. Contestants are of two families:
+y [M, N] = x [M, K] W [N, K]^T on the CPU (on a GPU: bench/gpu/products.py), everyone with the same codes and scales
+(bench/qgemm), in turn in the same process, once per number of threads. Contestants are of two families:
 
     int8     activations rounded to int8: tqs-fast, ONNX Runtime (MatMulNBits at accuracy level 4,
              DynamicQuantizeMatMul), OpenVINO with dynamic quantization, torch linear_dynamic (fbgemm, oneDNN)
@@ -23,6 +23,7 @@ Extras: `pip install -r bench/qgemm/peers.txt` (never needed by the package), an
     python bench/bench_qgemm.py --quick --out quick.json
     python bench/bench_qgemm.py --shapes forecaster-1b 4096x4096 --groups 32 64 128 0 --rows 1 2 4 8 17 64 128 512
     python bench/bench_qgemm.py --plot docs/figures/qgemm.svg     of the results written before
+    python bench/bench_qgemm.py --device cuda [--peers]
 """
 
 from __future__ import annotations
@@ -248,8 +249,9 @@ def versions() -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="NxK, a name, or name:NxK (qgemm/layers.py)")
-    parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS), help="M")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--shapes", nargs="+", help="NxK, a name, or name:NxK (qgemm/layers.py)")
+    parser.add_argument("--rows", nargs="+", type=int, help="M")
     parser.add_argument("--bits", nargs="+", type=int, default=[4, 8], choices=[4, 8])
     parser.add_argument("--groups", nargs="+", type=int, default=[128], choices=[32, 64, 128, 0], help="of int4")
     parser.add_argument("--asymmetric", action="store_true", help="weights with zero points")
@@ -259,17 +261,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="in place of what fits into --seconds")
     parser.add_argument("--seconds", type=float, default=2.5, help="of timing per case")
     parser.add_argument("--quick", action="store_true", help="small shapes, few copies, 2 rounds: whether all runs")
-    parser.add_argument("--out", default="qgemm", help="name of the result file, or a path that ends in .json")
+    parser.add_argument("--out", help="name of the result file, or a path that ends in .json")
     parser.add_argument("--plot", metavar="PATH", help="draw the results of --out (a run before) and end")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    on_gpu = parser.add_argument_group("with --device cuda")
+    on_gpu.add_argument("--peers", action="store_true", help="gemlite and humming, too, which compile for minutes")
+    on_gpu.add_argument("--within", type=float, default=240.0, help="seconds after which no new weight is begun")
     options = parser.parse_args()
+    options.out = options.out or {"cpu": "qgemm", "cuda": "qgemm_cuda"}[options.device]
     if options.plot:
         source = Path(options.out if options.out.endswith(".json") else harness.RESULTS / f"{options.out}.json")
         importlib.import_module("qgemm.figure").draw(json.loads(source.read_text()), options.plot)
         return
-    options.cold_bytes = COLD * last_level_cache()
     if options.quick:
         options.shapes, options.rows = ["512x384", "lorenz-gru:192x64"], [1, 9]
+    if options.device == "cuda":
+        products = importlib.import_module("gpu.products")
+        options.shapes, options.rows = options.shapes or products.SHAPES, options.rows or products.ROWS
+        products.run(options, formats(options))
+        return
+    options.shapes, options.rows = options.shapes or SHAPES, options.rows or ROWS
+    options.cold_bytes = COLD * last_level_cache()
+    if options.quick:
         options.rounds, options.cold_bytes = 2, 1
     if options.worker:
         work(options)

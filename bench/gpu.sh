@@ -5,7 +5,7 @@
 #   pip download --only-binary :all: --no-deps -d wheels scipy rich typer safetensors pytest pytest-xdist execnet ...
 #       (for that machine's Python)
 #   pip wheel --no-deps -w wheels gemlite; pip download --no-deps -d wheels humming-kernels jvp-flash-attention   (peers, where wanted)
-#   bash bench/gpu.sh [folder for results]
+#   [TQS_COMMIT=...] bash bench/gpu.sh [folder for results]      (the commit, where this is a copy without .git)
 #   bash bench/gpu.sh [folder for results] long    instead: what torch.compile and a billion parameters take, ten more
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -43,9 +43,10 @@ if command -v compute-sanitizer >/dev/null; then
         step "cuda_$tool.txt" 35 compute-sanitizer --tool "$tool" --error-exitcode 1 python3 bench/gpu/sanitized.py
     done
 fi
-step cuda_bench.txt 70 python3 bench/bench_cuda.py --out "$out/cuda.json" --seconds 50
+step cuda_bench.txt 70 python3 bench/bench_qgemm.py --device cuda --out "$out/qgemm_cuda.json" --within 50
 if python3 -c "import gemlite" 2>/dev/null || python3 -c "import humming" 2>/dev/null; then
-    step cuda_peers.txt 40 python3 bench/bench_cuda.py --peers --out "$out/cuda_peers.json"
+    step cuda_peers.txt 40 python3 bench/bench_qgemm.py --device cuda --peers --bits 4 \
+        --out "$out/qgemm_cuda_peers.json" --within 25
 fi
 step attention.txt 35 python3 bench/gpu/attention.py --out "$out/attention_cuda.json"
 step rollout_bench.txt 60 python3 bench/bench_rollout.py --device cuda --rounds 3 --out "$out/rollout_cuda.json" \

@@ -30,15 +30,24 @@ def _lines(path: str) -> list[str]:
         return []
 
 
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git here
+        return ""
+
+
+def commit() -> str:
+    """Of the checkout, and whether it was changed since; empty where it is a copy (then TQS_COMMIT says it)."""
+    changed = _git("status", "--porcelain", "--", ":!results")
+    return _git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
+
+
 def machine() -> dict[str, Any]:
     """Processor, versions and commit, so that a figure can be placed."""
     model = next(
         (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
-    )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    dirty = subprocess.run(
-        ["git", "status", "--porcelain", "--", ":!results"], capture_output=True, text=True, check=False
     )
     return {
         "cpu": model,
@@ -49,7 +58,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "tqs-fast": tqs.__version__,
-        "commit": commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else ""),
+        "commit": os.environ.get("TQS_COMMIT") or commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
 

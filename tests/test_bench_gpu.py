@@ -38,9 +38,10 @@ def bench(tmp_path, monkeypatch):
     return run
 
 
-def test_products(bench):
-    document = bench("bench_cuda.py --quick")
-    assert len(document["rows"]) == 6
+@pytest.mark.parametrize("options", ["", "--asymmetric --groups 32 0"])
+def test_products(bench, options):
+    document = bench(f"bench_qgemm.py --device cuda --quick {options}")
+    assert len(document["rows"]) == (8 if not options else 12)
     for row in document["rows"]:
         assert {"ours", "ours, int8 rows", "cuBLAS bf16"} <= row["microseconds"].keys()
         assert row["error / bound"] <= 1

@@ -1,1 +1,1 @@
-"""What bench_cuda.py compares, and how it times it."""
+"""What the benches of a GPU compare, and how they time it."""

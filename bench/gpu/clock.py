@@ -59,8 +59,8 @@ class Replay:
         return start.elapsed_time(end) * 1e3 / CALLS
 
 
-def paired(calls: dict[str, Callable[[int], Any]], rounds: int) -> tuple[dict[str, float], dict[str, str]]:
-    """(median microseconds of each, why the others have none); replays take turns, the first round is not counted."""
+def paired(calls: dict[str, Callable[[int], Any]], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """(microseconds of each in every round, why others have none), replays in turn; the first round is not counted."""
     replays, failed = {}, {}
     for name, call in calls.items():
         try:
@@ -74,7 +74,7 @@ def paired(calls: dict[str, Callable[[int], Any]], rounds: int) -> tuple[dict[st
             microseconds = replay.microseconds()
             if turn:
                 times[name].append(microseconds)
-    return {name: statistics.median(own) for name, own in times.items()}, failed
+    return times, failed
 
 
 def limits(size: int = 8192) -> dict[str, float]:
@@ -93,7 +93,8 @@ def limits(size: int = 8192) -> dict[str, float]:
         "bf16": lambda _: a @ b.T,
         "int8": lambda _: torch._int_mm(codes, codes.T),
     }
-    times, _ = paired(work, rounds=5)
+    samples, _ = paired(work, rounds=5)
+    times = {name: statistics.median(own) for name, own in samples.items()}
     found = {"copy_bytes_per_second": 2 * source.numel() * 4 / times["copy"] * 1e6}
     for name in ("bf16", "int8"):
         if name in times:

@@ -25,10 +25,13 @@ class Weight:
     dense: torch.Tensor
 
     @staticmethod
-    def draw(n: int, k: int, bits: int, group_size: int) -> Weight:
-        values = np.random.default_rng(0).standard_normal((n, k)).astype(np.float32)
-        packed = kernels.pack(values, bits=bits, group_size=group_size)
+    def on_device(packed: kernels.PackedWeight) -> Weight:
         return Weight(packed, torch.from_numpy(packed.dequantize()).cuda().bfloat16())
+
+    def parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Codes, scales and zero points as they are stored."""
+        zeros = None if self.packed.zeros is None else torch.from_numpy(self.packed.zeros).cuda()
+        return torch.from_numpy(self.packed.codes).cuda(), self.scales().view(torch.int16), zeros
 
     def codes(self) -> torch.Tensor:
         """uint8 [N, K], one code each."""
@@ -42,6 +45,12 @@ class Weight:
         """bfloat16 [N, G]."""
         return torch.from_numpy(self.packed.scales.view(np.int16)).cuda().view(torch.bfloat16)
 
+    def zeros(self) -> torch.Tensor:
+        """bfloat16 [N, G]: the codes that stand for 0."""
+        if self.packed.zeros is None:
+            return torch.full_like(self.scales(), 2.0 ** (self.packed.bits - 1))
+        return torch.from_numpy(self.packed.zeros).cuda().bfloat16()
+
 
 def copies_of(nbytes: int) -> int:
     """As many as a replay goes through, or fewer that take `ROTATED` bytes."""
@@ -49,8 +58,7 @@ def copies_of(nbytes: int) -> int:
 
 
 def ours(weight: Weight, activation: str) -> Call:
-    packed = weight.packed
-    parts = (torch.from_numpy(packed.codes).cuda(), torch.from_numpy(packed.scales.view(np.int16)).cuda(), None)
+    packed, parts = weight.packed, weight.parts()
     form = (packed.bits, packed.group_size)
     panels = [kernels.prepack_cuda(*parts, *form, packed.shape[1]) for _ in range(copies_of(packed.nbytes))]
     return lambda x, i: kernels.qgemm_cuda(x, *parts, *form, panels=panels[i % len(panels)], activation=activation)
@@ -63,9 +71,9 @@ def cublas_bfloat16(weight: Weight) -> Call:
 
 def torch_int4(weight: Weight) -> Call:
     """torch._weight_int4pack_mm; its values are (u - 8) * scale + zero."""
-    codes, scales = weight.codes(), weight.scales().T.contiguous()
+    codes, scales = weight.codes(), weight.scales()
     pairs = (codes[:, ::2] << 4 | codes[:, 1::2]).contiguous()
-    both = torch.stack([scales, torch.zeros_like(scales)], -1).contiguous()
+    both = torch.stack([scales.T, ((8 - weight.zeros()) * scales).T], -1).contiguous()
     copies = [torch.ops.aten._convert_weight_to_int4pack(pairs, 8) for _ in range(copies_of(pairs.numel()))]
     group = weight.packed.group_size
     return lambda x, i: torch.ops.aten._weight_int4pack_mm(x, copies[i % len(copies)], group, both)
@@ -98,11 +106,9 @@ def gemlite(weight: Weight) -> Call:
     from gemlite.helper import A16Wn
 
     packed = weight.packed
-    scales = weight.scales()
-    zeros = torch.full_like(scales, 2.0 ** (packed.bits - 1))
     group = packed.group_size or packed.shape[1]
     layers = [
-        A16Wn(dtype=torch.bfloat16).from_weights(weight.codes(), scales, zeros, packed.bits, group)
+        A16Wn(dtype=torch.bfloat16).from_weights(weight.codes(), weight.scales(), weight.zeros(), packed.bits, group)
         for _ in range(copies_of(packed.nbytes))
     ]
     return lambda x, i: layers[i % len(layers)](x)
@@ -132,7 +138,7 @@ def ways(weight: Weight, peers: bool) -> tuple[dict[str, Call], dict[str, str]]:
     }
     if weight.packed.bits == 4 and weight.packed.group_size:
         makers["torch int4"] = lambda: torch_int4(weight)
-    if weight.packed.bits == 8 and weight.packed.group_size == 0:
+    if weight.packed.bits == 8 and weight.packed.group_size == 0 and weight.packed.symmetric:
         makers["torch int8"] = lambda: torch_int8(weight)
     if peers:
         makers |= {"gemlite": lambda: gemlite(weight), "humming": lambda: humming(weight)}
