@@ -28,6 +28,7 @@ import tqs_fast as tqs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import harness
 from gpu.forecasters import forecaster
 
 METHODS: dict[str, Callable[[argparse.Namespace], Any]] = {
@@ -97,9 +98,9 @@ def main() -> None:
 
     first = timed(roll, options.device)
     rollout = min(timed(roll, options.device) for _ in range(3))
-    machine = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     result: dict[str, Any] = {
-        "machine": machine, "torch": torch.__version__, "tqs-fast": tqs.__version__,
+        "machine": harness.machine(), "device": device,
         "parameters": sum(p.numel() for p in system.module.parameters()), "horizon": options.horizon,
         "dtype": options.dtype, "engine": engine, "memory_limit": options.memory_limit,
         "contexts": options.count, "context": options.context, "first_rollout_seconds": first,
