@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -168,17 +167,16 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, default=64)
     parser.add_argument("--tangents", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", help="a name in bench/results, or a path that ends in .json")
     options = parser.parse_args()
-    device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    result: dict[str, Any] = {"device": device, "networks": []}
+    result: dict[str, Any] = {"device": options.device, "networks": []}
     for name in options.networks:
         measured = measure(name, options)
         result["networks"].append(measured)
         for way, row in measured["contestants"].items():
             print(f"{name:18} {way:16}", {key: value for key, value in row.items() if key != "seconds"}, flush=True)
         if options.out:
-            harness.write(str(options.out), result)
+            harness.write(options.out, result)
 
 
 if __name__ == "__main__":

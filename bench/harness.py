@@ -43,8 +43,20 @@ def commit() -> str:
     return _git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
 
 
+def gpu() -> dict[str, Any]:
+    """Of torch's current device; empty where there is none."""
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "capability": ".".join(map(str, torch.cuda.get_device_capability())),
+        "cuda": torch.version.cuda,
+        "driver": "".join(_lines("/proc/driver/nvidia/version")[:1]),
+    }
+
+
 def machine() -> dict[str, Any]:
-    """Processor, versions and commit, so that a figure can be placed."""
+    """Processor, GPU, versions and commit, so that a figure can be placed."""
     model = next(
         (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
@@ -60,6 +72,7 @@ def machine() -> dict[str, Any]:
         "tqs-fast": tqs.__version__,
         "commit": os.environ.get("TQS_COMMIT") or commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        **gpu(),
     }
 
 

@@ -71,6 +71,7 @@ def test_rollouts(bench, network):
 def test_scores(bench, options):
     document = bench(f"{FORECASTER} {options}")
     assert set(document["methods"]) == ({"residual"} if "residual" in options else {"residual", "noise", "adjoint"})
+    assert document["methods"]["residual"]["engine"]["name"] == "native"
 
 
 def test_what_the_sanitizer_sees(monkeypatch):

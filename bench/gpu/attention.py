@@ -22,7 +22,6 @@ compared with the formula in float32 first; errors relative to the largest eleme
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -192,16 +191,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.5, help="no new round after so long, per length and depth")
     parser.add_argument("--quick", action="store_true", help="a short context, 3 tangents, one round")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", required=True, help="a name in bench/results, or a path that ends in .json")
     options = parser.parse_args()
     if options.quick:
         options.lengths, options.tangents, options.rounds = [48], 3, 1
     contestants, missing = ways(options.causal)
     most = product_rate(options.device, torch.bfloat16, 512 if options.quick else 8192)
-    device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     document: dict[str, Any] = {
-        "machine": harness.machine(), "device": device, "tangents": options.tangents, "causal": options.causal,
-        "product": most,
+        "device": options.device, "tangents": options.tangents, "causal": options.causal, "product": most,
         "missing": missing, "results": [],
     }  # fmt: skip
     for length in options.lengths:
@@ -209,7 +206,7 @@ def main() -> None:
             result = measure(length, depth, contestants, options)
             show(result, most)
             document["results"].append(result)
-            options.out.write_text(json.dumps(document, indent=1) + "\n")  # what there is, should time run out
+            harness.write(options.out, document)  # what there is, should time run out
 
 
 if __name__ == "__main__":

@@ -60,11 +60,6 @@ def run(options: argparse.Namespace, formats: list[tuple[int, int]]) -> None:
     """All layers of `options.shapes` in each format; results are written after every product, should time run out."""
     began, ceilings = time.perf_counter(), limits(64) if options.quick else limits()
     print(json.dumps(ceilings), flush=True)
-    device = {
-        "gpu": torch.cuda.get_device_name(),
-        "capability": ".".join(map(str, torch.cuda.get_device_capability())),
-        "cuda": torch.version.cuda,
-    }
     rows: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
     for bits, group_size in formats:
@@ -79,7 +74,7 @@ def run(options: argparse.Namespace, formats: list[tuple[int, int]]) -> None:
             for m in options.rows:
                 rows.append({"layer": layer.name, **measure(weight, calls, m, ceilings)})
                 print(json.dumps(rows[-1]), flush=True)
-                harness.write(options.out, {"device": device, "limits": ceilings, "missing": missing, "rows": rows})
+                harness.write(options.out, {"limits": ceilings, "missing": missing, "rows": rows})
             del calls, weight
             torch.cuda.empty_cache()
     if any(row["error / bound"] > 1 for row in rows):

@@ -60,12 +60,13 @@ class Peak:
             self.bytes = max(self.bytes, total - free)
 
 
-def timed(call: Callable[[], Any], device: str) -> float:
+def timed(call: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Seconds, and what the call returned."""
     start = time.perf_counter()
-    call()
+    result = call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, result
 
 
 def main() -> None:
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--memory-limit", type=int)
     parser.add_argument("--stream", action="store_true")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", help="a name in bench/results, or a path that ends in .json")
     options = parser.parse_args()
     if options.stream and options.device == "cpu":
         parser.error("--stream brings weights to a GPU; leave out --device cpu")
@@ -96,11 +97,10 @@ def main() -> None:
     def roll() -> Any:
         return tqs.rollout(system, contexts, horizon=options.horizon, engine=engine)
 
-    first = timed(roll, options.device)
-    rollout = min(timed(roll, options.device) for _ in range(3))
-    device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    first, _ = timed(roll, options.device)
+    rollout = min(timed(roll, options.device)[0] for _ in range(3))
     result: dict[str, Any] = {
-        "machine": harness.machine(), "device": device,
+        "device": options.device,
         "parameters": sum(p.numel() for p in system.module.parameters()), "horizon": options.horizon,
         "dtype": options.dtype, "engine": engine, "memory_limit": options.memory_limit,
         "contexts": options.count, "context": options.context, "first_rollout_seconds": first,
@@ -116,11 +116,14 @@ def main() -> None:
             )  # fmt: skip
 
         with Peak(options.device) as peak:
-            seconds = timed(score, options.device)
-        result["methods"][name] = {"seconds": seconds, "rollouts": seconds / rollout, "peak_bytes": peak.bytes}
+            seconds, table = timed(score, options.device)
+        result["methods"][name] = {
+            "seconds": seconds, "rollouts": seconds / rollout, "peak_bytes": peak.bytes,
+            "engine": table.provenance["engine"],
+        }  # fmt: skip
         print(name, result["methods"][name], flush=True)
         if options.out:
-            options.out.write_text(json.dumps(result, indent=1))
+            harness.write(options.out, result)
     print(json.dumps(result, indent=1))
 
 
