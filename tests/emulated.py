@@ -190,6 +190,7 @@ class Emulator:
         library.emulated_bytes_per_cycle.restype = ctypes.c_double
         library.emulated_fault.restype = ctypes.c_char_p
         library.emulated_atoms.restype = ctypes.c_char_p
+        library.emulated_descriptor.restype = ctypes.c_uint64
         library.emulated_float_to_float16.restype = ctypes.c_uint16
 
     def guarded(self, values: np.ndarray[Any, Any]) -> Guarded:

@@ -152,6 +152,15 @@ def test_other_operands_of_a_warpgroup(emulator, way, kind):
         np.testing.assert_array_equal(got, warpgroup_fragments(c + a[:, :32] @ b[:32], "c"))
 
 
+def test_descriptors_of_matrices(emulator):
+    """What CUTLASS's make_gmma_desc gives, run on a processor, for tiles of 16-bit elements with Swizzle<3, 4, 3>:
+    K-major [64, 64], and MN-major [128, 64] whose second 64 columns lie 8192 bytes on. An address keeps 18 bits."""
+    descriptor = emulator.library.emulated_descriptor
+    assert descriptor(0x12400, 16, 1024) == 0x4000004000011240
+    assert descriptor(0x37000, 8192, 1024) == 0x4000004002003700
+    assert descriptor(0x77000, 8192, 1024) == 0x4000004002003700
+
+
 def test_float16_is_rounded_as_numpy_rounds_it(emulator):
     generator = np.random.default_rng(2)
     values = generator.standard_normal(2000) * 2.0 ** generator.uniform(-30, 20, 2000)

@@ -175,7 +175,7 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
     __device__ void add_values(int n, const unsigned char* values) {
         const std::uint64_t v = describe_atoms_by_rows<Shape::kSlab>(values);
         const std::uint64_t dv = describe_atoms_by_rows<Shape::kSlab>(values + (n + 1) * Shape::kTile);
-        fence_products();
+        fence_products(moved[n]);
 #pragma unroll
         for (int step = 0; step < kKeySteps; ++step) {
             add_by_rows<Element>(sums[n], moved[n][step], v + Shape::rows(step));
@@ -225,7 +225,7 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
 #pragma unroll
             for (int c = 0; c < 4; ++c) scores[tile][c] *= h.scale;
         }
-        settle(rounded);  // here, while products are under way
+        settle(rounded);  // here, while products are under way, and before those that read it
         settle(scores);
     }
     // Slopes of tangent n to w ds.

@@ -13,9 +13,8 @@
 // The same memory read the other way (MN-major) is a b *by rows*, of 16-bit elements: an atom has 8 rows of k with 64
 // columns each, atoms follow each other along k, and what has the next 64 columns lies `beside` bytes further on.
 //
-// Descriptor of an operand (PTX ISA, "Matrix descriptor"; CUTLASS's GmmaDescriptor has the same fields, and the comment
-// on make_gmma_desc both orders): bits 0-13 shared address / 16, 16-29 leading byte offset / 16 (`beside` by rows, else
-// not used with this swizzle: 1), 32-45 stride byte offset / 16, from atom to atom, 62-63 the swizzle, 1 for 128 bytes.
+// A descriptor (matrix_descriptor.h) has the stride from atom to atom, and as leading offset `beside` by rows; else
+// that is not used with this swizzle, and 16. (CUTLASS's comment on make_gmma_desc has both orders.)
 //
 // A product runs behind the threads' back. Until wait_products says so its registers may be neither read (c) nor
 // written (a, c), and b must stay.
@@ -25,6 +24,7 @@
 #include <type_traits>
 
 #include "cuda/device/instructions.cuh"
+#include "cuda/device/matrix_descriptor.h"
 
 namespace tqs::cuda {
 
@@ -84,13 +84,15 @@ __device__ inline void publish_barriers() {
 __device__ inline void arrive(Barrier* barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-// At the barrier of block `rank` of the cluster.
+// At the barrier of block `rank` of the cluster, when all that this warp wants of a stage is in its registers or was
+// read by products it has waited for. As in CUTLASS's pipelines nothing written is handed over: `release.cluster`,
+// which would, fences all of device memory.
 __device__ inline void arrive(Barrier* barrier, int rank) {
     asm volatile(
         "{\n"
         ".reg .b32 there;\n"
         "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
         "}" ::"r"(shared_address(barrier)),
         "r"(rank)
         : "memory");
@@ -100,22 +102,7 @@ __device__ inline void arrive_expecting(Barrier* barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                  : "memory");
 }
-// Until a phase of this parity is over; the first phase has parity 0, and the one before it counts as over. For
-// barriers that other blocks arrive at.
-__device__ inline void wait_phase_of_cluster(Barrier* barrier, int parity) {
-    asm volatile(
-        "{\n"
-        ".reg .pred over;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over, [%0], %1;\n"
-        "@over bra done;\n"
-        "bra again;\n"
-        "done:\n"
-        "}" ::"r"(shared_address(barrier)),
-        "r"(parity)
-        : "memory");
-}
-// The same for those of this block alone.
+// Until a phase of this parity is over; the first phase has parity 0, and the one before it counts as over.
 __device__ inline void wait_phase(Barrier* barrier, int parity) {
     asm volatile(
         "{\n"
@@ -155,40 +142,41 @@ __device__ inline void show_to_products() {
 }
 
 __device__ inline std::uint64_t describe_atoms(const unsigned char* atoms) {
-    constexpr std::uint64_t kFixed =
-        std::uint64_t{1} << 62 | std::uint64_t{kAtomBytes / 16} << 32 | std::uint64_t{1} << 16;
-    return kFixed | (shared_address(atoms) & 0x3FFFFu) >> 4;
+    return matrix_descriptor(shared_address(atoms), 16, kAtomBytes);
 }
 // Of b by rows.
 template <int beside>
 __device__ inline std::uint64_t describe_atoms_by_rows(const unsigned char* atoms) {
     static_assert(beside % kAtomBytes == 0);
-    return describe_atoms(atoms) + (std::uint64_t{beside / 16 - 1} << 16);
+    return matrix_descriptor(shared_address(atoms), beside, kAtomBytes);
 }
 
+// What writes these registers is not moved behind this, what reads them not before it: for the compiler there is no
+// order between registers and what follows.
+template <class Number, int fragments>
+__device__ inline void settle(Number (&registers)[fragments][4]) {
+#pragma unroll
+    for (int i = 0; i < 4 * fragments; ++i) {
+        if constexpr (std::is_same_v<Number, float>) {
+            asm volatile("" : "+f"(registers[i / 4][i % 4])::"memory");
+        } else {
+            asm volatile("" : "+r"(registers[i / 4][i % 4])::"memory");
+        }
+    }
+}
 // Before products whose registers other instructions have written.
-__device__ inline void fence_products() {
+template <class... Registers>
+__device__ inline void fence_products(Registers&... written) {
+    (settle(written), ...);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 __device__ inline void commit_products() {
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-// Until at most `pending` of the committed groups are unfinished.
+// Until at most `pending` of the committed groups are unfinished; `settle` what is then read.
 template <int pending>
 __device__ inline void wait_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
-}
-// After the wait for all: what follows and reads c is not moved before it.
-template <class Sum, int fragments>
-__device__ inline void settle(Sum (&c)[fragments][4]) {
-#pragma unroll
-    for (int i = 0; i < 4 * fragments; ++i) {
-        if constexpr (std::is_same_v<Sum, float>) {
-            asm volatile("" : "+f"(c[i / 4][i % 4])::"memory");
-        } else {
-            asm volatile("" : "+r"(c[i / 4][i % 4])::"memory");
-        }
-    }
 }
 
 // Of one thread.

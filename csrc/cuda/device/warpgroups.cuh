@@ -146,7 +146,7 @@ struct Warpgroups {
             for (int q = 0; q < kOperands; ++q) {
                 Operand::decode_operand(codes, batch % kBlocks * kOperands + q, zeros, a[batch % 2][q]);
             }
-            fence_products();
+            fence_products(a[batch % 2]);
 #pragma unroll
             for (int q = 0; q < kOperands; ++q) {
                 const int operand = batch * kOperands + q;
@@ -184,6 +184,7 @@ struct Warpgroups {
             const int own[2] = {sums[0], sums[1]};
             Operand::start(part[m], zeros, own);
         }
+        settle(part);
     }
 
     template <class Sum>
@@ -227,7 +228,7 @@ __global__ void __launch_bounds__(kWarpgroupsThreads, 1) warpgroups(const Produc
         release_registers<kFillingRegisters>();
         if (warp == kMultiplyingWarps) {
             for (int unit = range.begin; unit < range.end; ++unit, next_stage()) {
-                wait_phase_of_cluster(kernel.empty + stage, 1 - parity);
+                wait_phase(kernel.empty + stage, 1 - parity);
                 kernel.fill(p, unit, stage);
             }
         }

@@ -213,6 +213,10 @@ void emulated_matrices(int transposed, const unsigned char* rows, std::uint32_t*
     });
 }
 
+std::uint64_t emulated_descriptor(std::uint32_t address, int leading, int stride) {
+    return matrix_descriptor(address, leading, stride);
+}
+
 // Where a launch found its shared memory.
 std::uint32_t emulated_shared_begin() {
     std::uint32_t begin = 0;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/device/instructions.cuh"
+#include "cuda/device/matrix_descriptor.h"
 #include "emulator.h"
 
 namespace tqs::cuda {
@@ -56,9 +57,6 @@ inline void arrive_expecting(Barrier* barrier, int bytes) {
     emulator::arrive(barrier, bytes);
 }
 inline void wait_phase(Barrier* barrier, int parity) {
-    emulator::wait_phase(barrier, parity);
-}
-inline void wait_phase_of_cluster(Barrier* barrier, int parity) {
     emulator::wait_phase(barrier, parity);
 }
 inline void copy_bulk(unsigned char* shared, const void* global, int bytes, Barrier* barrier) {
@@ -206,18 +204,19 @@ void defer_8(void* const* brought, int count) {
 inline std::uint64_t describe_atoms(const unsigned char* atoms) {
     const std::uint32_t address = shared_address(atoms);
     if (address % kAtomBytes != 0) throw std::runtime_error("atoms are aligned to 1024 bytes");
-    return std::uint64_t{1} << 62 | std::uint64_t{kAtomBytes / 16} << 32 | 1u << 16 | address >> 4;
+    return matrix_descriptor(address, 16, kAtomBytes);
 }
 template <int beside>
 inline std::uint64_t describe_atoms_by_rows(const unsigned char* atoms) {
     static_assert(beside % kAtomBytes == 0 && beside / 16 < 1 << 14);
-    const std::uint64_t plain = describe_atoms(atoms);
-    return (plain & ~(std::uint64_t{0x3FFF} << 16)) | std::uint64_t{beside / 16} << 16;
+    describe_atoms(atoms);
+    return matrix_descriptor(shared_address(atoms), beside, kAtomBytes);
 }
 inline void show_to_products() {
     emulator::show_copies();
 }
-inline void fence_products() {
+template <class... Registers>
+inline void fence_products(Registers&...) {
     emulator::meet_warpgroup("fence_products", nullptr, [](void* const*, int) { emulator::fence_deferred(); });
 }
 inline void commit_products() {
