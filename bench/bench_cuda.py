@@ -39,9 +39,12 @@ def error_in_bounds(call: Call, x: torch.Tensor, weight: Weight) -> float:
 
 def measure(weight: Weight, calls: dict[str, Call], m: int, ceilings: dict[str, float]) -> dict[str, Any]:
     n, k = weight.packed.shape
-    x = torch.randn(m, k, device="cuda").bfloat16()
+    # Not drawn on the GPU: a capture that failed may have left torch's generator there unusable.
+    x = torch.randn(m, k).bfloat16().cuda()
     bound = {name: functools.partial(call, x) for name, call in calls.items()}
     microseconds, failed = paired(bound, rounds=7)
+    if "ours" not in microseconds:
+        raise RuntimeError(f"ours: {failed['ours']}")
     own = microseconds["ours"]
     moved = weight.packed.nbytes + 2 * m * (n + k)
     best = min((time for name, time in microseconds.items() if not name.startswith("ours")), default=float("nan"))
@@ -66,13 +69,10 @@ def main() -> None:
     shapes, counts = (((64, 256),), (1, 8, 40)) if arguments.quick else (SHAPES, ROWS)
     began, ceilings = time.perf_counter(), limits(64) if arguments.quick else limits()
     print(json.dumps(ceilings), flush=True)
-    machine = harness.machine() | {
-        "gpu": torch.cuda.get_device_name(),
-        "capability": ".".join(map(str, torch.cuda.get_device_capability())),
-        "cuda": torch.version.cuda,
-    }
+    machine = harness.machine()
     rows: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
+    failed: dict[str, str] = {}
     for bits, group_size in FORMATS:
         for n, k in shapes:
             if time.perf_counter() - began > arguments.seconds:
@@ -82,12 +82,17 @@ def main() -> None:
             calls, refused = ways(weight, peers=arguments.peers)
             missing |= {f"{name}, int{bits}": why for name, why in refused.items()}
             for m in counts:
-                rows.append(measure(weight, calls, m, ceilings))
-                print(json.dumps(rows[-1]), flush=True)
-                document = {"machine": machine, "limits": ceilings, "missing": missing, "rows": rows}
+                try:
+                    rows.append(measure(weight, calls, m, ceilings))
+                    print(json.dumps(rows[-1]), flush=True)
+                except Exception as error:  # of one product alone
+                    failed[f"int{bits} {n}x{k}, M = {m}"] = f"{type(error).__name__}: {error}"[:400]
+                document = {"machine": machine, "limits": ceilings, "missing": missing, "failed": failed, "rows": rows}
                 arguments.out.write_text(json.dumps(document, indent=1) + "\n")  # what there is, should time run out
             del calls, weight
             torch.cuda.empty_cache()
+    if failed:
+        raise SystemExit(f"products failed: {failed}")
     if any(row["error / bound"] > 1 for row in rows):
         raise SystemExit("a product is further from float64 than its bound")
 

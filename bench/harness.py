@@ -30,16 +30,36 @@ def _lines(path: str) -> list[str]:
         return []
 
 
+def _said(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def commit() -> str:
+    """What is measured; where there is no checkout, what the environment's TQS_COMMIT says."""
+    found = _said("git", "rev-parse", "--short", "HEAD")
+    changed = _said("git", "status", "--porcelain", "--", ":!results")
+    return (found + ("+changes" if changed else "")) if found else os.environ.get("TQS_COMMIT", "")
+
+
 def machine() -> dict[str, Any]:
-    """Processor, versions and commit, so that a figure can be placed."""
+    """Processor, GPU, versions and commit, so that a figure can be placed."""
     model = next(
         (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
     )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    dirty = subprocess.run(
-        ["git", "status", "--porcelain", "--", ":!results"], capture_output=True, text=True, check=False
-    )
+    gpu = {}
+    if torch.cuda.is_available():
+        capability = ".".join(map(str, torch.cuda.get_device_capability()))
+        driver = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        gpu = {
+            "gpu": torch.cuda.get_device_name(),
+            "capability": capability,
+            "cuda": torch.version.cuda,
+            "driver": driver,
+        }
     return {
         "cpu": model,
         "cores": os.cpu_count(),
@@ -49,8 +69,9 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "tqs-fast": tqs.__version__,
-        "commit": commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else ""),
+        "commit": commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        **gpu,
     }
 
 

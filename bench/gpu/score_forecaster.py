@@ -28,6 +28,7 @@ import tqs_fast as tqs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import harness
 from gpu.forecasters import forecaster
 
 METHODS: dict[str, Callable[[argparse.Namespace], Any]] = {
@@ -97,9 +98,8 @@ def main() -> None:
 
     first = timed(roll, options.device)
     rollout = min(timed(roll, options.device) for _ in range(3))
-    machine = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     result: dict[str, Any] = {
-        "machine": machine, "torch": torch.__version__, "tqs-fast": tqs.__version__,
+        "machine": harness.machine(),
         "parameters": sum(p.numel() for p in system.module.parameters()), "horizon": options.horizon,
         "dtype": options.dtype, "engine": engine, "memory_limit": options.memory_limit,
         "contexts": options.count, "context": options.context, "first_rollout_seconds": first,
@@ -115,12 +115,18 @@ def main() -> None:
             )  # fmt: skip
 
         with Peak(options.device) as peak:
-            seconds = timed(score, options.device)
-        result["methods"][name] = {"seconds": seconds, "rollouts": seconds / rollout, "peak_bytes": peak.bytes}
+            try:
+                seconds = timed(score, options.device)
+                row = {"seconds": seconds, "rollouts": seconds / rollout}
+            except Exception as error:  # the others may do
+                row = {"failed": f"{type(error).__name__}: {str(error).strip()[:400]}"}
+        result["methods"][name] = row | {"peak_bytes": peak.bytes}
         print(name, result["methods"][name], flush=True)
         if options.out:
             options.out.write_text(json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
+    if any("failed" in row for row in result["methods"].values()):
+        raise SystemExit("a method failed")
 
 
 if __name__ == "__main__":
