@@ -169,14 +169,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", help="a name in bench/results, or a path that ends in .json")
     options = parser.parse_args()
-    result: dict[str, Any] = {"device": options.device, "networks": []}
+    result: dict[str, Any] = {"device": options.device, "networks": [], "failed": {}}
     for name in options.networks:
-        measured = measure(name, options)
+        try:
+            measured = measure(name, options)
+        except Exception as error:  # one network's alone
+            result["failed"][name] = f"{type(error).__name__}: {str(error).strip()[:400]}"
+            print(name, result["failed"][name], flush=True)
+            continue
         result["networks"].append(measured)
         for way, row in measured["contestants"].items():
             print(f"{name:18} {way:16}", {key: value for key, value in row.items() if key != "seconds"}, flush=True)
         if options.out:
             harness.write(options.out, result)
+    ours = [measured["contestants"].get("native", {}) for measured in result["networks"]]
+    if result["failed"] or any("failed" in row or row.get("wrong") for row in ours):
+        raise SystemExit("ours is wrong, or failed")
 
 
 if __name__ == "__main__":

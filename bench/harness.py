@@ -30,28 +30,29 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _git(*arguments: str) -> str:
+def _said(*command: str) -> str:
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:  # no git here
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
         return ""
 
 
 def commit() -> str:
-    """Of the checkout, and whether it was changed since; empty where it is a copy (then TQS_COMMIT says it)."""
-    changed = _git("status", "--porcelain", "--", ":!results")
-    return _git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
+    """What is measured; where there is no checkout, what the environment's TQS_COMMIT says."""
+    found = _said("git", "rev-parse", "--short", "HEAD")
+    changed = _said("git", "status", "--porcelain", "--", ":!results")
+    return (found + ("+changes" if changed else "")) if found else os.environ.get("TQS_COMMIT", "")
 
 
 def gpu() -> dict[str, Any]:
-    """Of torch's current device; empty where there is none."""
+    """Torch's current device; empty where there is none."""
     if not torch.cuda.is_available():
         return {}
     return {
         "gpu": torch.cuda.get_device_name(),
         "capability": ".".join(map(str, torch.cuda.get_device_capability())),
         "cuda": torch.version.cuda,
-        "driver": "".join(_lines("/proc/driver/nvidia/version")[:1]),
+        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
     }
 
 
@@ -70,7 +71,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "tqs-fast": tqs.__version__,
-        "commit": os.environ.get("TQS_COMMIT") or commit(),
+        "commit": commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         **gpu(),
     }

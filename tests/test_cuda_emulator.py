@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -243,3 +244,31 @@ def test_correct_code_passes_and_conflicts_are_counted(emulator):
     emulator.bank_conflicts()
     assert emulator.fault("bank conflict", False) == ""
     assert emulator.bank_conflicts() == 4 * 7  # 8 lanes of each quarter in the same banks
+
+
+CALLS = {
+    "a copy on the device": lambda cuda, stream, there: cuda.cudaMemcpyAsync(there, there, 8, 4, stream),
+    "a copy from the host": lambda cuda, stream, there: cuda.cudaMemcpyAsync(there, bytes(8), 8, 4, stream),
+    "an allocation": lambda cuda, stream, there: cuda.cudaMalloc(ctypes.byref(ctypes.c_void_p()), 8),
+    "a release": lambda cuda, stream, there: cuda.cudaFree(there),
+    "a wait": lambda cuda, stream, there: cuda.cudaStreamSynchronize(None),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_what_may_not_be_done_while_a_stream_is_captured(emulator, call):
+    """It is refused, and what was recorded is void, as CUDA has it in thread-local mode; another thread may."""
+    cuda, stream, graph, there = emulator.library, ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+    assert cuda.cudaStreamCreateWithFlags(ctypes.byref(stream), 1) == 0
+    assert cuda.cudaMalloc(ctypes.byref(there), 8) == 0
+
+    def captured(run):
+        assert cuda.cudaStreamBeginCapture(stream, 1) == 0
+        return run(), cuda.cudaStreamEndCapture(stream, ctypes.byref(graph)), graph.value is not None
+
+    refused = (900, 901, False)
+    assert captured(lambda: CALLS[call](cuda, stream, there)) == ((0, 0, True) if "device" in call else refused)
+    if call == "an allocation":
+        with ThreadPoolExecutor() as others:
+            assert captured(lambda: others.submit(CALLS[call], cuda, stream, there).result()) == (0, 0, True)
+    assert cuda.cudaStreamDestroy(stream) == 0

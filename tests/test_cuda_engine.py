@@ -226,6 +226,16 @@ def same(got, expected):
         same_bits(x.numpy(), y.numpy())
 
 
+def test_constants_are_there_before_a_program_is(monkeypatch):
+    """Whatever stream they came by: packed weights are read on another one, rollouts may be enqueued on a third."""
+    done = []
+    synchronize, program = torch.cuda.Stream.synchronize, core.Program
+    monkeypatch.setattr(torch.cuda.Stream, "synchronize", lambda stream: done.append("waited") or synchronize(stream))
+    monkeypatch.setattr(core, "Program", lambda *given, **named: done.append("bound") or program(*given, **named))
+    NativeProgram(capture(driven()), place=GPU)
+    assert done == ["waited", "bound"]
+
+
 def test_memory_is_predicted_and_its_limit_kept():
     both = Rollouts(ROWS["llama"].make(), torch.float32)
     begin = {"steps": both.steps, "lanes": both.lanes()}
@@ -249,8 +259,8 @@ def here_and_there(monkeypatch, run):
     """`run()` on the processor and on the GPU, both captured anew."""
     here = run()
     with monkeypatch.context() as patched:
+        patched.setattr(Place, "of", classmethod(lambda cls, module: GPU))
         if EMULATED:
-            patched.setattr(Place, "of", classmethod(lambda cls, module: GPU))
             patched.setattr(_cuda_weights, "on_device", lambda tensor: True)
             patched.setattr(_cuda_weights, "_place", lambda tensor: (0, 0))
         return here, run()
@@ -276,11 +286,79 @@ def test_growing_contexts(monkeypatch, make, block):
 
 def graph_launches():
     """Since the last call, of the emulated runtime."""
+    return counted("emulated_graph_launches")
+
+
+def counted(name):
     if not EMULATED:
         return None
-    count = ctypes.CDLL(core.__file__).emulated_graph_launches
+    count = getattr(ctypes.CDLL(core.__file__), name)
     count.restype = ctypes.c_int64
     return count()
+
+
+@pytest.mark.parametrize("name", ["MLP-silu-batchnorm", "driven"])
+def test_steps_are_recorded_together(name):
+    """Of long rollouts, two as one: they have the bits of steps recorded one by one, as those of short ones are."""
+    both = Rollouts(driven() if name == "driven" else ROWS[name].make(), torch.float64, count=2, steps=67)
+    lanes, (seeds, weights) = both.lanes(), both.directions(2)
+
+    def run(native, steps):
+        both.steps = both.values = steps
+        return [*both.ensemble(native, lanes), *both.tangents(native, seeds, weights)]
+
+    graph_launches()
+    long, leaves = run(both.there, 67), 1 + len(both.states)
+    if EMULATED:  # twice 65 or 66 steps, of which one may be left
+        assert graph_launches() in (64, 65, 66)
+    agree(long, run(both.here, 67), 1e-9)
+    short = run(both.there, 40)
+    same([short[0], short[leaves]], [long[0][:, :40], long[leaves][:40]])
+    same([short[2 * leaves]], [long[2 * leaves][:40]])
+
+
+def driven() -> tqs.System:
+    """By a series of inputs."""
+    torch.manual_seed(0)
+    return tqs.System(
+        torch.nn.Linear(4, 3),
+        step=lambda m, z, u: (m(torch.cat([z, u], 1)).tanh(), z),
+        initial_state=lambda n, g: torch.randn(n, 3, generator=g),
+        inputs=lambda n, steps, g: torch.randn(n, steps, 1, generator=g),
+    )
+
+
+def test_steps_between_frames_are_recorded_together(monkeypatch):
+    """Frames of a long run have the bits of the same run in pieces, whose steps are recorded one by one."""
+
+    def run():
+        states, frame = prepare(SYSTEMS["gru"](), 2, 3, steps=40)
+        state, engine = states.state, NativeStretching(SYSTEMS["gru"](), states.state)
+        how = {"first": 0, "interval": 4, "blocks": 1, "report": lambda done: None}
+        graph_launches()
+        long = engine.run(state, None, frame, steps=144, **how)
+        launches = graph_launches()
+        for _ in range(4):
+            done = engine.run(state, None, frame, steps=36, **how)
+            state, frame = done.state, done.frame
+        return launches, long, done
+
+    launches, long, done = here_and_there(monkeypatch, run)[1]
+    same([*tree_leaves(long.state), long.frame], [*tree_leaves(done.state), done.frame])
+    if EMULATED:  # one of one step up to 60, of two up to 124, of four
+        assert 80 < launches < 110
+
+
+@pytest.mark.skipif(not EMULATED, reason="only the emulator sees what waits")
+def test_the_host_is_but_some_steps_ahead():
+    """So that a rollout that is to end does, whatever its length."""
+    both, waiting = Rollouts(driven(), torch.float64, steps=60), []
+    for steps in (20, 40, 60):
+        both.steps = both.values = steps
+        counted("emulated_longest_queue")
+        both.ensemble(both.there, [{}])
+        waiting.append(counted("emulated_longest_queue"))
+    assert waiting[0] == waiting[1] == waiting[2]
 
 
 @pytest.mark.parametrize("method", [tqs.Residual(), tqs.Noise(probes=2), tqs.Tangent(probes=2)], ids=str)

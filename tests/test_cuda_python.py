@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,6 +138,16 @@ def test_one_workspace_per_stream_that_grows(core):
         ops._qgemm_cuda(x, *parts, 4, 128, 264, None, True)
     (size,) = [tensor.numel() for tensor in _cuda._workspaces.values()]
     assert size > 40 * 384
+
+
+def test_threads_share_no_workspace(core):
+    """Of the kernels of one product, those of another may come between."""
+    _, parts, x, _ = drawn(Format(4, 128, True), 2)
+    ops._qgemm_cuda(x, *parts, 4, 128, 264, None, True)
+    with ThreadPoolExecutor() as others:
+        others.submit(ops._qgemm_cuda, x, *parts, 4, 128, 264, None, True).result()
+    first, second = _cuda._workspaces.values()
+    assert first.data_ptr() != second.data_ptr()
 
 
 def test_no_rows(core):

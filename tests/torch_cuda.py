@@ -126,6 +126,7 @@ def _replace() -> None:
         "memory_allocated": lambda _=None: 0,
         "max_memory_allocated": lambda _=None: 0,
         **{name: nothing() for name in ("_lazy_init", "synchronize", "empty_cache", "reset_peak_memory_stats")},
+        "set_stream": nothing(),
         **{name: nothing() for name in ("manual_seed", "manual_seed_all", "set_rng_state")},
     }
     for name, function in functions.items():

@@ -62,11 +62,13 @@ class Replay:
 def paired(calls: dict[str, Callable[[int], Any]], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
     """(microseconds of each in every round, why others have none), replays in turn; the first round is not counted."""
     replays, failed = {}, {}
+    stream = torch.cuda.current_stream()
     for name, call in calls.items():
         try:
             replays[name] = Replay(call)
         except Exception as error:  # a peer that cannot do this shape, or not in a graph
             failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+            torch.cuda.set_stream(stream)  # torch leaves its stream of captures current where ending one fails
             torch.cuda.synchronize()
     times: dict[str, list[float]] = {name: [] for name in replays}
     for turn in range(rounds + 1):

@@ -37,9 +37,12 @@ def error_in_bounds(call: Call, x: torch.Tensor, weight: Weight) -> float:
 
 def measure(weight: Weight, calls: dict[str, Call], m: int, ceilings: dict[str, float]) -> dict[str, Any]:
     n, k = weight.packed.shape
-    x = torch.randn(m, k, device="cuda").bfloat16()
+    # Not drawn on the GPU: a capture that failed may have left torch's generator there unusable.
+    x = torch.randn(m, k).bfloat16().cuda()
     bound = {name: functools.partial(call, x) for name, call in calls.items()}
     samples, failed = paired(bound, rounds=7)
+    if "ours" not in samples:
+        raise RuntimeError(failed["ours"])
     microseconds = {name: statistics.median(own) for name, own in samples.items()}
     own = microseconds["ours"]
     moved = weight.packed.nbytes + 2 * m * (n + k)
@@ -62,6 +65,7 @@ def run(options: argparse.Namespace, formats: list[tuple[int, int]]) -> None:
     print(json.dumps(ceilings), flush=True)
     rows: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
+    failed: dict[str, str] = {}
     for bits, group_size in formats:
         for layer in [layer for spec in options.shapes for layer in find_layers(spec)]:
             if time.perf_counter() - began > options.within:
@@ -72,10 +76,16 @@ def run(options: argparse.Namespace, formats: list[tuple[int, int]]) -> None:
             calls, refused = ways(weight, peers=options.peers)
             missing |= {f"{name}, int{bits}": why for name, why in refused.items()}
             for m in options.rows:
-                rows.append({"layer": layer.name, **measure(weight, calls, m, ceilings)})
-                print(json.dumps(rows[-1]), flush=True)
-                harness.write(options.out, {"limits": ceilings, "missing": missing, "rows": rows})
+                try:
+                    rows.append({"layer": layer.name, **measure(weight, calls, m, ceilings)})
+                    print(json.dumps(rows[-1]), flush=True)
+                except Exception as error:  # of one product alone
+                    failed[f"int{bits} {layer.name} {layer.shape}, M = {m}"] = f"{type(error).__name__}: {error}"[:400]
+                document = {"limits": ceilings, "missing": missing, "failed": failed, "rows": rows}
+                harness.write(options.out, document)
             del calls, weight
             torch.cuda.empty_cache()
+    if failed:
+        raise SystemExit(f"products failed: {failed}")
     if any(row["error / bound"] > 1 for row in rows):
         raise SystemExit("a product is further from float64 than its bound")

@@ -116,15 +116,18 @@ def main() -> None:
             )  # fmt: skip
 
         with Peak(options.device) as peak:
-            seconds, table = timed(score, options.device)
-        result["methods"][name] = {
-            "seconds": seconds, "rollouts": seconds / rollout, "peak_bytes": peak.bytes,
-            "engine": table.provenance["engine"],
-        }  # fmt: skip
+            try:
+                seconds, table = timed(score, options.device)
+                row = {"seconds": seconds, "rollouts": seconds / rollout, "engine": table.provenance["engine"]}
+            except Exception as error:  # the others may do
+                row = {"failed": f"{type(error).__name__}: {str(error).strip()[:400]}"}
+        result["methods"][name] = row | {"peak_bytes": peak.bytes}
         print(name, result["methods"][name], flush=True)
         if options.out:
             harness.write(options.out, result)
     print(json.dumps(result, indent=1))
+    if any("failed" in row for row in result["methods"].values()):
+        raise SystemExit("a method failed")
 
 
 if __name__ == "__main__":

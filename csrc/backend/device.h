@@ -155,6 +155,8 @@ class Device : public Place {
 
     // `work` enqueues the same work every time and has done so before. It is not done now.
     virtual std::unique_ptr<Replay> record(const std::function<void()>& work) = 0;
+    // To be called between steps: waits until the device is but a few of them behind. Who is asked to stop, stops soon.
+    virtual void pace() = 0;
 };
 
 namespace cuda {

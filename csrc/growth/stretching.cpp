@@ -67,9 +67,9 @@ RolloutUse run_stretching(const Program& program, const StretchingTask& task, co
             for (std::int64_t interval = 0; interval < intervals && !frames->all_failed(); ++interval) {
                 frames->seed(tile);
                 const std::int64_t end = std::min(task.steps, (interval + 1) * task.interval);
-                for (std::int64_t t = interval * task.interval; t < end; ++t) {
+                for (std::int64_t t = interval * task.interval; t < end;) {
                     stop();
-                    tile.step(t);
+                    t += tile.step(t, end - t);
                 }
                 frames->factor(tile, end - 1, interval * task.blocks / intervals);
             }

@@ -236,7 +236,9 @@ std::vector<Piece> cut_for_device(const Stages& stages, Device& device, const Ro
         require(units.allowed > 1 + units.own, "rollout", "a memory limit of ", limit,
                 " bytes is too small for a rollout that takes ", most,
                 " bytes on the device; raise it, or change fewer weights per lane");
-        units.allowed = std::max(1 + units.own, std::min(units.allowed - 1, units.allowed * limit / most));
+        const double fitting =
+            static_cast<double>(units.allowed) * static_cast<double>(limit) / static_cast<double>(most);
+        units.allowed = std::max(1 + units.own, std::min(units.allowed - 1, static_cast<std::int64_t>(fitting)));
         units.good = units.allowed;
     }
 }

@@ -196,9 +196,9 @@ RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt
             }
             Collector collector(program, *place, {tile_lanes, samples, false}, T,
                                 wanted({lane, tile_lanes, samples}, sample));
-            for (std::int64_t t = 0; t < task.steps; ++t) {
+            for (std::int64_t t = 0; t < task.steps;) {
                 stop();
-                tile.step(t, &collector);
+                t += tile.step(t, task.steps - t, &collector);
             }
             collector.finish();
             for (std::size_t leaf = 0; leaf < task.final_states.size(); ++leaf) {

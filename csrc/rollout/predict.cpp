@@ -38,6 +38,7 @@ class Counter : public Device {
     }
     void stretch(const StretchTask&) override {}
     std::unique_ptr<Replay> record(const std::function<void()>&) override { return nullptr; }
+    void pace() override {}
 
   private:
     Device& real_;

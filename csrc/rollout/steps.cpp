@@ -96,20 +96,44 @@ void Tile::pass_on() {
     next_passing_ = (next_passing_ + 1) % count;
 }
 
-void Tile::step(std::int64_t t, const Collect& collect) {
-    const auto all = [](std::size_t) {
-        return true;
-    };
+// Steps to be recorded as one: between replays a device idles longer than within one. As many as make a graph of some
+// hundred kernels, from where on that hardly counts; and no more than a part of those taken and left, because to record
+// a kernel costs about as much as to launch it twice.
+std::int64_t Tile::worth_recording(const Regime& regime, std::int64_t left) const {
+    constexpr std::int64_t kKernels = 96, kReplays = 32;
+    const auto kernels = static_cast<std::int64_t>(regime.frames.size() + regime.moves.size() + regime.next.size() + 2);
+    const std::int64_t most = std::min({kKernels / kernels, (regime.taken + left) / kReplays, left});
+    return std::max<std::int64_t>(1, most);
+}
+
+std::int64_t Tile::step(std::int64_t t, std::int64_t left, const Collect& collect) {
     Regime& regime = regime_of(t);
-    if (!place_->device()) return take_step(regime, t, collect, all);
+    const auto take = [&] {
+        take_step(regime, t, collect, [](std::size_t) { return true; });
+    };
+    Device* const device = place_->device();
+    std::int64_t taken = 1;
+    if (!device) return take(), taken;
     place_->within([&] {
-        if (regime.replay) return regime.replay->run();
-        const bool again = regime.runs++ > 0;
         // Copies on another stream are not recorded: a step that brings gigabytes takes far longer than its launches.
-        if (!again || feed_) return take_step(regime, t, collect, all);
-        regime.replay = place_->device()->record([&] { take_step(regime, t, collect, all); });
-        regime.replay->run();
+        const bool first = regime.taken == 0;
+        if (const std::int64_t worth = worth_recording(regime, left);
+            !first && !feed_ && worth >= 2 * regime.recorded) {
+            regime.replay = device->record([&] {
+                for (std::int64_t i = 0; i < worth; ++i) take();
+            });
+            regime.recorded = worth;
+        }
+        if (regime.replay && regime.recorded <= left) {
+            regime.replay->run();
+            taken = regime.recorded;
+        } else {
+            take();
+        }
+        regime.taken += taken;
+        device->pace();
     });
+    return taken;
 }
 
 // The state buffers of the later regime, from what the step just taken left in `next`.

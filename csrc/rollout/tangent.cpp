@@ -123,9 +123,9 @@ RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt&
                       }
                       Collector collector(program, *place, {1 + count, samples, true}, T,
                                           wanted({first, count, samples}, sample));
-                      for (std::int64_t t = 0; t < task.steps; ++t) {
+                      for (std::int64_t t = 0; t < task.steps;) {
                           stop();
-                          tile.step(t, &collector);
+                          t += tile.step(t, task.steps - t, &collector);
                       }
                       collector.finish();
                       for (std::size_t leaf = 0; leaf < task.final_states.size(); ++leaf) {

@@ -2,7 +2,7 @@
 // Tiles are independent, which is how rollouts are cut to fit a memory limit and spread over threads without any
 // synchronisation. What all lanes of a tile have in common is computed once (rollout/sharing.h).
 //
-// On a device a step is recorded once it has run, and then replayed: no address in it may move. There
+// On a device steps are recorded once one has run, and then replayed: no address in them may move. There
 // sliding states are moved back at every step, and other views that move on are copied to or from a fixed place, by the
 // number of the step that the device counts.
 #pragma once
@@ -54,10 +54,11 @@ class Tile {
     // Number of elements of a leaf, per sample.
     std::int64_t state_elements(std::size_t leaf) const;
 
-    // Steps must be taken in order, t = 0, 1, ... `collect` is called at the end of every step, with its output; on a
-    // device only when the step is first run and when it is recorded.
+    // Takes step t, or on a device some of the `left` steps from t on; how many. In order, from t = 0 on. `collect` is
+    // called at the end of every step, with its output; on a device only when a step is enqueued and when it is
+    // recorded.
     using Collect = std::function<void(const Operand& output)>;
-    void step(std::int64_t t, const Collect& collect);
+    std::int64_t step(std::int64_t t, std::int64_t left, const Collect& collect);
 
     // Runs step t again from the same states, node by node, until a value is not finite. To be called in place of
     // step(t).
@@ -89,7 +90,7 @@ class Tile {
         std::vector<Moving> moving;
         std::vector<Move> moves;  // on a device, in place of `moving`
         std::unique_ptr<Replay> replay;
-        std::int64_t runs = 0;  // before there was a replay
+        std::int64_t recorded = 0, taken = 0;  // steps: of a replay, and so far
     };
 
     // A constant that one node reads and that is copied to `to` for it at every step.
@@ -133,6 +134,7 @@ class Tile {
     void advance_window(const Regime& regime, std::size_t leaf, Operand& target);
     void slide_through_spare(const StateSpec& state, const Operand& buffer, std::int64_t lanes) const;
     void copy(std::int64_t lanes, const Operand& x, const Operand& out) const;
+    std::int64_t worth_recording(const Regime& regime, std::int64_t left) const;
     template <class Visit>
     void take_step(Regime& regime, std::int64_t t, const Collect& collect, const Visit& visit);
     Regime& regime_of(std::int64_t t) { return t == 0 && !first_.frames.empty() ? first_ : later_; }

@@ -53,13 +53,14 @@ void TileRun::enter(std::int64_t t) {
     tile_ = std::move(next);
 }
 
-void TileRun::step(std::int64_t t, Collector* collector) {
+std::int64_t TileRun::step(std::int64_t t, std::int64_t left, Collector* collector) {
     enter(t);
     const std::int64_t began = stages_.prologue && t > 0 ? 1 : 0;
-    if (!collector) return tile_->step(t - began, {});
+    if (!collector) return tile_->step(t - began, left, {});
     // Of two pointers: a larger closure would be allocated at every step.
     const Moment moment{t, tile_->clock(), began};
-    tile_->step(t - began, [collector, &moment](const Operand& output) { collector->collect(output, moment); });
+    return tile_->step(t - began, left,
+                       [collector, &moment](const Operand& output) { collector->collect(output, moment); });
 }
 
 std::unique_ptr<NonFinite> TileRun::find_non_finite(std::int64_t t) {

@@ -36,8 +36,8 @@ class TileRun {
     void get_lanes(std::size_t leaf, const Operand& out) const { tile_->get_lanes(leaf, out); }
     void set_tangents(std::size_t leaf, const Operand& from) { tile_->set_tangents(leaf, from); }
 
-    // `collector` null: nothing is wanted of the step.
-    void step(std::int64_t t, Collector* collector = nullptr);
+    // As in tile.h. `collector` null: nothing is wanted of the steps.
+    std::int64_t step(std::int64_t t, std::int64_t left, Collector* collector = nullptr);
     std::unique_ptr<NonFinite> find_non_finite(std::int64_t t);
     std::int64_t allocated_bytes() const { return allocated_; }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from tqs_fast._formats import check_format, group_count, row_bytes, shape_text
@@ -15,9 +16,10 @@ _DTYPES = {"torch.float32": 0, "torch.bfloat16": 1, "torch.float16": 2}  # DType
 
 _COUNTERS = 4 * 4096  # bytes: kCounters in csrc/cuda/plan.h
 
-# By device and stream: products of one stream follow one another, so one workspace serves them all. It grows to the
-# largest that was asked for, and torch's allocator gives a smaller one back in the order of the stream.
-_workspaces: dict[tuple[int, int], torch.Tensor] = {}
+# By thread, device and stream: a thread's products on one stream follow one another, so one workspace serves them all;
+# those of two threads come between each other's kernels. It grows to the largest that was asked for, and torch's
+# allocator gives a smaller one back in the order of the stream.
+_workspaces: dict[tuple[int, int, int], torch.Tensor] = {}
 
 
 def qgemm_cuda(
@@ -142,7 +144,7 @@ def _workspace(device: torch.device, stream: int, size: int) -> torch.Tensor:
         own = torch.empty(size, dtype=torch.uint8, device=device)
         own[:_COUNTERS].zero_()
         return own
-    key = (device.index, stream)
+    key = (threading.get_ident(), device.index, stream)
     found = _workspaces.get(key)
     if found is None or found.numel() < size:
         found = _workspaces[key] = torch.zeros(size, dtype=torch.uint8, device=device)

@@ -15,7 +15,13 @@ thread_local Context* current = nullptr;
 
 DeviceBytes allocate_device(std::int64_t bytes) {
     void* memory = nullptr;
-    check_cuda(cudaMalloc(&memory, static_cast<std::size_t>(bytes > 0 ? bytes : 1)), kName, "cudaMalloc");
+    const cudaError_t status = cudaMalloc(&memory, static_cast<std::size_t>(bytes > 0 ? bytes : 1));
+    if (status == cudaErrorMemoryAllocation) {
+        throw Error(message(kName, "the device has no ", bytes,
+                            " bytes left; give a smaller memory_limit, or free what PyTorch keeps "
+                            "(torch.cuda.empty_cache())"));
+    }
+    check_cuda(status, kName, "cudaMalloc");
     return DeviceBytes(memory);
 }
 

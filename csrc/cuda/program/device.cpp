@@ -52,6 +52,8 @@ class Event {
     Event(const Event&) = delete;
     Event& operator=(const Event&) = delete;
 
+    // Until what came before the last record, if there is one, is done.
+    void wait() const { check_cuda(cudaEventSynchronize(event_), kName, "cudaEventSynchronize"); }
     void record(cudaStream_t stream) const { check_cuda(cudaEventRecord(event_, stream), kName, "cudaEventRecord"); }
     // What is enqueued on `stream` from now on comes after the last record.
     void await(cudaStream_t stream) const {
@@ -66,8 +68,8 @@ class Event {
 class Stream {
   public:
     explicit Stream(cudaStream_t caller) {
-        check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), kName, "cudaStreamCreateWithFlags");
         const Event before;
+        check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), kName, "cudaStreamCreateWithFlags");
         before.record(caller);
         before.await(stream_);
     }
@@ -118,6 +120,7 @@ class Gpu : public tqs::Device {
         : device_(device), stream_(caller), context_(stream_.get(), launches_overlap(device)) {
         check_cuda(cudaDeviceGetAttribute(&most_pitch_, cudaDevAttrMaxPitch, device), kName, "cudaDeviceGetAttribute");
     }
+    ~Gpu() override { cudaStreamSynchronize(stream_.get()); }  // of a rollout that ended early: it reads constants
 
     const ProgramKernels& kernels() const override { return program_kernels(); }
 
@@ -207,6 +210,14 @@ class Gpu : public tqs::Device {
         return std::make_unique<Graph>(graph, stream_.get());
     }
 
+    // One event for some steps, which are then at most twice as many ahead: the device idles at none of them.
+    void pace() override {
+        constexpr std::int64_t kSteps = 4;
+        if (paced_++ % kSteps != 0) return;
+        passed_.wait();
+        passed_.record(stream_.get());
+    }
+
   private:
     // Made at the first step, which is not recorded: it allocates.
     bool multiply_by_library(const std::vector<DenseProduct>& products, void* workspace) {
@@ -256,6 +267,8 @@ class Gpu : public tqs::Device {
     std::map<std::int64_t, std::vector<DeviceBytes>> kept_;
     Stream stream_;
     Context context_;
+    Event passed_;
+    std::int64_t paced_ = 0;
     const lt::Library* found_ = cublas_lt();  // once: scratch is for it
     std::unique_ptr<CublasLt> library_;
 };

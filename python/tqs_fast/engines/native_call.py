@@ -76,6 +76,11 @@ class Place:
         """The caller's stream: what is enqueued there comes before a rollout."""
         return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0
 
+    def settle(self) -> None:
+        """Wait for what is enqueued on the caller's stream."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
     def free_bytes(self) -> int:
         """Of a GPU's memory; 0 for the processor."""
         return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0

@@ -101,6 +101,7 @@ class NativeProgram:
         locks = page_locked(constants.values(), self.place) if self.place.constants_here else []
         self._packed = [Packed(weight, self.place) for weight in program.packed]  # likewise
         views = [weight.view for weight in self._packed]
+        self.place.settle()  # rollouts may come on another stream than what has just been enqueued
 
         def bound(spec: Program) -> core.Program:
             return core.Program(

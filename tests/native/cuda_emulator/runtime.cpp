@@ -39,6 +39,11 @@ bool within(const std::map<void*, std::size_t>& ranges, const void* memory) {
     return static_cast<const char*>(memory) < static_cast<char*>(begin) + bytes;
 }
 
+// What a graph may copy: memory of the host may be gone when it is launched.
+bool on_device(const void* to, const void* from) {
+    return within(arrays, to) && within(arrays, from);
+}
+
 // Whether a part of memory is pinned and another part is not, or is pinned for itself.
 bool partly_pinned(const void* memory, std::size_t bytes) {
     const char* const begin = static_cast<const char*>(memory);
@@ -100,6 +105,8 @@ const char* cudaGetErrorString(cudaError_t error) {
             return failure_of_streams().c_str();
         case cudaErrorStreamCaptureUnsupported:
             return "operation not permitted when stream is capturing";
+        case cudaErrorStreamCaptureInvalidated:
+            return "operation failed due to a previous error during capture";
     }
     return "unknown error";
 }
@@ -163,7 +170,7 @@ cudaError_t cudaMemGetInfo(std::size_t* available, std::size_t* total) {
 }
 
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
-    if (any_captured()) return cudaErrorStreamCaptureUnsupported;
+    if (spoils_capture()) return cudaErrorStreamCaptureUnsupported;
     const std::scoped_lock lock(runtime_mutex);
     if (allocated + padded(bytes) > kTotal) return cudaErrorMemoryAllocation;
     *memory = allocate(padded(bytes));
@@ -175,6 +182,7 @@ cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
 // Waits for the device, as there.
 cudaError_t cudaFree(void* memory) {
     if (!memory) return cudaSuccess;
+    if (spoils_capture()) return cudaErrorStreamCaptureUnsupported;
     const std::scoped_lock lock(runtime_mutex);
     run_all_streams();
     const auto found = arrays.find(memory);
@@ -185,6 +193,7 @@ cudaError_t cudaFree(void* memory) {
 }
 
 cudaError_t cudaHostRegister(void* memory, std::size_t bytes, unsigned) {
+    if (spoils_capture()) return cudaErrorStreamCaptureUnsupported;
     const std::scoped_lock lock(runtime_mutex);
     char* const begin = static_cast<char*>(memory);
     for (const auto& [other, size] : pinned) {
@@ -202,18 +211,18 @@ cudaError_t cudaHostUnregister(void* memory) {
     return cudaSuccess;
 }
 
-// A graph may hold no copies from the host.
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
-    if (is_captured(stream) && kind != cudaMemcpyDefault) return cudaErrorStreamCaptureUnsupported;
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+    if (is_captured(stream) && !on_device(to, from) && spoils_capture()) return cudaErrorStreamCaptureUnsupported;
     if (partly_pinned(from, bytes) || partly_pinned(to, bytes)) return cudaErrorInvalidValue;
     copy(stream, from, bytes, [=](const void* source) { std::memmove(to, source, bytes); });
     return cudaSuccess;
 }
 
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
-                              std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
-    if (is_captured(stream) && kind != cudaMemcpyDefault) return cudaErrorStreamCaptureUnsupported;
+                              std::size_t width, std::size_t height, cudaMemcpyKind, cudaStream_t stream) {
+    if (is_captured(stream) && !on_device(to, from) && spoils_capture()) return cudaErrorStreamCaptureUnsupported;
     if (from_pitch > kPitch || to_pitch > kPitch) return cudaErrorInvalidPitchValue;
+    if (from_pitch < width || to_pitch < width) return cudaErrorInvalidPitchValue;
     if (partly_pinned(from, (height - 1) * from_pitch + width) || partly_pinned(to, (height - 1) * to_pitch + width))
         return cudaErrorInvalidValue;
     copy(stream, from, (height - 1) * from_pitch + width, [=](const void* source) {

@@ -8,6 +8,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <deque>
 #include <exception>
@@ -16,6 +18,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -33,6 +36,8 @@ struct EmulatedEvent {
 };
 struct EmulatedGraph {
     std::vector<Work> works;
+    std::thread::id thread;  // that captures, in thread-local mode: others may do as they like
+    bool spoilt = false;
 };
 struct EmulatedGraphExec {
     std::vector<Work> works;
@@ -52,11 +57,11 @@ std::recursive_mutex emulator::runtime_mutex;
 namespace {
 
 using emulator::runtime_mutex;
+using emulator::spoils_capture;
 
 std::set<EmulatedStream*> streams;
 std::string failure;
-int capturing = 0;
-std::int64_t graph_launches = 0;
+std::int64_t graph_launches = 0, longest_queue = 0;
 
 // Does the first piece of work of a stream; false where it must wait for another stream.
 bool run_first(EmulatedStream& stream) {
@@ -94,10 +99,10 @@ void run_until(EmulatedStream& stream, const Record* wanted) {
 }
 
 // As a kernel that fails: the error shows when something is waited for.
-cudaError_t run(EmulatedStream* stream) {
+cudaError_t run(EmulatedStream* stream, const Record* wanted = nullptr) {
     const std::scoped_lock lock(runtime_mutex);
     try {
-        if (stream) run_until(*stream, nullptr);
+        if (stream) run_until(*stream, wanted);
     } catch (const std::exception& error) {
         failure = error.what();
         for (EmulatedStream* each : streams) each->queue.clear();
@@ -110,6 +115,7 @@ void enqueue(EmulatedStream* stream, Item item) {
     const std::scoped_lock lock(runtime_mutex);
     if (stream) {
         stream->queue.push_back(std::move(item));
+        longest_queue = std::max(longest_queue, static_cast<std::int64_t>(stream->queue.size()));
     } else {
         if (item.work) item.work();
         if (item.reached) item.reached->done = true;
@@ -149,8 +155,14 @@ bool is_captured(const EmulatedStream* stream) {
     return stream && stream->captured;
 }
 
-bool any_captured() {
-    return capturing > 0;
+bool spoils_capture() {
+    const std::scoped_lock lock(runtime_mutex);
+    bool any = false;
+    for (EmulatedStream* stream : streams) {
+        if (!stream->captured || stream->captured->thread != std::this_thread::get_id()) continue;
+        any = stream->captured->spoilt = true;
+    }
+    return any;
 }
 
 const std::string& failure_of_streams() {
@@ -199,20 +211,27 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-    return stream && stream->captured ? cudaErrorStreamCaptureUnsupported : run(stream);
+    return spoils_capture() ? cudaErrorStreamCaptureUnsupported : run(stream);
+}
+
+// Of an event that was never recorded, at once.
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    if (spoils_capture()) return cudaErrorStreamCaptureUnsupported;
+    return event->last ? run(event->last->stream, event->last.get()) : cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-    stream->captured = new EmulatedGraph;
-    ++capturing;
+    const std::scoped_lock lock(runtime_mutex);
+    stream->captured = new EmulatedGraph{{}, std::this_thread::get_id()};
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-    *graph = stream->captured;
-    stream->captured = nullptr;
-    --capturing;
-    return cudaSuccess;
+    const std::scoped_lock lock(runtime_mutex);
+    *graph = std::exchange(stream->captured, nullptr);
+    if (!(*graph)->spoilt) return cudaSuccess;
+    delete std::exchange(*graph, nullptr);
+    return cudaErrorStreamCaptureInvalidated;
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
@@ -236,8 +255,11 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
     return cudaSuccess;
 }
 
-// Since the last call. To be found in the library that holds the runtime.
+// Since the last call, as is the most work that waited in a stream. To be found in the library that holds the runtime.
 __attribute__((visibility("default"))) std::int64_t emulated_graph_launches() {
     return std::exchange(graph_launches, 0);
+}
+__attribute__((visibility("default"))) std::int64_t emulated_longest_queue() {
+    return std::exchange(longest_queue, 0);
 }
 }

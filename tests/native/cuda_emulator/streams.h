@@ -13,9 +13,10 @@ extern std::recursive_mutex runtime_mutex;
 
 // Does all that is enqueued.
 void run_all_streams();
-// Whether the work of a stream (or of any) is recorded, not done.
+// Whether the work of a stream is recorded, not done.
 bool is_captured(const EmulatedStream* stream);
-bool any_captured();
+// What a thread may not do while it captures a stream: true, and what was recorded is void.
+bool spoils_capture();
 // Of the last work that failed.
 const std::string& failure_of_streams();
 
