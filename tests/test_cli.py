@@ -95,6 +95,11 @@ def test_info_lists_kernels():
     assert "qgemm" in run("info").stdout
 
 
+def test_version_is_that_of_the_package():
+    assert run("--version").stdout == f"tqs-fast {tqs.__version__}\n"
+    assert "--version" in run("--help").stdout
+
+
 def test_report_writes_one_page(tmp_path):
     made = reports.full(4)
     made.table.save(tmp_path / "table.json")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 import tqs_fast as tqs
 from networks import cells_system, linear_system, rotation
+from tqs_fast.scoring.checkpoint import Checkpoint
 from tqs_fast.scoring.growth import growth_rate
 
 START = torch.tensor([[1.0, 0.0], [0.3, -0.8], [-1.2, 0.4]])
@@ -148,6 +151,21 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, method, engine, limit):
     resumed = tqs.score(system, **arguments, checkpoint=folder)
     assert (folder / "chunk-00000.npz").stat().st_mtime_ns == before
     assert resumed.to_json() == whole.to_json()
+
+
+def test_a_chunk_with_a_flipped_byte_is_computed_again(tmp_path):
+    """Wherever it is: what is read is what was written, or nothing."""
+    store, path = Checkpoint(tmp_path, {"a run": "of its own"}), tmp_path / "chunk-00000.npz"
+    arrays = {"samples": np.arange(6.0).reshape(2, 3), "fell_back": np.array(False)}
+    shapes = {key: array.shape for key, array in arrays.items()}
+    store.save(0, arrays)
+    whole, found = path.read_bytes(), 0
+    for position, mask in itertools.product(range(len(whole)), (0x01, 0x80)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ mask]) + whole[position + 1 :])
+        read = store.load(0, shapes)
+        found += read is None
+        assert read is None or all(read[key].tobytes() == array.tobytes() for key, array in arrays.items())
+    assert found > len(whole)
 
 
 class Dropped(torch.nn.Module):
