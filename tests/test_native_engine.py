@@ -300,15 +300,15 @@ def test_programs_run_where_the_parameters_are(lorenz, monkeypatch):
     [
         (False, 0, True, "tqs-fast was built without CUDA"),
         (True, 1, False, "this PyTorch is one without CUDA"),
-        (True, 0, True, "no GPUs are found on this machine"),
-        (True, 1, True, "1 GPUs are found on this machine"),
+        (True, 0, True, "this machine shows 0 GPUs"),
+        (True, 1, True, "this machine shows 1 GPUs"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_missed_by_name(built, devices, torch_has, why, lorenz, monkeypatch):
     """Of a module of the CPU, what is said of where it lies is true."""
     monkeypatch.setattr(core, "cuda_built", lambda: built)
     monkeypatch.setattr(core, "cuda_device_count", lambda: devices)
-    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: torch_has)
+    monkeypatch.setattr(torch.version, "cuda", "13.0" if torch_has else None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices if torch_has else 0)
     state = lorenz.initial_state(2, torch.Generator().manual_seed(0))
     for run in (

@@ -77,7 +77,7 @@ class Place:
             elif torch.version.cuda is None and torch.version.hip is None:
                 why = "this PyTorch is one without CUDA (to change that: pip install one that has it)"
             else:
-                why = f"{devices or 'no'} GPUs are found on this machine, counted from 0 (see nvidia-smi)"
+                why = f"this machine shows {devices} GPUs, counted from 0 (nvidia-smi lists those it has)"
             raise CaptureError(
                 f'[capture] weights cannot be brought to {device}: {why}; or use engine="native", which runs on the CPU'
             )

@@ -120,9 +120,8 @@ def load(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     mode) from `module`, whose values do not matter. Outputs equal those of the saved module bit for bit.
 
     Raises:
-        FileFormatError: a file that is missing, truncated, foreign, of another version, that holds other bytes than were
-            written, or whose names, shapes, dtypes or ties are not those of `module`; the message names the first
-            difference.
+        FileFormatError: a file that is missing, truncated, foreign, of another version, damaged since it was written, or
+            whose names, shapes, dtypes or ties are not those of `module`; the message names the first difference.
     """
     if isinstance(module, OnnxModule):
         small, plan = load_onnx(module, path)
@@ -260,7 +259,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tenso
 def _checksums(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
     """CRC-32 of every tensor, and of the metadata but for themselves under the one name that no tensor has."""
     text = json.dumps({key: value for key, value in metadata.items() if key != CHECKSUMS}, sort_keys=True)
-    sums = {name: zlib.crc32(tensor.flatten().view(torch.uint8).numpy()) for name, tensor in tensors.items()}
+    sums = {name: zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data) for name, tensor in tensors.items()}
     return {name: f"{found:08x}" for name, found in {**sums, "": zlib.crc32(text.encode())}.items()}
 
 
