@@ -120,7 +120,7 @@ def load(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     mode) from `module`, whose values do not matter. Outputs equal those of the saved module bit for bit.
 
     Raises:
-        FileFormatError: a file that is missing, truncated, foreign, of another version, damaged since it was written, or
+        FileFormatError: a file that is missing, truncated, damaged, foreign, of another version, or
             whose names, shapes, dtypes or ties are not those of `module`; the message names the first difference.
     """
     if isinstance(module, OnnxModule):
