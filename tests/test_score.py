@@ -191,6 +191,18 @@ def test_a_step_that_draws_random_numbers_is_refused(engine):
         tqs.evaluate(system, system.module, **arguments, engine="torch" if engine == "serial" else engine)
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_step_that_draws_random_numbers_has_no_derivative(engine):
+    """One draw is a trajectory; its tangents, each of a draw of its own, are those of none."""
+    system, window = tqs.Forecaster(Dropped(), 1, channels=2), torch.ones(3, 1, 2)
+    assert tqs.rollout(system, window, horizon=4, engine=engine).outputs.shape == (4, 3, 2)
+    with pytest.raises(tqs.ArgumentError, match="no derivative"):
+        tqs.rollout(system, window, horizon=4, tangents=torch.ones(2, 3, 1, 2), engine=engine)
+    for method in ("qr", "krylov", "power"):
+        with pytest.raises(tqs.ArgumentError, match="no derivative"):
+            tqs.growth_rates(system, horizon=4, method=method, initial=tqs.Contexts(window), engine=engine)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     system = cells_system()
     arguments = {"horizon": 6, "initial": tqs.Attractor(count=2, spin_up=2)}
