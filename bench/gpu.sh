@@ -37,7 +37,7 @@ if [ -n "$long" ]; then
     exit "$failed"
 fi
 step cuda_tests.txt 160 python3 -m pytest -q -p no:cacheprovider -n 8 tests/test_kernels_cuda.py \
-    tests/test_cuda_{attention_torch,engine,half,rows,weights,streaming}.py
+    tests/test_cuda_{attention_torch,engine,half,python,rows,weights,streaming}.py
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         step "cuda_$tool.txt" 35 compute-sanitizer --tool "$tool" --error-exitcode 1 python3 bench/gpu/sanitized.py
