@@ -44,7 +44,7 @@ short() {
     if python3 -c "import xdist" 2>/dev/null; then workers=(-n 8); fi
     # What other packages warn of is no failure here.
     step 160 python3 -m pytest -q -p no:cacheprovider -W default "${workers[@]}" tests/test_kernels_cuda.py \
-        tests/test_cuda_{attention_torch,engine,half,rows,weights,streaming}.py
+        tests/test_cuda_{attention_torch,engine,half,python,rows,weights,streaming}.py
     step 60 python3 bench/bench_rollout.py --device cuda --rounds 3 --out "$out/rollout_cuda.json" \
         --ways native "func steps" differences
     step 35 python3 bench/gpu/attention.py --out "$out/attention_cuda.json"

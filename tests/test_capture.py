@@ -305,6 +305,25 @@ def test_a_size_from_a_value_is_refused():
     refused(step)
 
 
+@pytest.mark.parametrize(
+    ("step", "size", "place"),
+    [
+        (lambda m, z: (torch.tanh(z) + m(z[:, :0]),) * 2, 3, "layers.0 (aten.linear.default)"),
+        (lambda m, z: (torch.tanh(z) + z[:, :0].sum(1, keepdim=True),) * 2, 3, "step (aten.sum.dim_IntList)"),
+        (lambda m, z: (torch.tanh(z), z.new_ones(1, 1)), 0, "step (aten.tanh.default)"),
+    ],
+)
+def test_a_tensor_without_elements_is_refused(step, size, place):
+    """Where it is read by a layer without inputs, where it is summed, and as a state."""
+    layer = nn.Linear(1, 3)
+    layer.weight, layer.in_features = nn.Parameter(torch.zeros(3, 0)), 0
+    system = tqs.System(Wrapped(layer), step=step, initial_state=lambda n, g: torch.zeros(n, size))
+    with pytest.raises(tqs.CaptureError) as caught:
+        capture(system)
+    assert str(caught.value).startswith(f"[capture] {place}: a tensor has no elements")
+    assert str(caught.value).endswith('use engine="torch"')
+
+
 def test_random_numbers_are_refused():
     def step(module: nn.Module, state: torch.Tensor):
         state = module(state) + torch.randn_like(state)

@@ -1,4 +1,4 @@
-"""The command-line program, run as a user runs it."""
+"""The command-line program, run as a user runs it: `main` with the user's words, now and then from a shell."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,16 +20,38 @@ from tqs_fast.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*arguments: str, status: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def start(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as from a shell."""
     command = [sys.executable, "-c", "from tqs_fast.cli import main; main()", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stderr
     return done
 
 
-def test_the_whole_way(tmp_path):
+@dataclass(frozen=True)
+class Printed:
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """The same in this process, which has torch already; what C++ prints is caught, too."""
+
+    def run(*arguments: str, status: int = 0) -> Printed:
+        monkeypatch.setattr(sys, "argv", ["tqs-fast", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        printed = Printed(*capfd.readouterr())
+        assert left.value.code == status, printed.stderr
+        return printed
+
+    return run
+
+
+def test_the_whole_way(run, tmp_path):
     table, plan, model = tmp_path / "table.json", tmp_path / "plan.json", tmp_path / "small.safetensors"
-    drawn = run("score", "lorenz-gru", "--horizon", "8", "--count", "8", "-o", str(table))
+    drawn = start("score", "lorenz-gru", "--horizon", "8", "--count", "8", "-o", str(table))
     assert "cell2.weight_hh" in drawn.stdout
     shown = run("allocate", str(table), "--average-bits", "4.2", "--freeze", "out.weight=8", "-o", str(plan))
     assert "average bits" in shown.stdout
@@ -45,7 +68,7 @@ def test_the_whole_way(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["noise", "adjoint"])
-def test_score_prints_json_that_loads(method, tmp_path):
+def test_score_prints_json_that_loads(method, run, tmp_path):
     options = ["--horizon", "4", "--count", "4", "--bits", "3,8", "--row-blocks", "3", "--method", method]
     printed = run("score", "lorenz-gru", *options, "--probes", "2", "--json").stdout
     (tmp_path / "table.json").write_text(printed)
@@ -54,7 +77,7 @@ def test_score_prints_json_that_loads(method, tmp_path):
     assert (table.provenance["method"]["name"], table.provenance["method"]["probes"]) == (method.capitalize(), 2)
 
 
-def test_search_writes_a_result_and_a_plan(tmp_path):
+def test_search_writes_a_result_and_a_plan(run, tmp_path):
     table, plan, found, kept = (str(tmp_path / f"{name}.json") for name in ("table", "plan", "found", "kept"))
     run("score", "lorenz-gru", "--horizon", "6", "--count", "8", "-o", table)
     run("allocate", table, "--bytes", "28646", "-o", plan)
@@ -71,14 +94,14 @@ def test_search_writes_a_result_and_a_plan(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["weight-error", "hessian-trace", "output-divergence", "gradient-change"])
-def test_rivals_score(method, tmp_path):
+def test_rivals_score(method, run, tmp_path):
     printed = run("score", "lorenz-gru", "--horizon", "4", "--count", "3", "--method", method, "--json").stdout
     (tmp_path / "table.json").write_text(printed)
     name = tqs.Sensitivity.load(tmp_path / "table.json").provenance["method"]["name"]
     assert name.lower() == method.replace("-", "")
 
 
-def test_demo_ends_with_the_comparison():
+def test_demo_ends_with_the_comparison(run):
     document = json.loads(run("demo", "--json").stdout)
     errors, plans = document["errors"], document["plans"]
     assert document["ratio"]["value"] == pytest.approx(errors["allocated"]["damage"] / errors["uniform"]["damage"])
@@ -88,14 +111,20 @@ def test_demo_ends_with_the_comparison():
     assert "allocated / uniform" in printed
 
 
-def test_info_lists_kernels():
+def test_info_lists_kernels(run):
     facts = json.loads(run("info", "--json").stdout)
     assert {row["isa"] for row in facts["kernels"]} >= {"scalar"}
     assert facts["version"] == tqs.__version__
     assert "qgemm" in run("info").stdout
 
 
-def test_report_writes_one_page(tmp_path):
+def test_version_is_that_of_the_package(run):
+    assert run("--version").stdout == f"tqs-fast {tqs.__version__}\n"
+    assert "--version" in run("--help").stdout
+
+
+def test_report_writes_one_page(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     made = reports.full(4)
     made.table.save(tmp_path / "table.json")
     made.plan.save(tmp_path / "plan.json")
@@ -104,14 +133,14 @@ def test_report_writes_one_page(tmp_path):
         error.save(tmp_path / f"{name}.json")
     evaluations = [part for name in made.evaluations for part in ("--evaluation", f"{name}.json")]
     arguments = ["report", "table.json", "plan.json", "--search", "search.json", *evaluations, "-o", "page.html"]
-    printed = json.loads(run(*arguments, "--json", cwd=tmp_path).stdout)
+    printed = json.loads(run(*arguments, "--json").stdout)
     assert (tmp_path / "page.html").read_text() == made.html()
     assert printed["file_bytes"] == (tmp_path / "page.html").stat().st_size
     assert printed["bytes"] == made.plan.bytes
     assert printed["measured"]["evaluation “co2”"]["damage"] == made.evaluations["co2"].damage
-    assert "written to page.html" in run("report", "table.json", "plan.json", "-o", "page.html", cwd=tmp_path).stdout
+    assert "written to page.html" in run("report", "table.json", "plan.json", "-o", "page.html").stdout
     twice = ["--evaluation", "co2.json", "--evaluation", "./co2.json"]
-    refused = run("report", "table.json", "plan.json", *twice, "-o", "page.html", cwd=tmp_path, status=1)
+    refused = run("report", "table.json", "plan.json", *twice, "-o", "page.html", status=1)
     assert "got 'co2' twice" in refused.stderr
 
 
@@ -133,8 +162,10 @@ def test_report_writes_one_page(tmp_path):
         (["frobnicate"], 2, "No such command"),
     ],
 )
-def test_errors_are_one_line(arguments, status, message, tmp_path):
-    done = run(*arguments, status=status, cwd=tmp_path)
+def test_errors_are_one_line(arguments, status, message, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = arguments in (["score", "nothing"], ["score"])  # one of either status as a shell sees it
+    done = (start if own else run)(*arguments, status=status)
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -167,7 +198,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(arguments, tmp_path, m
         assert capsys.readouterr().err.startswith(f"error: [output] cannot write {path}: {why}")
 
 
-def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
+def test_ctrl_c_leaves_a_checkpoint_that_resumes(run, tmp_path):
     """Interrupted after the first finished chunk; the same command then gives the table of an uninterrupted run."""
     options = [
         "score",
@@ -213,8 +244,8 @@ def test_the_example_runs(tmp_path):
     assert (tmp_path / "own_model.safetensors").exists()
 
 
-def test_a_solver_that_prints_leaves_the_json_alone(tmp_path):
+def test_a_solver_that_prints_leaves_the_json_alone(run):
     """A table (row blocks of silero-vad) for which HiGHS prints a line of its own."""
     table = ROOT / "tests" / "data" / "silero_row_blocks.json"
-    done = run("allocate", str(table), "--bytes", "95154", "--json", cwd=tmp_path)
+    done = run("allocate", str(table), "--bytes", "95154", "--json")
     assert json.loads(done.stdout)["format"] == "tqs-fast/plan"

@@ -295,6 +295,31 @@ def test_programs_run_where_the_parameters_are(lorenz, monkeypatch):
     assert "built without CUDA" in rolled.provenance["reason"]
 
 
+@pytest.mark.parametrize(
+    ("built", "devices", "torch_has", "why"),
+    [
+        (False, 0, True, "tqs-fast was built without CUDA"),
+        (True, 1, False, "this PyTorch is one without CUDA"),
+        (True, 0, True, "this machine shows 0 GPUs"),
+        (True, 1, True, "this machine shows 1 GPUs"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_missed_by_name(built, devices, torch_has, why, lorenz, monkeypatch):
+    """Of a module of the CPU, what is said of where it lies is true."""
+    monkeypatch.setattr(core, "cuda_built", lambda: built)
+    monkeypatch.setattr(core, "cuda_device_count", lambda: devices)
+    monkeypatch.setattr(torch.version, "cuda", "13.0" if torch_has else None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices if torch_has else 0)
+    state = lorenz.initial_state(2, torch.Generator().manual_seed(0))
+    for run in (
+        lambda engine: tqs.rollout(lorenz, state, horizon=2, engine=engine),
+        lambda engine: tqs.score(lorenz, horizon=2, initial=tqs.Attractor(count=2, spin_up=0), engine=engine),
+    ):
+        with pytest.raises(tqs.CaptureError, match=rf'brought to cuda:1: {why}.*; or use engine="native"') as raised:
+            run("native:cuda:1")
+        assert "lorenz-gru is on" not in str(raised.value)
+
+
 def test_leaves_that_do_not_fit_are_refused(lorenz):
     state = lorenz.initial_state(2, torch.Generator().manual_seed(0))
     native = prepared(lorenz, state, horizon=2)

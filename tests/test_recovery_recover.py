@@ -193,7 +193,11 @@ def test_a_checkpoint_goes_on_where_it_was(lorenz, tmp_path):
     with pytest.raises(CheckpointError, match="another system, plan or arguments"):
         tqs.recover(lorenz, plan_for(lorenz.module, [2]), steps=6, every=2, checkpoint=path, **SMALL)
     document = torch.load(path, weights_only=True)
-    damaged = [b"nothing", path.read_bytes()[:-200]]
+    whole = path.read_bytes()
+    damaged = [b"nothing", whole[:-200]]
+    for values in (document["trained"][0], document["optimizer"]["state"][0]["exp_avg"]):
+        place = whole.index(values.numpy().tobytes())
+        damaged.append(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
     for name, value in (("trained", document["trained"][1:]), ("history", [(1,)]), ("optimizer", {})):
         torch.save({**document, name: value}, path)
         damaged.append(path.read_bytes())

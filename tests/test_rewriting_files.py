@@ -174,6 +174,47 @@ def test_files_that_are_not_ours(saved, tmp_path):
         tqs.load(Network(), other)
 
 
+def test_a_flipped_byte_is_found_and_its_tensor_named(saved):
+    """In every tensor, and anywhere in the header, where one may also mean nothing (padding)."""
+    small, path = saved
+    whole = path.read_bytes()
+    begin = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:begin])
+    state = small.state_dict()
+
+    def load_flipped(position, mask=0x20):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ mask]) + whole[position + 1 :])
+        return tqs.load(Network(), path)
+
+    del header["__metadata__"]
+    assert {"rnn.weight_ih_l0.codes", "head.weight.zeros", "norm.num_batches_tracked", "norm.bias"} <= header.keys()
+    for name, entry in header.items():
+        first, end = entry["data_offsets"]
+        for position, mask in ((first, 0x01), ((first + end) // 2, 0x80), (end - 1, 0x10)):
+            with pytest.raises(tqs.FileFormatError, match=f"the tensor {name} does not have the checksum") as raised:
+                load_flipped(begin + position, mask)
+            assert "copy it again, or write it again" in str(raised.value)
+    unseen = 0
+    for position in range(0, begin, 7):
+        try:
+            loaded = load_flipped(position)
+        except tqs.FileFormatError:
+            continue
+        unseen += 1
+        assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
+        assert loaded.tqs_plan.to_json() == small.tqs_plan.to_json()
+    assert unseen < 5
+
+
+def test_files_without_checksums_are_loaded(saved):
+    small, path = saved
+    tensors, metadata = contents(path)
+    del metadata["checksums"]
+    save_file(tensors, path, metadata)
+    loaded = tqs.load(Network(), path).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in small.state_dict().items())
+
+
 def packed_entry(**change):
     def alter(tensors, metadata):
         packed = json.loads(metadata["packed"])
@@ -241,6 +282,11 @@ HOSTILE = {
     "one too many": (lambda tensors, _: tensors.update(more=torch.zeros(1)), "its tensor more has no place"),
     "aliases": (put(aliases='{"head.bias": "norm.bias"}'), "it ties"),
 }
+OF_THE_CHECKSUMS = {
+    "not JSON": (put(checksums="{"), "'checksums' is missing or not JSON"),
+    "one missing": (put(checksums="{}"), "does not have the checksum that it was written with"),
+    "of a plan": (lambda tensors, metadata: metadata.update(plan=metadata["plan"] + " "), "the metadata does not have"),
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -249,12 +295,24 @@ def test_damaged_files(name, saved):
     alter, message = HOSTILE[name]
     tensors, metadata = contents(path)
     alter(tensors, metadata)
+    del metadata["checksums"]  # whoever wrote it meant it so
     save_file(tensors, path, metadata)
     module = Network()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     with pytest.raises(tqs.FileFormatError, match=message):
         tqs.load(module, path)
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("name", OF_THE_CHECKSUMS)
+def test_checksums_that_are_not_those_of_the_file(name, saved):
+    _, path = saved
+    alter, message = OF_THE_CHECKSUMS[name]
+    tensors, metadata = contents(path)
+    alter(tensors, metadata)
+    save_file(tensors, path, metadata)
+    with pytest.raises(tqs.FileFormatError, match=message):
+        tqs.load(Network(), path)
 
 
 def test_modules_that_are_not_the_one_saved(saved):

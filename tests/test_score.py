@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 import tqs_fast as tqs
 from networks import cells_system, linear_system, rotation
+from tqs_fast.scoring.checkpoint import Checkpoint
 from tqs_fast.scoring.growth import growth_rate
 
 START = torch.tensor([[1.0, 0.0], [0.3, -0.8], [-1.2, 0.4]])
@@ -150,6 +153,21 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, method, engine, limit):
     assert resumed.to_json() == whole.to_json()
 
 
+def test_a_chunk_with_a_flipped_byte_is_computed_again(tmp_path):
+    """Wherever it is: what is read is what was written, or nothing."""
+    store, path = Checkpoint(tmp_path, {"a run": "of its own"}), tmp_path / "chunk-00000.npz"
+    arrays = {"samples": np.arange(6.0).reshape(2, 3), "fell_back": np.array(False)}
+    shapes = {key: array.shape for key, array in arrays.items()}
+    store.save(0, arrays)
+    whole, found = path.read_bytes(), 0
+    for position, mask in itertools.product(range(len(whole)), (0x01, 0x80)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ mask]) + whole[position + 1 :])
+        read = store.load(0, shapes)
+        found += read is None
+        assert read is None or all(read[key].tobytes() == array.tobytes() for key, array in arrays.items())
+    assert found > len(whole)
+
+
 class Dropped(torch.nn.Module):
     """Dropout that ignores eval mode."""
 
@@ -171,6 +189,18 @@ def test_a_step_that_draws_random_numbers_is_refused(engine):
             tqs.score(system, **arguments, method=method, engine=engine if method == tqs.Residual() else "auto")
     with pytest.raises(tqs.ArgumentError, match="draws random numbers"):
         tqs.evaluate(system, system.module, **arguments, engine="torch" if engine == "serial" else engine)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_step_that_draws_random_numbers_has_no_derivative(engine):
+    """One draw is a trajectory; its tangents, each of a draw of its own, are those of none."""
+    system, window = tqs.Forecaster(Dropped(), 1, channels=2), torch.ones(3, 1, 2)
+    assert tqs.rollout(system, window, horizon=4, engine=engine).outputs.shape == (4, 3, 2)
+    with pytest.raises(tqs.ArgumentError, match="no derivative"):
+        tqs.rollout(system, window, horizon=4, tangents=torch.ones(2, 3, 1, 2), engine=engine)
+    for method in ("qr", "krylov", "power"):
+        with pytest.raises(tqs.ArgumentError, match="no derivative"):
+            tqs.growth_rates(system, horizon=4, method=method, initial=tqs.Contexts(window), engine=engine)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from tqs_fast._version import __version__
 from tqs_fast.cli import allocate, demo, evaluate, growth, info, quantize, report, score, search
+from tqs_fast.cli.output import print_line
 from tqs_fast.errors import TqsError
 
 EXIT_ERROR = 1
@@ -28,6 +31,20 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("growth")(growth.growth)
 app.command("info")(info.info)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print_line(f"tqs-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 def main() -> None:

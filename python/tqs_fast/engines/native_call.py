@@ -59,7 +59,7 @@ class Place:
         """A GPU that the weights of a module of the CPU are brought to.
 
         Raises:
-            CaptureError: the module is elsewhere, or `device` is no GPU.
+            CaptureError: the module is elsewhere, or `device` is no GPU, or this build, torch or machine has none.
         """
         there = cls.of(module)
         if device.type != "cuda":
@@ -68,6 +68,18 @@ class Place:
             raise CaptureError(
                 f"[capture] the weights are brought from the CPU, and lie on {there.device}; move the module with "
                 '.to("cpu"), or use engine="native", which runs where they lie'
+            )
+        devices = min(core.cuda_device_count(), torch.cuda.device_count())
+        if (device.index or 0) >= devices:
+            if not core.cuda_built():
+                why = "tqs-fast was built without CUDA (to change that: pip install . "
+                why += "--config-settings=cmake.define.TQS_CUDA=ON, with nvcc on PATH)"
+            elif torch.version.cuda is None and torch.version.hip is None:
+                why = "this PyTorch is one without CUDA (to change that: pip install one that has it)"
+            else:
+                why = f"this machine shows {devices} GPUs, counted from 0 (nvidia-smi lists those it has)"
+            raise CaptureError(
+                f'[capture] weights cannot be brought to {device}: {why}; or use engine="native", which runs on the CPU'
             )
         return cls(torch.device("cuda", device.index or 0), device.index or 0, constants_here=True)
 

@@ -81,4 +81,4 @@ def _bind(system: System, program: Program, prologue: Program | None, place: Pla
     except TqsError as error:
         if place.number < 0:
             raise
-        raise CaptureError(f'[capture] {system.name} is on {place.device}: {error}; use engine="torch"') from error
+        raise CaptureError(f'[capture] {system.name} on {place.device}: {error}; use engine="torch"') from error

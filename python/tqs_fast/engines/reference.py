@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tqs_fast.engines.randomness import drawing_nothing
 from tqs_fast.errors import ArgumentError, DivergenceError
 from tqs_fast.systems import States, System, iterate
 from tqs_fast.systems.tree import Tree
@@ -83,26 +84,14 @@ def _roll(
     if horizon < 1:
         raise ArgumentError(f"[rollout] horizon must be at least 1 value, got {horizon}")
     blocks = []
-    before, drawn = states.state, _generators()
-    for after, output in iterate(system, states.state, states.inputs, system.steps(horizon), module=module):
-        blocks.append(output)
-        if path is not None:
-            path.append(before)
-        before = after
-    if drawn != _generators():
-        raise ArgumentError(
-            f"[rollout] a step of {system.name} draws random numbers, which would count as errors of the weights; "
-            "leave dropout to eval mode (F.dropout needs training=self.training), or hand noise to the step as `inputs`"
-        )
+    before = states.state
+    with drawing_nothing(system, "which would count as errors of the weights"):
+        for after, output in iterate(system, states.state, states.inputs, system.steps(horizon), module=module):
+            blocks.append(output)
+            if path is not None:
+                path.append(before)
+            before = after
     return torch.cat(blocks, dim=1)[:, :horizon].transpose(0, 1)
-
-
-def _generators() -> list[bytes]:
-    """The states of torch's default generators: of the processor, and of GPUs that are in use."""
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        states += torch.cuda.get_rng_state_all()
-    return [state.numpy().tobytes() for state in states]
 
 
 def family_weights(states: States) -> torch.Tensor:

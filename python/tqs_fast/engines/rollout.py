@@ -84,7 +84,7 @@ def rollout(
 
     Raises:
         ArgumentError: arguments that do not fit the system, NaN or infinity among them, or a step that torch cannot
-            differentiate (with the operation, and what to do).
+            differentiate (with the operation, and what to do): with tangents it draws no random numbers.
         CaptureError: the native engine was asked for and cannot run the step.
         DivergenceError: NaN or infinity on the way, with the step, the initial condition and the tangent.
     """

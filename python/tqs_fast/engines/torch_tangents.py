@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.func import jvp, vjp, vmap
 
+from tqs_fast.engines.randomness import drawing_nothing
 from tqs_fast.engines.substitution import Substitution
 from tqs_fast.engines.torch_ways import Way, first_way
 from tqs_fast.systems import System
@@ -67,7 +68,8 @@ class TorchTangents:
             step_input: tree of `[N, ...]` for a driven system, else None.
 
         Raises:
-            ArgumentError: torch cannot differentiate an operation of the step, with its reason.
+            ArgumentError: torch cannot differentiate an operation of the step, with its reason; or it draws random
+                numbers.
         """
 
         def primal(leaves: Leaves, weights: Leaves) -> tuple[tuple[Leaves, torch.Tensor], Leaves]:
@@ -91,7 +93,7 @@ class TorchTangents:
             return results[0][0], _stack([moved for _, moved, _ in results]), results[0][2]
 
         if self._way is None:
-            advance(self._system, state, step_input)  # an error of the step itself is raised as it is
+            _try(self._system, state, step_input)
             self._way, result = first_way(self._system.name, "tangents", push)
         else:
             result = self._way.run(push)
@@ -120,7 +122,8 @@ class TorchAdjoints:
             step_input: tree of `[N, ...]` for a driven system, else None.
 
         Raises:
-            ArgumentError: torch cannot differentiate an operation of the step, with its reason.
+            ArgumentError: torch cannot differentiate an operation of the step, with its reason; or it draws random
+                numbers.
         """
         arguments = () if step_input is None else (step_input,)
 
@@ -138,10 +141,16 @@ class TorchAdjoints:
 
         with torch.no_grad():  # outside of vjp: no graph of the parameters
             if self._way is None:
-                advance(self._system, state, step_input)
+                _try(self._system, state, step_input)
                 self._way, result = first_way(self._system.name, "adjoints", pull)
                 return result
             return self._way.run(pull)
+
+
+def _try(system: System, state: Tree, step_input: Tree | None) -> None:
+    """One step, whose errors are raised as they are, and which is differentiated in several calls."""
+    with drawing_nothing(system, "others in every call, so that it has no derivative"):
+        advance(system, state, step_input)
 
 
 def floating(tree: Tree) -> Leaves:

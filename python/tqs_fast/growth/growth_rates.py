@@ -75,7 +75,8 @@ def growth_rates(
         there, with advice, and not in an exception.
 
     Raises:
-        ArgumentError: arguments that do not fit the system, or a step that torch cannot differentiate.
+        ArgumentError: arguments that do not fit the system, or a step that torch cannot differentiate or that draws
+            random numbers.
         CaptureError: engine is "native" and the step cannot be captured.
         DivergenceError: initial conditions cannot be drawn (`Attractor`).
     """

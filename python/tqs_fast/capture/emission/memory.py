@@ -102,6 +102,11 @@ class Memory:
                 f"[capture] {self.origin}: a tensor of {len(layout.sizes)} axes, and a program has at most "
                 f'{MAX_RANK}; use engine="torch"'
             )
+        if 0 in layout.sizes:
+            raise CaptureError(
+                f"[capture] {self.origin}: a tensor has no elements (a size is zero), which a program cannot hold; "
+                'leave it out of the step, or use engine="torch"'
+            )
         value = Value(layout.buffer, layout.offset, layout.sizes, layout.strides)
         return self.values.setdefault(value, len(self.values))
 
