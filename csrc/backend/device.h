@@ -92,7 +92,8 @@ struct CollectTask {
     const void* reference;  // [values, samples, channels] of the output's precision; null: 0
     const double* scale;    // [channels]
     double* errors;         // [lanes, values, samples] or null
-    void* outputs;          // [lanes, values, samples, channels] or null
+    void* outputs;  // rows [samples, channels], of a lane and value at lane * out_lane + time * out_time; or null
+    std::int64_t out_lane, out_time;  // elements
     const std::int64_t* clock;
     std::int64_t began;  // steps before the clock began to count
 };

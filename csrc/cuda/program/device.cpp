@@ -149,8 +149,7 @@ class Gpu : public tqs::Device {
 
     void write(char* to, std::int64_t to_pitch, const void* from, std::int64_t from_pitch, std::int64_t width,
                std::int64_t rows) override {
-        copy(to, to_pitch, from, from_pitch, width, rows);
-        wait();  // locked memory is read while the copy runs
+        copy(to, to_pitch, from, from_pitch, width, rows);  // which takes pageable memory along
     }
 
     void read(void* to, std::int64_t to_pitch, const char* from, std::int64_t from_pitch, std::int64_t width,

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "emulator.h"
 #include "streams.h"
@@ -23,6 +24,7 @@ namespace {
 std::map<void*, std::size_t> arrays;
 std::map<void*, std::size_t> pinned;
 std::size_t allocated = 0;
+std::int64_t copies = 0;
 constexpr std::size_t kTotal = std::size_t{1} << 32;
 constexpr std::size_t kPitch = 1024;  // of a GPU 2^31 - 1
 
@@ -58,6 +60,7 @@ bool partly_pinned(const void* memory, std::size_t bytes) {
 // A copy reads pageable memory of the host at once, pinned memory when it happens.
 void copy(EmulatedStream* stream, const void* from, std::size_t bytes, const std::function<void(const void*)>& work) {
     const std::scoped_lock lock(runtime_mutex);
+    ++copies;
     if (within(arrays, from) || within(pinned, from)) {
         submit(stream, [=] { work(from); });
         return;
@@ -244,6 +247,11 @@ __attribute__((visibility("default"))) std::int64_t emulated_pinned_bytes() {
     std::int64_t bytes = 0;
     for (const auto& each : pinned) bytes += static_cast<std::int64_t>(each.second);
     return bytes;
+}
+
+// Since the last call.
+__attribute__((visibility("default"))) std::int64_t emulated_copies() {
+    return std::exchange(copies, 0);
 }
 
 // Of a block.
