@@ -255,6 +255,45 @@ def test_memory_is_predicted_and_its_limit_kept():
         both.there.errors(both.states, [], memory_limit=1000, **begin)
 
 
+def test_results_of_tiles_of_any_size():
+    """Lanes and samples come together wherever they are cut."""
+    both, cut = Rollouts(driven(), torch.float64, count=3), set()
+    lanes, (seeds, weights) = both.lanes(), both.directions(5)
+    how = {"steps": both.steps, "values": both.values}
+
+    def ensemble(limit):
+        outputs, final = both.there.ensemble(both.states, both.inputs, lanes=lanes, memory_limit=limit, **how)
+        return [outputs, *final], both.there.last_use
+
+    def tangents(limit):
+        found = both.there.tangents(
+            both.states, both.inputs, seeds=seeds, weight_seeds=weights, memory_limit=limit, **how
+        )
+        return [found.outputs, found.tangent_outputs, *found.states, *found.state_tangents], found.use
+
+    for run in (ensemble, tangents):
+        whole, use = run(0)
+        assert (use["tile_lanes"], use["tile_samples"]) == (5, 3)
+        for sixteenths in range(15, 3, -1):
+            found, smaller = run(use["tile_bytes"] * sixteenths // 16)
+            same(found, whole)
+            cut.add((smaller["tile_lanes"] < 5, smaller["tile_samples"] < 3))
+    assert {(True, False), (False, True), (True, True)} & cut
+    assert any(samples for _, samples in cut)
+
+
+@pytest.mark.skipif(not EMULATED, reason="only the emulator counts copies")
+def test_copies_do_not_grow_with_lanes_and_tangents():
+    both, copies = Rollouts(driven(), torch.float64), []
+    seeds, weights = both.directions(6)
+    for count in (2, 6):
+        counted("emulated_copies")
+        both.tangents(both.there, [leaf[:count] for leaf in seeds], weights[:1] * count)
+        both.ensemble(both.there, [{}, both.lanes()[1]] * count)
+        copies.append(counted("emulated_copies"))
+    assert abs(copies[1] - copies[0]) < 4  # a copy to the device is one, or two where it goes over the end of a page
+
+
 def here_and_there(monkeypatch, run):
     """`run()` on the processor and on the GPU, both captured anew."""
     here = run()

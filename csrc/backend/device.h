@@ -92,7 +92,8 @@ struct CollectTask {
     const void* reference;  // [values, samples, channels] of the output's precision; null: 0
     const double* scale;    // [channels]
     double* errors;         // [lanes, values, samples] or null
-    void* outputs;          // [lanes, values, samples, channels] or null
+    void* outputs;  // rows [samples, channels], of a lane and value at lane * out_lane + time * out_time; or null
+    std::int64_t out_lane, out_time;  // elements
     const std::int64_t* clock;
     std::int64_t began;  // steps before the clock began to count
 };
@@ -167,8 +168,9 @@ std::unique_ptr<tqs::Device> open(int device, std::uintptr_t stream);
 const ProgramKernels& program_kernels();
 
 // Keeps memory of this process page-locked, so that a GPU reads it beside other work, until the last copy of what is
-// returned is gone. CUDA counts bytes, not pages, and refuses to copy what is locked in part: to be called with all of
-// an allocation. Null where that is nothing, or somebody else has locked it.
+// returned is gone. Its whole pages: the others it may share with what is locked for itself. CUDA refuses to copy what
+// is locked in part: to be called with all of an allocation. Null where that has no whole page, or somebody else has
+// locked it.
 std::shared_ptr<const void> page_lock(const void* memory, std::int64_t bytes, int device);
 
 // On arrays of the caller on `device`, enqueued on its `stream`.

@@ -24,7 +24,8 @@ class Place {
     // Uninitialised and 64-byte aligned. Throws where there is not so much.
     virtual PlaceBytes allocate(std::int64_t bytes) = 0;
     // `rows` of `width` bytes each, `pitch` bytes from one to the next; width and pitches may be 0. The other end lies
-    // here or in the memory of this process. `from` may change once `write` returns; `read` is done when it returns.
+    // here or in the memory of this process. `read` is done when it returns, and what was written before it. `from` may
+    // change once `write` returns, unless it is page-locked: then when it is done.
     virtual void write(char* to, std::int64_t to_pitch, const void* from, std::int64_t from_pitch, std::int64_t width,
                        std::int64_t rows) = 0;
     virtual void read(void* to, std::int64_t to_pitch, const char* from, std::int64_t from_pitch, std::int64_t width,

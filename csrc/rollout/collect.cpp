@@ -97,6 +97,9 @@ void Collector::place(const Wanted& wanted) {
         placed.errors = take(wanted.lanes * rows * std::int64_t{sizeof(double)});
     }
     if (wanted.outputs) placed.outputs = take(wanted.lanes * rows * row);
+    const bool by_time = wanted.output_lane < wanted.output_row;
+    placed.out_lane = by_time ? extent_.samples : rows;
+    placed.out_time = by_time ? wanted.lanes * extent_.samples : extent_.samples;
     placed_.push_back(placed);
 }
 
@@ -122,6 +125,8 @@ void Collector::collect(const Operand& output, const Moment& moment) {
                                   .scale = reinterpret_cast<const double*>(placed.scale),
                                   .errors = reinterpret_cast<double*>(placed.errors),
                                   .outputs = placed.outputs,
+                                  .out_lane = placed.out_lane * shape_.channels,
+                                  .out_time = placed.out_time * shape_.channels,
                                   .clock = moment.clock,
                                   .began = moment.began});
     }
@@ -151,21 +156,33 @@ void Collector::collect_here(const Wanted& wanted, const Operand& output, std::i
     }
 }
 
+// In as few copies as there can be: each takes as long as many kernels.
 void Collector::finish() {
     constexpr auto kError = std::int64_t{sizeof(double)};
-    const std::int64_t samples = extent_.samples, row = shape_.channels * item_;
+    const std::int64_t N = extent_.samples, row = shape_.channels * item_;
+    const auto read = [&](void* to, std::int64_t to_pitch, const char* from, std::int64_t from_pitch,
+                          std::int64_t width, std::int64_t rows, std::int64_t item) {
+        place_.read(to, to_pitch * item, from, from_pitch * item, width * item, rows);
+    };
     for (std::size_t i = 0; i < placed_.size(); ++i) {
         const Wanted& wanted = wanted_[i];
-        for (std::int64_t l = 0; l < wanted.lanes; ++l) {
-            if (wanted.errors) {
-                place_.read(wanted.errors + l * wanted.error_lane, wanted.row * kError,
-                            placed_[i].errors + l * values_ * samples * kError, samples * kError, samples * kError,
-                            values_);
-            }
-            if (wanted.outputs) {
-                place_.read(static_cast<char*>(wanted.outputs) + l * wanted.output_lane * row, wanted.output_row * row,
-                            placed_[i].outputs + l * values_ * samples * row, samples * row, samples * row, values_);
-            }
+        const Placed& placed = placed_[i];
+        auto* const outputs = static_cast<char*>(wanted.outputs);
+        // Lanes that follow one another there, too, are read as one.
+        const std::int64_t errors_each = wanted.error_lane == values_ * wanted.row ? wanted.lanes : 1;
+        for (std::int64_t l = 0; wanted.errors && l < wanted.lanes; l += errors_each) {
+            read(wanted.errors + l * wanted.error_lane, wanted.row, placed.errors + l * values_ * N * kError, N, N,
+                 errors_each * values_, kError);
+        }
+        if (!outputs) continue;
+        if (wanted.output_lane == N && placed.out_lane == N) {
+            read(outputs, wanted.output_row, placed.outputs, placed.out_time, wanted.lanes * N, values_, row);
+            continue;
+        }
+        const std::int64_t outputs_each = wanted.output_lane == values_ * wanted.output_row ? wanted.lanes : 1;
+        for (std::int64_t l = 0; l < wanted.lanes; l += outputs_each) {
+            read(outputs + l * wanted.output_lane * row, wanted.output_row, placed.outputs + l * placed.out_lane * row,
+                 placed.out_time, N, outputs_each * values_, row);
         }
     }
 }

@@ -56,6 +56,7 @@ class Collector {
     // A part of `wanted` on a device.
     struct Placed {
         char *reference, *scale, *errors, *outputs;
+        std::int64_t out_lane, out_time;  // rows of channels: in the order in which outputs are wanted
     };
 
     char* take(std::int64_t bytes);

@@ -202,10 +202,10 @@ RolloutUse run_ensemble(Stages stages, const EnsembleTask& task, const Interrupt
             }
             collector.finish();
             for (std::size_t leaf = 0; leaf < task.final_states.size(); ++leaf) {
-                for (std::int64_t l = 0; task.final_states[leaf] && l < tile_lanes; ++l) {
-                    tile.get_state(leaf, l,
-                                   static_cast<char*>(task.final_states[leaf]) +
-                                       ((lane + l) * N + sample) * tile.leaf_bytes(leaf));
+                const std::int64_t each = samples == N ? tile_lanes : 1;  // whose states lie behind one another
+                for (std::int64_t l = 0; task.final_states[leaf] && l < tile_lanes; l += each) {
+                    char* const rows = static_cast<char*>(task.final_states[leaf]);
+                    tile.get_state(leaf, l, rows + ((lane + l) * N + sample) * tile.leaf_bytes(leaf), each);
                 }
             }
             const std::lock_guard lock(mutex);

@@ -114,11 +114,13 @@ RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt&
                       const auto at = [&](const void* leaves, std::size_t leaf, std::int64_t tangent) {
                           return static_cast<const char*>(leaves) + (tangent * N + sample) * tile.leaf_bytes(leaf);
                       };
+                      // Tangents whose states [N, ...] lie behind one another are copied as one.
+                      const std::int64_t each = samples == N ? count : 1;
                       for (std::size_t leaf = 0; leaf < task.states.size(); ++leaf) {
                           if (!task.states[leaf]) continue;
                           tile.set_state(leaf, 0, at(task.states[leaf], leaf, 0));
-                          for (std::int64_t k = 0; seeded[leaf] && k < count; ++k) {
-                              tile.set_state(leaf, 1 + k, at(task.seeds[leaf], leaf, first + k));
+                          for (std::int64_t k = 0; seeded[leaf] && k < count; k += each) {
+                              tile.set_state(leaf, 1 + k, at(task.seeds[leaf], leaf, first + k), each);
                           }
                       }
                       Collector collector(program, *place, {1 + count, samples, true}, T,
@@ -133,9 +135,9 @@ RolloutUse run_tangents(Stages stages, const TangentTask& task, const Interrupt&
                               tile.get_state(leaf, 0, const_cast<char*>(at(task.final_states[leaf], leaf, 0)));
                       }
                       for (std::size_t leaf = 0; leaf < task.final_tangents.size(); ++leaf) {
-                          for (std::int64_t k = 0; task.final_tangents[leaf] && k < count; ++k) {
+                          for (std::int64_t k = 0; task.final_tangents[leaf] && k < count; k += each) {
                               tile.get_state(leaf, 1 + k,
-                                             const_cast<char*>(at(task.final_tangents[leaf], leaf, first + k)));
+                                             const_cast<char*>(at(task.final_tangents[leaf], leaf, first + k)), each);
                           }
                       }
                       const std::lock_guard lock(mutex);

@@ -182,22 +182,28 @@ std::int64_t Tile::state_elements(std::size_t leaf) const {
                            : program_.spec().buffers[at(state.buffer)].elements;
 }
 
-void Tile::set_state(std::size_t leaf, std::int64_t lane, const void* data) {
+void Tile::set_state(std::size_t leaf, std::int64_t lane, const void* data, std::int64_t lanes) {
     const StateSpec& state = program_.spec().states[leaf];
     const LeafRows of = rows_of(state, program_.spec().buffers[at(state.buffer)], extent_.samples, slid_[leaf]);
-    place_->write(states_[leaf] + lane * of.rows * of.pitch + of.shift, of.pitch, data, of.row, of.row, of.rows);
+    place_->write(states_[leaf] + lane * of.rows * of.pitch + of.shift, of.pitch, data, of.row, of.row,
+                  lanes * of.rows);
 }
 
-void Tile::get_state(std::size_t leaf, std::int64_t lane, void* data) const {
+void Tile::get_state(std::size_t leaf, std::int64_t lane, void* data, std::int64_t lanes) const {
     const StateSpec& state = program_.spec().states[leaf];
     const LeafRows of = rows_of(state, program_.spec().buffers[at(state.buffer)], extent_.samples, slid_[leaf]);
-    const bool shared = later_.shared[at(state.buffer)];
-    if (shared && extent_.tangent && lane > 0) {
-        std::memset(data, 0, static_cast<std::size_t>(of.rows * of.row));
-        return;
+    if (!later_.shared[at(state.buffer)]) {
+        const char* const first = states_[leaf] + lane * of.rows * of.pitch + of.shift;
+        return place_->read(data, of.row, first, of.pitch, of.row, lanes * of.rows);
     }
-    const std::int64_t source = shared ? 0 : lane;
-    place_->read(data, of.row, states_[leaf] + source * of.rows * of.pitch + of.shift, of.pitch, of.row, of.rows);
+    for (std::int64_t end = lane + lanes; lane < end; ++lane) {
+        if (extent_.tangent && lane > 0) {
+            std::memset(data, 0, static_cast<std::size_t>(of.rows * of.row));
+        } else {
+            place_->read(data, of.row, states_[leaf] + of.shift, of.pitch, of.row, of.rows);
+        }
+        data = static_cast<char*>(data) + of.rows * of.row;
+    }
 }
 
 // All lanes of a leaf where windows do not walk: on a device.

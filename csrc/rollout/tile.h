@@ -45,9 +45,10 @@ class Tile {
     // Bytes that a tile of this extent takes at most, without variants.
     static std::int64_t bytes(const Program& program, Extent extent);
 
-    // Leaf `leaf` of the state, contiguous [samples, elements], into one lane; where the leaf is shared, lane 0 only.
-    void set_state(std::size_t leaf, std::int64_t lane, const void* data);
-    void get_state(std::size_t leaf, std::int64_t lane, void* data) const;
+    // Leaf `leaf` of the state, contiguous [lanes, samples, elements], of lanes from `lane` on; where the leaf is
+    // shared, set in lane 0 only.
+    void set_state(std::size_t leaf, std::int64_t lane, const void* data, std::int64_t lanes = 1);
+    void get_state(std::size_t leaf, std::int64_t lane, void* data, std::int64_t lanes = 1) const;
     // The same without leaving the device: all lanes of a leaf to, and its tangents from, an operand there [elements].
     void get_lanes(std::size_t leaf, const Operand& out) const;
     void set_tangents(std::size_t leaf, const Operand& from);

@@ -29,8 +29,12 @@ class TileRun {
 
     // Bytes of a leaf per sample.
     std::int64_t leaf_bytes(std::size_t leaf) const;
-    void set_state(std::size_t leaf, std::int64_t lane, const void* data) { tile_->set_state(leaf, lane, data); }
-    void get_state(std::size_t leaf, std::int64_t lane, void* data) const { tile_->get_state(leaf, lane, data); }
+    void set_state(std::size_t leaf, std::int64_t lane, const void* data, std::int64_t lanes = 1) {
+        tile_->set_state(leaf, lane, data, lanes);
+    }
+    void get_state(std::size_t leaf, std::int64_t lane, void* data, std::int64_t lanes = 1) const {
+        tile_->get_state(leaf, lane, data, lanes);
+    }
 
     // On a device, as in tile.h.
     void get_lanes(std::size_t leaf, const Operand& out) const { tile_->get_lanes(leaf, out); }

@@ -62,7 +62,7 @@ static __global__ void __launch_bounds__(kStepThreads, 4) collect(const CollectA
     const std::int64_t row = time * t.samples + sample;  // of a lane
     if (t.outputs) {
         auto* out = static_cast<char*>(t.outputs);
-        const std::int64_t to = (lane * t.values * t.samples + row) * t.channels;
+        const std::int64_t to = lane * t.out_lane + time * t.out_time + sample * t.channels;
         for (std::int64_t c = thread; c < t.channels; c += kWarp) {
             const double element = y ? load<double>(y, precision, at + c * t.channel_stride) : 0.0;
             store(out, precision, to + c, element);

@@ -2,7 +2,10 @@
 // graphs.
 #include "backend/device.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -86,6 +89,30 @@ class Stream {
     cudaStream_t stream_ = nullptr;
 };
 
+// A part of memory from `first` on: what lies before the first of its whole pages, those, and what lies behind them.
+struct Part {
+    std::int64_t first, bytes;
+};
+std::array<Part, 3> by_pages(const void* memory, std::int64_t bytes) {
+    static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto begin = reinterpret_cast<std::uintptr_t>(memory), end = begin + static_cast<std::uintptr_t>(bytes);
+    const auto at = [&](std::uintptr_t address) {
+        return static_cast<std::int64_t>(std::min(address, end) - begin);
+    };
+    const std::int64_t first = at((begin + page - 1) / page * page), last = std::max(first, at(end / page * page));
+    return {{{0, first}, {first, last - first}, {last, bytes - last}}};
+}
+
+// Of memory of this process: CUDA refuses to copy what is page-locked in part, and locked are whole pages.
+void copy_by_pages(char* to, const void* from, std::int64_t bytes, cudaStream_t stream) {
+    for (const Part& part : by_pages(from, bytes)) {
+        if (part.bytes == 0) continue;
+        check_cuda(cudaMemcpyAsync(to + part.first, static_cast<const char*>(from) + part.first,
+                                   static_cast<std::size_t>(part.bytes), cudaMemcpyDefault, stream),
+                   kName, "cudaMemcpyAsync");
+    }
+}
+
 // Copies on a stream of their own.
 class CopyStream : public Feed {
   public:
@@ -96,8 +123,7 @@ class CopyStream : public Feed {
         const DeviceScope scope(kName, device_);
         enqueued_.record(work_);
         enqueued_.await(copies_.get());
-        check_cuda(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, copies_.get()), kName,
-                   "cudaMemcpyAsync");
+        copy_by_pages(to, from, bytes, copies_.get());
         arrived_[static_cast<std::size_t>(number)].record(copies_.get());
     }
 
@@ -149,8 +175,12 @@ class Gpu : public tqs::Device {
 
     void write(char* to, std::int64_t to_pitch, const void* from, std::int64_t from_pitch, std::int64_t width,
                std::int64_t rows) override {
-        copy(to, to_pitch, from, from_pitch, width, rows);
-        wait();  // locked memory is read while the copy runs
+        // Pageable memory is taken along at once.
+        if (rows > 1 && (to_pitch != width || from_pitch != width)) {
+            return copy(to, to_pitch, from, from_pitch, width, rows);
+        }
+        const DeviceScope scope(kName, device_);
+        copy_by_pages(to, from, width * rows, stream_.get());
     }
 
     void read(void* to, std::int64_t to_pitch, const char* from, std::int64_t from_pitch, std::int64_t width,
@@ -284,18 +314,20 @@ std::shared_ptr<const void> page_lock(const void* memory, std::int64_t bytes, in
     // Programs that share weights share their lock, too.
     static std::mutex mutex;
     static std::map<std::pair<const void*, std::int64_t>, std::weak_ptr<const void>> known;
-    if (bytes == 0) return nullptr;
+    const Part pages = by_pages(memory, bytes)[1];
+    if (pages.bytes == 0) return nullptr;
     const std::scoped_lock lock(mutex);
     std::weak_ptr<const void>& own = known[{memory, bytes}];
     if (std::shared_ptr<const void> held = own.lock()) return held;
     const DeviceScope scope(kName, device);
-    auto* const begin = const_cast<void*>(memory);
-    const cudaError_t status = cudaHostRegister(begin, static_cast<std::size_t>(bytes), cudaHostRegisterPortable);
+    void* const begin = static_cast<char*>(const_cast<void*>(memory)) + pages.first;
+    const cudaError_t status = cudaHostRegister(begin, static_cast<std::size_t>(pages.bytes), cudaHostRegisterPortable);
     if (status == cudaErrorHostMemoryAlreadyRegistered) {
         cudaGetLastError();
         return nullptr;
     }
-    require(status == cudaSuccess, kName, "cannot page-lock ", bytes, " bytes of weights (", cudaGetErrorString(status),
+    require(status == cudaSuccess, kName, "cannot page-lock ", pages.bytes, " bytes of weights (",
+            cudaGetErrorString(status),
             "); copy weights that are mapped from a file (`parameter.data = parameter.data.clone()`), or move the "
             "module to the device");
     std::shared_ptr<const void> held(begin, [](void* locked) { cudaHostUnregister(locked); });

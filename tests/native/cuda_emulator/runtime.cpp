@@ -1,8 +1,8 @@
 // The CUDA runtime on the processor: the device, its memory, and copies. Streams are streams.cpp.
 //
-// Pinned memory may not be touched by kernels: its whole pages are out of reach while one runs. A copy lies inside of
-// pinned memory or outside of it: CUDA refuses one that does both ("cudaMemcpy" in its driver's manual), and knows what
-// is pinned to the byte.
+// Pinned memory may not be touched by kernels: it is out of reach while one runs. A copy lies inside of
+// pinned memory or outside of it: CUDA refuses one that does both ("cudaMemcpy" in its driver's manual). Its manual
+// does not say whether it counts bytes or pages: here pages are pinned, and none twice.
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "emulator.h"
 #include "streams.h"
@@ -23,12 +24,19 @@ namespace {
 std::map<void*, std::size_t> arrays;
 std::map<void*, std::size_t> pinned;
 std::size_t allocated = 0;
+std::int64_t copies = 0;
 constexpr std::size_t kTotal = std::size_t{1} << 32;
 constexpr std::size_t kPitch = 1024;  // of a GPU 2^31 - 1
 
 // cudaMalloc aligns to 256 bytes.
 std::size_t padded(std::size_t bytes) {
     return (bytes + 255) / 256 * 256;
+}
+
+// The beginning of the page in which it lies.
+char* page_of(void* memory) {
+    const auto address = reinterpret_cast<std::uintptr_t>(memory);
+    return static_cast<char*>(memory) - address % static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
 }
 
 // Whether `memory` lies in one of `ranges`.
@@ -58,6 +66,7 @@ bool partly_pinned(const void* memory, std::size_t bytes) {
 // A copy reads pageable memory of the host at once, pinned memory when it happens.
 void copy(EmulatedStream* stream, const void* from, std::size_t bytes, const std::function<void(const void*)>& work) {
     const std::scoped_lock lock(runtime_mutex);
+    ++copies;
     if (within(arrays, from) || within(pinned, from)) {
         submit(stream, [=] { work(from); });
         return;
@@ -71,13 +80,7 @@ void copy(EmulatedStream* stream, const void* from, std::size_t bytes, const std
 namespace emulator {
 
 void reach_pinned(bool reachable) {
-    const int protection = reachable ? PROT_READ | PROT_WRITE : PROT_NONE;
-    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-    for (const auto& [memory, bytes] : pinned) {
-        const auto address = reinterpret_cast<std::uintptr_t>(memory);
-        const std::uintptr_t begin = (address + page - 1) / page * page, end = (address + bytes) / page * page;
-        if (begin < end) mprotect(reinterpret_cast<void*>(begin), end - begin, protection);
-    }
+    for (const auto& [memory, bytes] : pinned) mprotect(memory, bytes, reachable ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
 std::size_t allocated_bytes() {
@@ -195,19 +198,20 @@ cudaError_t cudaFree(void* memory) {
 cudaError_t cudaHostRegister(void* memory, std::size_t bytes, unsigned) {
     if (spoils_capture()) return cudaErrorStreamCaptureUnsupported;
     const std::scoped_lock lock(runtime_mutex);
-    char* const begin = static_cast<char*>(memory);
+    char* const begin = page_of(memory);
+    char* const end = page_of(static_cast<char*>(memory) + bytes - 1) + sysconf(_SC_PAGESIZE);
     for (const auto& [other, size] : pinned) {
-        if (static_cast<char*>(other) < begin + bytes && begin < static_cast<char*>(other) + size)
+        if (static_cast<char*>(other) < end && begin < static_cast<char*>(other) + size)
             return cudaErrorHostMemoryAlreadyRegistered;
     }
-    pinned[memory] = bytes;
+    pinned[begin] = static_cast<std::size_t>(end - begin);
     return cudaSuccess;
 }
 
 cudaError_t cudaHostUnregister(void* memory) {
     const std::scoped_lock lock(runtime_mutex);
     run_all_streams();
-    pinned.erase(memory);
+    pinned.erase(page_of(memory));
     return cudaSuccess;
 }
 
@@ -244,6 +248,11 @@ __attribute__((visibility("default"))) std::int64_t emulated_pinned_bytes() {
     std::int64_t bytes = 0;
     for (const auto& each : pinned) bytes += static_cast<std::int64_t>(each.second);
     return bytes;
+}
+
+// Since the last call.
+__attribute__((visibility("default"))) std::int64_t emulated_copies() {
+    return std::exchange(copies, 0);
 }
 
 // Of a block.

@@ -20,7 +20,7 @@ bool spoils_capture();
 // Of the last work that failed.
 const std::string& failure_of_streams();
 
-// Whether pinned memory can be touched, as far as it is whole pages.
+// Whether pinned memory can be touched.
 void reach_pinned(bool reachable);
 
 }  // namespace emulator
