@@ -126,8 +126,7 @@ inline const unsigned char* atom_element_by_rows(std::uint64_t descriptor, int n
                     static_cast<std::uint64_t>(k % 8 * 128 + n % 64 * 2));
 }
 
-// a [64, depth] and b [N, depth] as they are now. `left` is element i of a register of a, `right` of an operand's
-// bytes.
+// a [64, depth] and b [N, depth].
 template <class Wide>
 struct Operands {
     std::vector<Wide> a, b;
@@ -137,6 +136,7 @@ struct Operands {
                std::memcmp(b.data(), other.b.data(), b.size() * sizeof(Wide)) == 0;
     }
 };
+// As they are now. `left` is element i of a register of a, `right` of an operand's bytes.
 template <class Wide, int depth, bool by_rows, class Sum, class Left, class Right>
 Operands<Wide> read_operands(const std::vector<AtomProduct<Sum>>& lanes, int columns, const Left& left,
                              const Right& right) {
