@@ -188,6 +188,7 @@ def test_float16_is_rounded_as_numpy_rounds_it(emulator):
         ("nobody arrives", "waits at wait_phase for threads that never come"),
         ("barrier not published", "a barrier that was not published"),
         ("copy not shown to a product", "a product reads a copy that was not shown to it"),
+        ("copied under a product", "an operand of a product that changes while it is under way"),
     ],
 )
 def test_faults_are_found(emulator, fault, message):

@@ -197,8 +197,8 @@ using Fragment = std::uint32_t[4];
 #define TQS_DESCRIPTOR "l"(a)
 #define TQS_PRODUCT(name, text, names, flag, last, Sum, fragments, Left, left, ...)                                  \
     __device__ inline void name(Sum (&c)[fragments][4], Left a, std::uint64_t b, bool add) {                         \
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " flag ", 0;\n"                                           \
-                     "wgmma.mma_async.sync.aligned." text " " names ", add" last ";\n}"                              \
+        asm volatile("{\n.reg .pred sum;\nsetp.ne.b32 sum, " flag ", 0;\n"                                           \
+                     "wgmma.mma_async.sync.aligned." text " " names ", sum" last ";\n}"                              \
                      : __VA_ARGS__                                                                                   \
                      : left, "l"(b), "r"(static_cast<int>(add)));                                                    \
     }

@@ -1,7 +1,8 @@
 // What the hardware does behind the threads' backs: copies to shared memory, products of warpgroups, and the barriers
 // in shared memory that count bulk copies. It may happen at any moment between the call and the wait, so here it
 // happens at both ends: the target of a copy holds 0xFF from the call on and the data from the wait on; a product reads
-// registers and shared memory, and a phase of a barrier ends, when somebody waits for it.
+// registers and shared memory at the call and again, with the same result, when somebody waits for it, which is when a
+// phase of a barrier ends, too.
 #include <algorithm>
 #include <cstring>
 #include <map>

@@ -132,19 +132,26 @@ void multiply_16(int kind, Way way, float (&sums)[fragments][4], const Fragment&
     kind == 0 ? products_bfloat16(sums, a, by_columns, true) : products_float16(sums, a, by_columns, true);
 }
 
-// A warpgroup copies an atom for a product, each thread a part.
-void copy_for_product(const unsigned char* source, bool show) {
+// A warpgroup copies atoms for a product, each thread a part.
+enum class Copied { shown, not_shown, late };  // late: when the product has been called
+void copy_for_product(const unsigned char* source, Copied how) {
     unsigned char* const atoms = atoms_begin();
+    float sums[8][4];
+    const Fragment a = {};
+    const auto call = [&] {
+        fence_products();
+        products_bfloat16(sums, a, describe_atoms(atoms), false);
+        commit_products();
+    };
+    std::memset(atoms + 64 * thread(), 0, 64);
+    block_barrier();
+    if (how == Copied::late) call();
     for (int part = thread(); part < 8 * 64; part += 128) copy_async(atoms + 16 * part, source, true);
     commit_copies();
     wait_copies<0>();
-    if (show) show_to_products();
+    if (how != Copied::not_shown) show_to_products();
     block_barrier();
-    float sums[8][4];
-    const Fragment a = {};
-    fence_products();
-    products_bfloat16(sums, a, describe_atoms(atoms), false);
-    commit_products();
+    if (how != Copied::late) call();
     wait_products<0>();
 }
 
@@ -290,9 +297,11 @@ const char* emulated_fault(const char* name, int reversed) {
     } else if (fault == "nobody arrives") {
         said = outcome(64, 1024, [&] { bring(memory, -1, true); });
     } else if (fault == "copy shown to a product") {
-        said = outcome(128, 9 << 10, [&] { copy_for_product(memory, true); });
+        said = outcome(128, 9 << 10, [&] { copy_for_product(memory, Copied::shown); });
     } else if (fault == "copy not shown to a product") {
-        said = outcome(128, 9 << 10, [&] { copy_for_product(memory, false); });
+        said = outcome(128, 9 << 10, [&] { copy_for_product(memory, Copied::not_shown); });
+    } else if (fault == "copied under a product") {
+        said = outcome(128, 9 << 10, [&] { copy_for_product(memory, Copied::late); });
     } else if (fault == "bank conflict") {
         said = outcome(32, 4096, [] { load_from_shared(shared_memory() + 128 * thread()); });
     }

@@ -126,47 +126,75 @@ inline const unsigned char* atom_element_by_rows(std::uint64_t descriptor, int n
                     static_cast<std::uint64_t>(k % 8 * 128 + n % 64 * 2));
 }
 
-// c [64, N] (+)= a [64, depth] b [depth, N]. `left` is element i of a register of a, `right` of an operand's bytes.
-template <class Sum, class Wide, int depth, bool by_rows, class Left, class Right, class Round>
-void multiply_atoms(const std::vector<AtomProduct<Sum>>& lanes, int columns, const Left& left, const Right& right,
-                    const Round& round) {
+// a [64, depth] and b [N, depth].
+template <class Wide>
+struct Operands {
+    std::vector<Wide> a, b;
+
+    bool same(const Operands& other) const {  // bits: what nobody needs may be NaN
+        return std::memcmp(a.data(), other.a.data(), a.size() * sizeof(Wide)) == 0 &&
+               std::memcmp(b.data(), other.b.data(), b.size() * sizeof(Wide)) == 0;
+    }
+};
+// As they are now. `left` is element i of a register of a, `right` of an operand's bytes.
+template <class Wide, int depth, bool by_rows, class Sum, class Left, class Right>
+Operands<Wide> read_operands(const std::vector<AtomProduct<Sum>>& lanes, int columns, const Left& left,
+                             const Right& right) {
     constexpr int kHalf = depth / 2, kEach = depth / 8, kSize = 32 / depth;  // elements per register; bytes of one
-    std::vector<Wide> a(64 * depth), b(static_cast<std::size_t>(columns) * depth);
+    Operands<Wide> result{std::vector<Wide>(64 * depth), std::vector<Wide>(static_cast<std::size_t>(columns) * depth)};
     for (int thread = 0; lanes[0].a && thread < 128; ++thread) {
         const int row = thread / 32 * 16 + thread % 32 / 4, t = thread % 4;
         for (int i = 0; i < 4; ++i) {
             for (int e = 0; e < kEach; ++e) {
                 const int k = kEach * t + i / 2 * kHalf + e;
-                a[static_cast<std::size_t>((row + 8 * (i % 2)) * depth + k)] =
+                result.a[static_cast<std::size_t>((row + 8 * (i % 2)) * depth + k)] =
                     left(lanes[static_cast<std::size_t>(thread)].a[i], e);
             }
         }
     }
     for (int row = 0; !lanes[0].a && row < 64; ++row) {
         for (int k = 0; k < depth; ++k) {
-            a[static_cast<std::size_t>(row * depth + k)] = right(atom_byte(lanes[0].described_a, row, k * kSize));
+            result.a[static_cast<std::size_t>(row * depth + k)] =
+                right(atom_byte(lanes[0].described_a, row, k * kSize));
         }
     }
     for (int n = 0; n < columns; ++n) {
         for (int k = 0; k < depth; ++k) {
-            b[static_cast<std::size_t>(n * depth + k)] =
+            result.b[static_cast<std::size_t>(n * depth + k)] =
                 right(by_rows ? atom_element_by_rows(lanes[0].b, n, k) : atom_byte(lanes[0].b, n, k * kSize));
         }
     }
-    for (int thread = 0; thread < 128; ++thread) {
-        const AtomProduct<Sum>& own = lanes[static_cast<std::size_t>(thread)];
+    return result;
+}
+
+// c [64, N] (+)= a b, later: until then both stay as they are now.
+template <class Wide, int depth, bool by_rows, class Sum, class Left, class Right, class Round>
+void defer_product(std::vector<AtomProduct<Sum>> lanes, int columns, Left left, Right right, Round round) {
+    for (const AtomProduct<Sum>& own : lanes) {
         if (own.b != lanes[0].b || own.described_a != lanes[0].described_a || own.add != lanes[0].add)
             throw std::runtime_error("a product that differs by thread");
-        const int first = thread / 32 * 16 + thread % 32 / 4, t = thread % 4;
-        for (int i = 0; i < columns / 2; ++i) {
-            const int row = first + 8 * (i / 2 % 2), column = i / 4 * 8 + 2 * t + i % 2;
-            Wide sum = own.add ? static_cast<Wide>(own.c[i]) : Wide{0};
-            for (int k = 0; k < depth; ++k) {
-                sum += a[static_cast<std::size_t>(row * depth + k)] * b[static_cast<std::size_t>(column * depth + k)];
-            }
-            own.c[i] = round(sum);
-        }
     }
+    const auto read = [=] {
+        return read_operands<Wide, depth, by_rows>(lanes, columns, left, right);
+    };
+    emulator::defer([=, first = read()] {
+        const Operands<Wide> operands = read();
+        if (!operands.same(first))
+            throw std::runtime_error("an operand of a product that changes while it is under way");
+        for (int thread = 0; thread < 128; ++thread) {
+            const AtomProduct<Sum>& own = lanes[static_cast<std::size_t>(thread)];
+            const int first_row = thread / 32 * 16 + thread % 32 / 4, t = thread % 4;
+            for (int i = 0; i < columns / 2; ++i) {
+                const int row = first_row + 8 * (i / 2 % 2), column = i / 4 * 8 + 2 * t + i % 2;
+                Wide sum = own.add ? static_cast<Wide>(own.c[i]) : Wide{0};
+                for (int k = 0; k < depth; ++k) {
+                    sum += operands.a[static_cast<std::size_t>(row * depth + k)] *
+                           operands.b[static_cast<std::size_t>(column * depth + k)];
+                }
+                own.c[i] = round(sum);
+            }
+        }
+    });
 }
 
 template <class Sum>
@@ -178,25 +206,23 @@ std::vector<AtomProduct<Sum>> copied(void* const* brought, int count) {
 
 template <double (*value)(std::uint32_t), int columns, bool by_rows>
 void defer_16(void* const* brought, int count) {
-    emulator::defer([lanes = copied<float>(brought, count)] {
-        multiply_atoms<float, double, 16, by_rows>(
-            lanes, columns, [](std::uint32_t word, int e) { return value(word >> 16 * e & 0xFFFF); },
-            [](const unsigned char* bytes) {
-                std::uint16_t bits;
-                std::memcpy(&bits, bytes, sizeof bits);
-                return value(bits);
-            },
-            truncated);
-    });
+    defer_product<double, 16, by_rows>(
+        copied<float>(brought, count), columns,
+        [](std::uint32_t word, int e) { return value(word >> 16 * e & 0xFFFF); },
+        [](const unsigned char* bytes) {
+            std::uint16_t bits;
+            std::memcpy(&bits, bytes, sizeof bits);
+            return value(bits);
+        },
+        truncated);
 }
 template <int columns>
 void defer_8(void* const* brought, int count) {
-    emulator::defer([lanes = copied<int>(brought, count)] {
-        multiply_atoms<int, std::int64_t, 32, false>(
-            lanes, columns, [](std::uint32_t word, int e) { return static_cast<std::int64_t>(word >> 8 * e & 0xFF); },
-            [](const unsigned char* byte) { return static_cast<std::int64_t>(static_cast<std::int8_t>(*byte)); },
-            [](std::int64_t sum) { return static_cast<int>(sum); });
-    });
+    defer_product<std::int64_t, 32, false>(
+        copied<int>(brought, count), columns,
+        [](std::uint32_t word, int e) { return static_cast<std::int64_t>(word >> 8 * e & 0xFF); },
+        [](const unsigned char* byte) { return static_cast<std::int64_t>(static_cast<std::int8_t>(*byte)); },
+        [](std::int64_t sum) { return static_cast<int>(sum); });
 }
 
 }  // namespace emulated
