@@ -7,6 +7,7 @@ import pytest
 
 import emulated
 from checking import same_bits
+from emulated_layers import DTYPES as PRECISIONS
 from emulated_layers import FLOATS, Layer, address, call, integers, pointers
 
 pytestmark = pytest.mark.skipif(not emulated.COMPILER, reason="needs a C++ compiler")
@@ -94,3 +95,30 @@ def test_layers_have_the_same_bits_in_vectors_and_by_element(emulator, dtype, ho
     aligned, odd = (Layer(emulator, dtype, **sizes, **how, stride=stride) for stride in (64, 65))
     for multiprocessors in (1, 3, 1000):  # tiles of 128 (float32 alone), 64 and 16
         same_bits(aligned.check(multiprocessors=multiprocessors), odd.run(multiprocessors=multiprocessors))
+
+
+# Blocks along y of the emulated device, each with 16 columns or, of 16 bits, 64 (cuda/grid.h there).
+MOST_BLOCKS = 2048
+
+
+def test_layers_of_more_columns_than_a_grid_has_along_one_axis(emulator):
+    for groups in (1, 3):  # 2049 blocks of columns, and 3 times 683
+        n = groups * (MOST_BLOCKS // groups * 16 + 5)
+        Layer(emulator, "float32", 1, 1, 1, n, groups, groups=groups, biases="none").check(multiprocessors=1000)
+
+
+@pytest.mark.parametrize(("dtype", "edge"), [("float32", 16), ("bfloat16", 64)])
+def test_products_of_more_columns_than_a_grid_has_along_one_axis(emulator, dtype, edge):
+    depth, columns = 8, MOST_BLOCKS * edge + 8
+    generator = np.random.default_rng(3)
+    bits = [emulated.to_bits(generator.standard_normal(shape), dtype) for shape in ((1, depth), (depth, columns))]
+    out = emulated.Guarded(emulator.library, (1, columns), bits[0].dtype)
+    memory = [emulator.guarded(part) for part in bits]
+    call(
+        emulator.library.emulated_matmul, PRECISIONS[dtype][0], 0, 0, 0, *integers(1, 1, 1, columns, depth),
+        *map(address, memory), address(out),
+    )  # fmt: skip
+    a, b = (emulated.from_bits(part, dtype).astype(float) for part in bits)
+    got = emulated.from_bits(out.array, dtype).astype(float)
+    rounding = PRECISIONS[dtype][1] * np.abs(a @ b)
+    assert (np.abs(got - a @ b) <= rounding + (depth + 2) * 2.0**-23 * (np.abs(a) @ np.abs(b))).all()

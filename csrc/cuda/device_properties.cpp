@@ -44,6 +44,12 @@ Device properties_of(int device) {
     return known.emplace(device, ask(device)).first->second;
 }
 
+int shared_limit() {
+    int device = 0;
+    check_cuda(cudaGetDevice(&device), "launch", "cudaGetDevice");
+    return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+}
+
 bool launches_overlap(int device) {
     constexpr int kDriver = 12030;
     int driver = 0;

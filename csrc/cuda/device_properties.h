@@ -12,6 +12,9 @@ double bytes_per_cycle(int bus_bits, int memory_clock, int clock);
 // Asked once per device and process.
 Device properties_of(int device);
 
+// Bytes of shared memory that a block may have on the current device.
+int shared_limit();
+
 // Whether kernels may be launched before those before them have ended: from 9.0 on, which code for 8.0 does not know,
 // and within graphs from drivers of CUDA 12.3 on.
 bool launches_overlap(int device);

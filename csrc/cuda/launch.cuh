@@ -3,6 +3,7 @@
 
 #include "cuda/check.h"
 #include "cuda/device/dispatch.cuh"
+#include "cuda/device_properties.h"
 #include "cuda/kernels.h"
 
 namespace tqs::cuda {
@@ -14,10 +15,9 @@ struct StreamLaunch {
     template <class Kernel, class Argument>
     void operator()(Kernel kernel, Grid grid, int threads, std::size_t shared, const Argument& argument) const {
         constexpr std::size_t kWithoutAsking = 48 << 10;
-        if (shared > kWithoutAsking) {
-            check_cuda(
-                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-                "qgemm", "cudaFuncSetAttribute");
+        if (shared > kWithoutAsking) {  // the most there is: another thread may be launching it with more
+            check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit()),
+                       "qgemm", "cudaFuncSetAttribute");
         }
         cudaLaunchAttribute cluster{};
         cluster.id = cudaLaunchAttributeClusterDimension;

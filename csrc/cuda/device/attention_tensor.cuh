@@ -141,7 +141,7 @@ class TensorBlock {
     }
 
     // Null: absent, or a tangent that is zero.
-    __device__ char* at(int operand, int set) const { return pointers[operand * Shape::kSets + set]; }
+    __device__ char* at(int operand, int set) const { return in_global(pointers[operand * Shape::kSets + set]); }
     __device__ std::int64_t row_bytes(int operand) const { return 2 * a.steps[operand].row; }
     __device__ int warp_query() const {
         return numbers->first_query + static_cast<int>(threadIdx.x) / 32 * kWarpQueries;

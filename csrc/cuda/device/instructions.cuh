@@ -16,6 +16,7 @@
 // are written.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <nv/target>
 
@@ -34,6 +35,13 @@ __device__ inline void begin_kernel() {
         asm volatile("griddepcontrol.wait;" ::: "memory");
         asm volatile("griddepcontrol.launch_dependents;");))
     // clang-format on
+}
+
+// The same address, known to be of global memory. Of one that a kernel has read (from a table) the compiler does not
+// know: it would be accessed by the slower instructions for any memory, in order with those for shared memory.
+template <class T>
+__device__ inline T* in_global(T* address) {
+    return static_cast<T*>(__cvta_global_to_generic(reinterpret_cast<std::size_t>(address)));
 }
 
 // The dynamic shared memory of this block, 128-byte aligned.

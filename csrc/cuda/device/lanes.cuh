@@ -7,6 +7,7 @@
 #include "backend/program_kernels.h"
 #include "cuda/device/elements.cuh"
 #include "cuda/device/instructions.cuh"
+#include "cuda/grid.h"
 
 namespace tqs::cuda {
 
@@ -20,9 +21,7 @@ struct Lanes {
 
     // Null: a tangent that is zero.
     __device__ char* lane(std::int64_t number, bool tangent) const {
-        if (table) return table[number];
-        if (tangent && number > 0 && shared) return nullptr;
-        return data + number * step;
+        return in_global(table ? table[number] : tangent && number > 0 && shared ? nullptr : data + number * step);
     }
 };
 
@@ -103,9 +102,13 @@ struct alignas(16) Pack {
 };
 
 // Lanes in the y direction of a grid: block y takes lanes y, y + gridDim.y, ...
-inline constexpr std::int64_t kMostGridLanes = 32768;
 static inline unsigned grid_lanes(std::int64_t lanes) {
     return static_cast<unsigned>(lanes < kMostGridLanes ? lanes : kMostGridLanes);
+}
+
+// Where each of so many has a block of its own, number blockIdx.z * gridDim.y + blockIdx.y: how many there are along z.
+static inline unsigned grid_rests(std::int64_t lanes) {
+    return static_cast<unsigned>((lanes + kMostGridLanes - 1) / kMostGridLanes);
 }
 
 // How a nonlinear kernel shares out the tangents: a block computes the primal of its elements and then the tangents of

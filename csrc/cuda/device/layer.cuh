@@ -16,7 +16,7 @@ struct LayerArgument {
     Lanes x, bias, out;
     bool biased;
     std::int64_t x_sample, out_sample, samples, rows;  // of a lane and sample
-    std::int64_t x_batch, channels, x_channel, outputs, k;
+    std::int64_t x_batch, channels, x_channel, outputs, k, groups;
     WindowAxis height, width;
     std::int64_t column_blocks;  // of a group
 };
@@ -62,16 +62,23 @@ __device__ inline Computed<Stored> layer_input(const LayerArgument& a, const Lay
     return number(row.x[k * a.x_channel + h * a.height.x_stride + w * a.width.x_stride]);
 }
 
+// Blocks that are to fit a multiprocessor at once; without being told the compiler takes some registers too many.
+template <class Stored, int kEach, bool linear>
+inline constexpr int kLayerBlocks = kEach == 8   ? (linear ? 2 : 1)
+                                    : kEach == 4 ? (linear && sizeof(Stored) == 4 ? 3 : 2)
+                                                 : 4;
+
 // Stored: as all operands are. linear: rows of x and of weights are adjacent and begin at multiples of 16 bytes.
 template <class Stored, int kEach, bool linear>
-__global__ void __launch_bounds__(kProductThreads) layer(const LayerArgument a) {
+__global__ void __launch_bounds__(kProductThreads, (kLayerBlocks<Stored, kEach, linear>)) layer(const LayerArgument a) {
     begin_kernel();
     using T = Computed<Stored>;
     using Tile = Tiling<T, kEach>;
-    const LayerRun run = run_of_block(a.runs, a.run_count, blockIdx.x);
+    const std::int64_t across = blockIdx.z * gridDim.y + blockIdx.y, group = across / a.column_blocks;
+    if (group >= a.groups) return;  // the whole block
+    const LayerRun& run = run_of_block(a.runs, a.run_count, blockIdx.x);
     const std::int64_t first_row = (blockIdx.x - run.block) * Tile::kEdge;
-    const std::int64_t group = blockIdx.y / a.column_blocks;
-    const std::int64_t first_column = (blockIdx.y - group * a.column_blocks) * Tile::kEdge;
+    const std::int64_t first_column = (across - group * a.column_blocks) * Tile::kEdge;
 
     T sums[kEach][kEach] = {};
     const auto add = [&](const void* weight, bool primal) {
@@ -112,7 +119,7 @@ __global__ void __launch_bounds__(kProductThreads) layer(const LayerArgument a) 
     }
 
     const int side = static_cast<int>(threadIdx.x) % kProductSide, down = static_cast<int>(threadIdx.x) / kProductSide;
-    const std::int64_t each = a.samples * a.rows, columns = a.outputs * (gridDim.y / a.column_blocks);
+    const std::int64_t each = a.samples * a.rows, columns = a.outputs * a.groups;
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
         const std::int64_t m = first_row + Tile::place(down, i), lane = m / each;

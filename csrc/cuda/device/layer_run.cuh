@@ -14,7 +14,8 @@ struct LayerRun {
     const void* tangent;  // multiplies lane 0's
 };
 
-__device__ inline LayerRun run_of_block(const LayerRun* runs, int count, std::int64_t block) {
+// In place: kernels read of it what they need when they need it, which takes no registers meanwhile.
+__device__ inline const LayerRun& run_of_block(const LayerRun* runs, int count, std::int64_t block) {
     int low = 0, high = count;
     while (high - low > 1) {
         const int middle = (low + high) / 2;

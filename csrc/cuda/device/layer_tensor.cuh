@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(Shape::kThreads) layer_tensor(const TensorLaye
     const int width = across - panel * kPanel < kPanel ? across - panel * kPanel : kPanel;
     const std::int64_t block = rest / width;
     const int column_block = panel * kPanel + static_cast<int>(rest - block * width);
-    const LayerRun run = run_of_block(a.runs, a.run_count, block);
+    const LayerRun& run = run_of_block(a.runs, a.run_count, block);
     const int group = column_block / a.column_blocks;
     const int first_column = (column_block - group * a.column_blocks) * Shape::kColumns;
     auto* const rows = reinterpret_cast<TensorRow*>(shared_memory() + Shape::kRingBytes);
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(Shape::kThreads) layer_tensor(const TensorLaye
     multiply_stages<Element, Shape, false>(products * units, fill, sums);
 
     const auto moved = [&](std::uint16_t* row) {
-        return row ? reinterpret_cast<Element*>(row) + first_column : nullptr;
+        return row ? reinterpret_cast<Element*>(in_global(row)) + first_column : nullptr;
     };
     write_tile<Element, Shape>(
         sums, a.outputs - first_column, a.vectors, [&](int row) -> const Element* { return moved(rows[row].bias); },

@@ -25,7 +25,8 @@ __global__ void __launch_bounds__(kProductThreads) matmul(const MatmulArgument p
     const std::int64_t product = blockIdx.x / p.row_blocks, lane = product / p.batches.count;
     const auto batch = static_cast<std::uint32_t>(product - lane * p.batches.count);
     const std::int64_t first_row = (blockIdx.x - product * p.row_blocks) * Tile::kEdge;
-    const std::int64_t first_column = static_cast<std::int64_t>(blockIdx.y) * Tile::kEdge;
+    const std::int64_t first_column = std::int64_t{blockIdx.z * gridDim.y + blockIdx.y} * Tile::kEdge;
+    if (first_column >= p.columns) return;  // the whole block
 
     T sums[kEach][kEach] = {};
     const auto add = [&](const char* a_data, const char* b_data) {

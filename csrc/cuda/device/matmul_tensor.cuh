@@ -22,7 +22,9 @@ __global__ void __launch_bounds__(Shape::kThreads) matmul_tensor(const TensorMat
     const std::int64_t product = blockIdx.x / p.row_blocks, lane = product / p.batches.count;
     const auto batch = static_cast<std::uint32_t>(product - lane * p.batches.count);
     const int first_row = static_cast<int>(blockIdx.x - product * p.row_blocks) * Shape::kRows;
-    const int first_column = static_cast<int>(blockIdx.y) * Shape::kColumns;
+    const std::int64_t across = blockIdx.z * gridDim.y + blockIdx.y;
+    if (across * Shape::kColumns >= p.columns) return;  // the whole block
+    const int first_column = static_cast<int>(across) * Shape::kColumns;
 
     struct Pair {
         const std::uint16_t *a, *b;

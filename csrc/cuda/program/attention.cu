@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cuda/device/attention.cuh"
+#include "cuda/device_properties.h"
 #include "cuda/program/attention.h"
 #include "cuda/program/kernels.h"
 #include "cuda/program/launch.cuh"
@@ -12,15 +13,6 @@ namespace {
 constexpr const char* kName = "attention";
 // Queries from which on a block of 64 is worth it; below, one of 16.
 constexpr std::int64_t kManyQueries = 17;
-
-// Shared memory of a block on the current device.
-std::int64_t shared_limit() {
-    int device = 0, bytes = 0;
-    check_cuda(cudaGetDevice(&device), kName, "cudaGetDevice");
-    check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), kName,
-               "cudaDeviceGetAttribute");
-    return bytes;
-}
 
 // Lane 1 of what Lanes counts from lane 0.
 Lanes apart(const Operand& operand, const LanesApart& lanes) {
@@ -90,7 +82,7 @@ template <class T, int rows, int widths, int tangents>
 void launch_groups(AttentionArgument& a, std::int64_t shared) {
     using Shape = AttentionShape<T, rows, tangents, widths>;
     if constexpr (tangents == 0) {
-        launch_shape<Shape>(a, grid_lanes(a.lanes), (a.lanes + kMostGridLanes - 1) / kMostGridLanes);
+        launch_shape<Shape>(a, grid_lanes(a.lanes), grid_rests(a.lanes));
     } else {
         const bool fits = static_cast<std::int64_t>(Shape::kShared) <= shared;
         const std::int64_t groups = fits ? (a.lanes - a.first_lane) / tangents : 0;

@@ -56,7 +56,7 @@ void combine(const TensorArgument& h, const Cut& cut) {
     const std::int64_t elements = cut.rows * h.a.width;
     launch(kName, tensor_combine<Element, tangents>,
            Grid{blocks_of((elements + kCombineThreads - 1) / kCombineThreads, "elements"), grid_lanes(h.lanes),
-                static_cast<unsigned>((h.lanes + kMostGridLanes - 1) / kMostGridLanes)},
+                grid_rests(h.lanes)},
            kCombineThreads, 0, h);
 }
 
@@ -64,7 +64,7 @@ template <class Element, int depth>
 void run_primal(TensorArgument h, const Cut& cut) {
     using Shape = TensorShape<Element, depth, 0, depth <= 64 ? 64 : 32>;
     static_assert(Shape::shared_bytes(kMostWarps) <= kLeastShared);
-    launch_shape<Shape>(h, tensor_primal<Shape>, grid_lanes(h.lanes), (h.lanes + kMostGridLanes - 1) / kMostGridLanes);
+    launch_shape<Shape>(h, tensor_primal<Shape>, grid_lanes(h.lanes), grid_rests(h.lanes));
     if (h.splits > 1) combine<Element, false>(h, cut);
 }
 

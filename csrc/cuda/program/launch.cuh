@@ -9,6 +9,7 @@
 
 #include "cuda/check.h"
 #include "cuda/device/instructions.cuh"
+#include "cuda/device_properties.h"
 #include "cuda/grid.h"
 #include "cuda/program/context.h"
 
@@ -20,9 +21,9 @@ template <class Argument>
 void launch(const char* name, void (*kernel)(Argument), Grid grid, int threads, std::size_t shared,
             const Argument& argument) {
     constexpr std::size_t kWithoutAsking = 48 << 10;
-    if (shared > kWithoutAsking) {
-        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-                   name, "cudaFuncSetAttribute");
+    if (shared > kWithoutAsking) {  // the most there is: another thread may be launching it with more
+        check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit()), name,
+                   "cudaFuncSetAttribute");
     }
     cudaLaunchAttribute early{};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;

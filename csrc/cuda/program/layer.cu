@@ -16,6 +16,7 @@ void multiply(const LayerTask& task, int multiprocessors) {
     a.channels = task.channels / task.groups;
     a.x_channel = task.x_channel;
     a.outputs = task.outputs / task.groups;
+    a.groups = task.groups;
     a.height = task.height;
     a.width = task.width;
     a.k = a.channels * task.height.taps * task.width.taps;
@@ -24,9 +25,10 @@ void multiply(const LayerTask& task, int multiprocessors) {
             using Tile = decltype(tile);
             const std::int64_t blocks = add_runs(task, a.samples * a.rows, Tile::kEdge, a);
             a.column_blocks = (a.outputs + Tile::kEdge - 1) / Tile::kEdge;
+            const std::int64_t across = a.column_blocks * a.groups;
             launch("layer", layer<Stored, Tile::kEach, linear>,
-                   Grid{static_cast<unsigned>(blocks), static_cast<unsigned>(a.column_blocks * task.groups), 1},
-                   kProductThreads, shared_bytes(Tile::kSharedBytes), a);
+                   Grid{static_cast<unsigned>(blocks), grid_lanes(across), grid_rests(across)}, kProductThreads,
+                   shared_bytes(Tile::kSharedBytes), a);
         });
 }
 

@@ -35,10 +35,10 @@ void multiply(const MatmulTask& task) {
     with_tensor_shape(current_device(), p.rows, p.columns, products, [&](auto shape) {
         using Shape = decltype(shape);
         p.row_blocks = (p.rows + Shape::kRows - 1) / Shape::kRows;
-        const auto across = static_cast<unsigned>((p.columns + Shape::kColumns - 1) / Shape::kColumns);
+        const std::int64_t across = (p.columns + Shape::kColumns - 1) / Shape::kColumns;
         launch("matmul", matmul_tensor<Element, Shape, by_columns>,
-               Grid{static_cast<unsigned>(products * p.row_blocks), across, 1}, Shape::kThreads,
-               shared_bytes(Shape::kRingBytes), p);
+               Grid{static_cast<unsigned>(products * p.row_blocks), grid_lanes(across), grid_rests(across)},
+               Shape::kThreads, shared_bytes(Shape::kRingBytes), p);
     });
 }
 

@@ -21,8 +21,9 @@ void multiply(const MatmulTask& task) {
     with_tiling<Computed<Stored>>(current_device().multiprocessors, p.rows, p.columns, products, [&](auto tile) {
         using Tile = decltype(tile);
         p.row_blocks = (p.rows + Tile::kEdge - 1) / Tile::kEdge;
-        const auto across = static_cast<unsigned>((p.columns + Tile::kEdge - 1) / Tile::kEdge);
-        launch("matmul", matmul<Stored, Tile::kEach>, Grid{static_cast<unsigned>(products * p.row_blocks), across, 1},
+        const std::int64_t across = (p.columns + Tile::kEdge - 1) / Tile::kEdge;
+        launch("matmul", matmul<Stored, Tile::kEach>,
+               Grid{static_cast<unsigned>(products * p.row_blocks), grid_lanes(across), grid_rests(across)},
                kProductThreads, shared_bytes(Tile::kSharedBytes), p);
     });
 }

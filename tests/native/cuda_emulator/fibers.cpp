@@ -196,6 +196,10 @@ void run_cluster(int threads) {
 void launch(Index grid, int threads, std::size_t shared_bytes, const std::function<void()>& kernel, int cluster) {
     if (threads % kWarp != 0 || threads > 1024) fail("a block is whole warps, at most 32");
     if (shared_bytes % 128 != 0) fail("shared memory is a multiple of 128 bytes");
+    constexpr unsigned kMost = 65535, kMostAlong = 0x7FFFFFFF;
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > kMostAlong || grid.y > kMost || grid.z > kMost) {
+        fail("a grid of this size cannot be launched");
+    }
     if (grid.x % static_cast<unsigned>(cluster) != 0) fail("a grid is whole clusters");
     if (shared_bytes > shared_limit) fail("a block asks for more shared memory than the device has");
     state.kernel = &kernel;

@@ -25,6 +25,10 @@ struct alignas(16) Vector {
 inline void begin_kernel() {
     emulator::begin_kernel();
 }
+template <class T>
+inline T* in_global(T* address) {
+    return address;
+}
 inline unsigned char* shared_memory() {
     return emulator::shared_memory();
 }

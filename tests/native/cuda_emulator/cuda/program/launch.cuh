@@ -15,8 +15,7 @@ template <class Argument>
 void launch(const char* name, void (*kernel)(Argument), Grid grid, int threads, std::size_t shared,
             const Argument& argument) {
     static_assert(sizeof(Argument) <= 4096 && std::is_trivially_copyable_v<Argument>);
-    require(grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.y < 65536 && grid.z < 65536, name,
-            "a grid of this size cannot be launched");
+    require(grid.y <= kMostGridLanes && grid.z <= kMostGridLanes, name, "a grid of this size cannot be launched");
     require(shared <= emulator::shared_limit, name, "a block asks for more shared memory than the device has");
     emulator::submit_kernel(context().stream(), [=] {
         emulator::launch({grid.x, grid.y, grid.z}, threads, shared, [&] {
