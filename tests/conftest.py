@@ -1,4 +1,4 @@
-"""One thread for torch; for an emulated GPU, its side of it, and an adversary's order of threads for every test; and the
+"""One thread for torch; for an emulated GPU, its side of it, and an adversary's order of threads for every test; the
 command-line program as a function."""
 
 from __future__ import annotations
