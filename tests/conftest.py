@@ -1,10 +1,14 @@
-"""One thread for torch; for an emulated GPU, torch's side of it, and an adversary's order of threads for every test."""
+"""One thread for torch; for an emulated GPU, its side of it, and an adversary's order of threads for every test; the
+command-line program as a function."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -41,3 +45,25 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def schedule(request: pytest.FixtureRequest) -> None:
     if "cuda" in request.path.name:
         emulated.schedule(SEEDS[zlib.crc32(request.node.name.encode()) % len(SEEDS)])
+
+
+@dataclass(frozen=True)
+class Printed:
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Printed]:
+    """The command-line program in this process, which has torch already; what C++ prints is caught, too."""
+    from tqs_fast.cli import main  # not before an emulated GPU is there
+
+    def run(*arguments: str, status: int = 0) -> Printed:
+        monkeypatch.setattr(sys, "argv", ["tqs-fast", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        printed = Printed(*capfd.readouterr())
+        assert left.value.code == status, printed.stderr
+        return printed
+
+    return run

@@ -17,7 +17,6 @@ from cases.modules import CASES
 from packing import outputs, plan_for
 from rounding import int8_plan, rounding_plan
 from test_activations import blocks_of, in_blocks, network
-from test_cli import run
 from tqs_fast.cli.quantize import quantize
 from tqs_fast.reporting.evidence import gather
 from tqs_fast.rewriting import PackedTensor
@@ -310,7 +309,7 @@ def test_a_plan_of_another_module_is_refused():
 # ---------------------------------------------------------------- from the shell
 
 
-def test_quantize_chooses(tmp_path):
+def test_quantize_chooses(run, tmp_path):
     plan, kept, model = (str(tmp_path / name) for name in ("plan.json", "kept.json", "small.safetensors"))
     system = tqs.load_system("lorenz-gru")
     plan_for(system.module, [3]).save(plan)

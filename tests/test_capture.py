@@ -17,6 +17,7 @@ from capturing import TOLERANCE, check_program, interpreted
 from cases.networks import CASES, Encoder, Learned, TemporalConvolution
 from networks import cells_system, linear_system, rotation
 from tqs_fast.capture import Program, capture, describe, opcodes, sizes, verify
+from tqs_fast.capture.boxes import shape_groups
 from tqs_fast.reference.elementwise import OPCODES
 from tqs_fast.reference.ops import REDUCTIONS
 from tqs_fast.reference.program import run_program
@@ -322,6 +323,11 @@ def test_a_tensor_without_elements_is_refused(step, size, place):
         capture(system)
     assert str(caught.value).startswith(f"[capture] {place}: a tensor has no elements")
     assert str(caught.value).endswith('use engine="torch"')
+
+
+def test_shapes_without_elements_are_one_group():
+    assert shape_groups((2, 0, 3), (0,)) == [([0, 1, 2], [0])]
+    assert shape_groups((2, 6), (2, 3, 2)) == [([0], [0]), ([1], [1, 2])]
 
 
 def test_random_numbers_are_refused():

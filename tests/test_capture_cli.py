@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from test_cli import run
-
 FACTORY = """
 import torch
 import tqs_fast as tqs
@@ -31,7 +29,7 @@ def mixing():
 """
 
 
-def test_info_prints_a_program():
+def test_info_prints_a_program(run):
     document = json.loads(run("info", "--capture", "lorenz-gru", "--json").stdout)
     assert document["nodes"] == sum(document["kinds"].values())
     assert document["arena_bytes"] > 0
@@ -45,9 +43,10 @@ REASONS = {
 
 
 @pytest.mark.parametrize("factory", REASONS)
-def test_info_says_why_a_step_is_refused(factory: str, tmp_path: Path):
+def test_info_says_why_a_step_is_refused(factory: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "factories.py").write_text(FACTORY)
-    failed = run("info", "--capture", f"factories:{factory}", status=1, cwd=tmp_path)
+    failed = run("info", "--capture", f"factories:{factory}", status=1)
     assert failed.stdout == ""
     message = failed.stderr.strip()
     assert message.count("\n") == 0

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,27 +25,6 @@ def start(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stderr
     return done
-
-
-@dataclass(frozen=True)
-class Printed:
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """The same in this process, which has torch already; what C++ prints is caught, too."""
-
-    def run(*arguments: str, status: int = 0) -> Printed:
-        monkeypatch.setattr(sys, "argv", ["tqs-fast", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        printed = Printed(*capfd.readouterr())
-        assert left.value.code == status, printed.stderr
-        return printed
-
-    return run
 
 
 def test_the_whole_way(run, tmp_path):

@@ -13,7 +13,6 @@ from cases.modules import TiedHead
 from checking import same_bits
 from networks import cells_system
 from packing import block_plan, plan_for
-from test_cli import run
 from tqs_fast.compensation import compensate
 from tqs_fast.errors import ArgumentError
 from tqs_fast.quantization.weights import find_weights, parameter_of
@@ -140,7 +139,7 @@ def test_errors_say_what_to_do(cells):
         tqs.quantize(cells.module, plan, method="awq", system=cells)
 
 
-def test_from_the_shell(tmp_path):
+def test_from_the_shell(run, tmp_path):
     system = tqs.load_system("lorenz-gru")
     plan, model, out = tmp_path / "plan.json", tmp_path / "model", tmp_path / "kept.json"
     plan_for(system.module, [4]).save(plan)

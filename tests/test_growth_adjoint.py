@@ -9,6 +9,7 @@ from torch import nn
 
 import networks_positions
 import tqs_fast as tqs
+from cases.networks import Upsampling
 from tqs_fast.capture import transposed
 from tqs_fast.growth.linearisation import STRIDE, Linearisation
 from tqs_fast.growth.products import NativeProducts, TorchProducts, choose_products
@@ -42,6 +43,21 @@ class Plane(nn.Module):
 
     def forward(self, window):
         return self.head(torch.tanh(self.down(window[:, None])).mean(dim=(3,)).flatten(1)).tanh()
+
+
+class Ring(nn.Module):
+    """Margins that go round and margins that repeat the edge, of a line and of a plane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Conv1d(2, 4, 3, padding=2, padding_mode="circular")
+        self.plane = nn.Conv2d(1, 2, 3, padding=(1, 2), padding_mode="circular")
+        self.edge = nn.Conv2d(2, 2, 3, padding=(2, 0), padding_mode="replicate")
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, window):
+        x = torch.tanh(self.plane(torch.tanh(self.line(window.transpose(1, 2)))[:, None]))
+        return torch.tanh(self.head(self.edge(x)[:, :, :, 1:3].mean(dim=2).flatten(1)))
 
 
 def stacked_lstm() -> tqs.System:
@@ -78,6 +94,8 @@ SYSTEMS = {
     "rotary": lambda: tqs.Forecaster(networks_positions.rotary(1), 6, channels=2),
     "convolutions": lambda: tqs.Forecaster(Strided(), 9, channels=2),
     "plane": lambda: tqs.Forecaster(Plane(), 6, channels=2),
+    "transposed convolutions": lambda: tqs.Forecaster(Upsampling(), 5, channels=2),
+    "margins": lambda: tqs.Forecaster(Ring(), 6, channels=2),
 }
 
 

@@ -12,7 +12,6 @@ from torch import nn
 
 import tqs_fast as tqs
 from growth_cases import matrix_system, start
-from test_cli import run
 from tqs_fast import cli
 from tqs_fast.growth.lyapunov import choose_interval
 from tqs_fast.growth.singular import extend
@@ -352,7 +351,7 @@ def test_saved_and_loaded(tmp_path):
             tqs.GrowthRates.load(tmp_path / "bad.json")
 
 
-def test_the_command_line(tmp_path, capsys):
+def test_the_command_line(run, tmp_path, capfd):
     out = tmp_path / "rates.json"
     henon = "tqs_fast.systems.flows:henon"
     options = ["--initial-count", "4", "--horizon", "100", "--transient", "20", "--json", "-o", str(out)]
@@ -362,7 +361,7 @@ def test_the_command_line(tmp_path, capsys):
     assert printed["sum"] == pytest.approx(math.log(0.3))
     assert tqs.GrowthRates.load(out).to_json() == printed
     cli.growth.growth(henon, method="krylov", horizon=8, count=1, initial_count=4, out=tmp_path / "again.json")
-    shown = capsys.readouterr().out
+    shown = capfd.readouterr().out
     assert "rate/step" in shown
     assert "krylov, 8 steps" in shown
     assert "written to" in shown

@@ -14,6 +14,7 @@ import torch
 
 import networks_positions
 import tqs_fast as tqs
+from cases.networks import Upsampling
 from tqs_fast._native import core
 from tqs_fast.engines import Lane, choose_engine, roll_outputs
 from tqs_fast.engines.native_call import Place
@@ -328,6 +329,29 @@ def test_leaves_that_do_not_fit_are_refused(lorenz):
         native.ensemble(tree_leaves(state)[:2], [], steps=2, values=2)
     with pytest.raises(tqs.ArgumentError, match="elements per sample"):
         native.ensemble(tree_leaves(tree_map(lambda leaf: leaf[:, :2], state)), [], steps=2, values=2)
+
+
+def test_transposed_convolutions_follow_their_weights():
+    """Changed in lanes, and along tangents, beside torch: what they convolve with is derived from them."""
+    torch.manual_seed(0)
+    system = tqs.in_float64(tqs.Forecaster(Upsampling(), 5, channels=2))
+    states = draw(tqs.Attractor(count=3, spin_up=0), system, horizon=4)
+    names = ["line.weight", "cut.weight", "plane.weight", "point.weight"]
+    parameters = [system.module.get_parameter(name) for name in names]
+    lanes = [Lane({}), *(Lane({index: parameter.detach() * 1.5}) for index, parameter in enumerate(parameters))]
+    ours, torchs = (
+        choose_engine(engine, system, states, parameters, horizon=4)[0].trajectories(lanes)
+        for engine in ("native", "torch")
+    )
+    torch.testing.assert_close(ours, torchs, rtol=1e-10, atol=1e-12)
+    directions = {name: torch.randn(2, *system.module.get_parameter(name).shape).double() for name in names}
+    path, plain = (
+        tqs.rollout(system, states.state, horizon=4, weight_tangents=directions, engine=engine)
+        for engine in ("native", "torch")
+    )
+    torch.testing.assert_close(path.tangent_outputs, plain.tangent_outputs, rtol=1e-10, atol=1e-12)
+    for moved in (*(ours[1:] - ours[0]), *path.tangent_outputs.unbind(1)):
+        assert float(moved.abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize("engine", ["native", "torch"])

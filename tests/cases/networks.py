@@ -214,9 +214,30 @@ forecaster("MLP-elu-rmsnorm", "feedforward", lambda: MLP(F.elu, nn.RMSNorm))
 forecaster("MLP-mish", "feedforward", lambda: MLP(F.mish))
 forecaster("MLP-hardswish", "feedforward", lambda: MLP(F.hardswish))
 forecaster("MLP-softplus", "feedforward", lambda: MLP(lambda x: F.softplus(x, beta=2, threshold=1)))
+
+
+class Upsampling(nn.Module):
+    """Transposed convolutions over a line and over a plane: strides, padding that cuts more than the taps reach, output
+    padding, groups, dilation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.ConvTranspose1d(2, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
+        self.cut = nn.ConvTranspose1d(6, 3, 2, padding=2, dilation=1)
+        self.plane = nn.ConvTranspose2d(1, 4, (2, 3), stride=(3, 1), padding=(1, 0), dilation=(2, 1), bias=False)
+        self.point = nn.ConvTranspose2d(4, 2, 1, stride=(1, 2))
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, window: Tensor) -> Tensor:
+        x = torch.tanh(self.cut(torch.tanh(self.line(window.transpose(1, 2)))))
+        x = self.point(torch.tanh(self.plane(x[:, None])))
+        return torch.tanh(self.head(x.mean(dim=(2, 3)) * 4))
+
+
 forecaster("TCN", "feedforward", TemporalConvolution, kinds=("convolution",))
 forecaster("TCN-depthwise", "feedforward", lambda: TemporalConvolution(depthwise=True), kinds=("convolution",))
 forecaster("Conv2d", "feedforward", Image)
+forecaster("ConvTranspose", "feedforward", Upsampling, kinds=("convolution", "remap"))
 forecaster("weight-norm", "feedforward", WeightNormed)
 
 

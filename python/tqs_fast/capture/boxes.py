@@ -194,6 +194,8 @@ def _reshape(operation: Operation, box: Box) -> tuple[Box, list[Box | None]]:
 
 def shape_groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """The finest groups of axes of equal products, in order."""
+    if 0 in before:  # products of zero say nothing of where they meet
+        return [(list(range(len(before))), list(range(len(after))))]
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):

@@ -10,14 +10,16 @@ backward formulas of torch, decomposed into ops that programs have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from tqs_fast.capture.export import explain, tracing
 from tqs_fast.errors import CaptureError
@@ -40,24 +42,14 @@ def _convolution_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor, None, None]:
-    """That of x: the gradient, spread out by the stride, convolved with the mirrored weight."""
-    if is_transposed:
-        raise NotImplementedError("the derivative of a transposed convolution is not written out")
-    margins: list[int] = []
-    for axis in range(2, x.dim()):
-        step, before = stride[axis - 2], padding[axis - 2]
-        reach = dilation[axis - 2] * (weight.shape[axis] - 1)
-        spread = (gradient.shape[axis] - 1) * step + 1
-        if step > 1:
-            sizes = [*gradient.shape[:axis], spread, *gradient.shape[axis + 1 :]]
-            gradient = aten.slice_scatter(gradient.new_zeros(sizes), gradient, axis, 0, spread, step)
-        margins = [reach - before, x.shape[axis] + before - spread, *margins]
-    # [O, C / groups, taps...] -> [C, O / groups, taps...], mirrored
-    by_group = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
-    mirrored = by_group.reshape(-1, *by_group.shape[2:]).flip(list(range(2, x.dim())))
-    gradient = torch.nn.functional.pad(gradient, margins)
-    ones = [1] * len(stride)
-    pulled = aten.convolution(gradient, mirrored, None, ones, [0] * len(stride), dilation, False, [0], groups)
+    """That of x: the transposed convolution of the gradient."""
+    spatial = x.dim() - 2
+    left = [
+        x.shape[2 + i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (taps - 1) + 1)
+        for i, taps in enumerate(weight.shape[2:])
+    ]
+    rest = [0] * spatial if is_transposed else left
+    pulled = aten.convolution(gradient, weight, None, stride, padding, dilation, not is_transposed, rest, groups)
     return pulled, None, None
 
 
@@ -76,10 +68,33 @@ WRITTEN_OUT = {
 }
 
 
+class _MarginsJoined(TorchFunctionMode):
+    """Meanwhile circular and replicated margins are concatenated, which has a derivative in operations of programs."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (_pad if func is F.pad else func)(*args, **(kwargs or {}))
+
+
+def _pad(input: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> torch.Tensor:
+    if mode not in ("circular", "replicate") or min(pad) < 0:
+        return F.pad(input, pad, mode, value)
+    for i in range(len(pad) // 2):
+        axis, (before, after) = input.dim() - 1 - i, pad[2 * i : 2 * i + 2]
+        end = input.shape[axis]
+        if mode == "circular":
+            pieces = [input.narrow(axis, end - before, before), input, input.narrow(axis, 0, after)]
+        else:
+            pieces = [input.narrow(axis, 0, 1)] * before + [input] + [input.narrow(axis, end - 1, 1)] * after
+        input = torch.cat([piece for piece in pieces if piece.numel()], axis)
+    return input
+
+
 @contextmanager
 def _written_out() -> Iterator[None]:
-    """Recurrent layers and attention as the operations that they consist of."""
-    with tracing(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+    """Recurrent layers, attention and margins as the operations that they consist of."""
+    with tracing(), _MarginsJoined(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
         yield
 
 

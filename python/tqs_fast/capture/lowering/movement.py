@@ -114,7 +114,7 @@ def positions(x: Tensor) -> npt.NDArray[np.int64]:
 
 def rearrange(context: Context, x: Tensor, source: npt.NDArray[np.int64]) -> Tensor:
     """Element i of the result is the element of x at row-major position source[i]; -1 gives 0."""
-    positions_of = np.ascontiguousarray(source, np.int64)
+    positions_of = np.array(source, np.int64, order="C")  # a copy: an axis of size 1 may keep a negative stride
     if x.is_constant:
         return context.graph.fold(_take, x, Positions(positions_of), precision=x.precision)
     return context.graph.add("remap", [x], positions_of.shape, positions=Positions(positions_of))[0]

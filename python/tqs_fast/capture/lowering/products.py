@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+import numpy as np
 import torch
 
 from tqs_fast.capture.graph import Tensor, broadcast
 from tqs_fast.capture.lowering.elementwise import result
+from tqs_fast.capture.lowering.movement import flip, positions, rearrange
 from tqs_fast.capture.lowering.registry import Context, lowers
 from tqs_fast.capture.masks import causal_offset
 
@@ -86,8 +88,6 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
-    if transposed:
-        raise context.error("transposed convolutions are not supported")
     if not weight.is_constant:
         raise context.error("convolutions whose weight depends on the state are not supported")
     graph, spatial = context.graph, x.rank - 2
@@ -97,6 +97,9 @@ def convolution(
     stride, padding, dilation = (
         tuple(given) * spatial if len(given) == 1 else tuple(given) for given in (stride, padding, dilation)
     )
+    if transposed:
+        x, weight = _spread_out(context, x, weight, stride, padding, dilation, groups)
+        stride, padding = (1,) * spatial, (0,) * spatial
     pointwise = prod(weight.sizes[2:]) == 1 and set(stride) == {1} and set(padding) == {0} and groups == 1
     if pointwise:
         rows = graph.permute(x, (0, *range(2, x.rank), 1))
@@ -115,6 +118,34 @@ def convolution(
     if bias is not None and own is None:
         y = result(context, "add", y, graph.reshape(bias, (bias.elements, *(1,) * spatial)))
     return y
+
+
+def _spread_out(
+    context: Context,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """What a transposed convolution convolves at stride 1: x with its elements as far apart as the strides, in margins
+    of zeros that the taps of an output reach into, and the mirrored weight."""
+    reach = [step * (taps - 1) for step, taps in zip(dilation, weight.sizes[2:], strict=True)]
+    sizes = [size + far for size, far in zip(context.sizes[2:], reach, strict=True)]
+    source = np.full((*x.sizes[:2], *sizes), -1, np.int64)
+    read, written = [], []
+    for n, size, step, far, cut in zip(x.sizes[2:], sizes, stride, reach, padding, strict=True):
+        places = far - cut + step * np.arange(n)
+        read.append(np.flatnonzero((places >= 0) & (places < size)))  # padding may cut more than margins
+        written.append(places[read[-1]])
+    leading = [np.arange(n) for n in x.sizes[:2]]
+    source[np.ix_(*leading, *written)] = positions(x)[np.ix_(*leading, *read)]
+    order = (0, 2, 1, *range(3, weight.rank + 1))
+    by_group = context.graph.reshape(weight, (groups, weight.sizes[0] // groups, *weight.sizes[1:]))
+    turned = context.graph.permute(by_group, order)  # [C, O / groups, taps...] -> [O, C / groups, taps...]
+    turned = context.graph.reshape(turned, (groups * weight.sizes[1], weight.sizes[0] // groups, *weight.sizes[2:]))
+    return rearrange(context, x, source), flip(context, turned, range(2, weight.rank))
 
 
 @lowers("aten.scaled_dot_product_attention.default")
