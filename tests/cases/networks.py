@@ -223,7 +223,7 @@ class Upsampling(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.line = nn.ConvTranspose1d(2, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
-        self.cut = nn.ConvTranspose1d(6, 3, 2, padding=2, dilation=1)
+        self.cut = nn.ConvTranspose1d(6, 3, 2, stride=2, padding=2)
         self.plane = nn.ConvTranspose2d(1, 4, (2, 3), stride=(3, 1), padding=(1, 0), dilation=(2, 1), bias=False)
         self.point = nn.ConvTranspose2d(4, 2, 1, stride=(1, 2))
         self.head = nn.Linear(2, 2)
