@@ -104,11 +104,13 @@ def test_changed_tensors_are_prepacked_again_and_the_cache_lets_go(calls):
 
 
 def test_one_workspace_per_stream_that_grows(calls):
+    sizes = []
     for m in (2, 40, 3):
         _, parts, x, _ = drawn(Format(4, 128, True), m)
         ops._qgemm_cuda(x, *parts, 4, 128, 264, None, True)
-    (size,) = [tensor.numel() for tensor in _cuda._workspaces.values()]
-    assert size > 40 * 384
+        sizes += [tensor.numel() for tensor in _cuda._workspaces.values()]
+    assert sizes[0] < sizes[1] == sizes[2]
+    assert sizes[1] > 40 * 384
 
 
 def test_threads_share_no_workspace(calls):
