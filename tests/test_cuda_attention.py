@@ -219,6 +219,31 @@ def test_warpgroups_with_masks(depth, shared):
             checked(replace(problem, heads=1, causal=True, offset=keys - queries - 5, scale=-0.2))
 
 
+@pytest.mark.parametrize("queries", [40, 130])
+@pytest.mark.parametrize("depth", [64, 128])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_large_numbers_in_masks(dtype, depth, queries):
+    """One that is added to all scores of a row changes no weight (they are 0, so that it swallows nothing), one that is
+    added to some hides their keys, down to the lowest of the type; only -inf hides all, and NaN spoils its row."""
+    problem = Problem(queries, 72, depth, depth, dtype, 2, masked=True)
+    data, lowest = draw(problem), {"bfloat16": -(2.0**128 - 2.0**120), "float16": -65504.0}[dtype]
+    numbers = [-1e3, -1e4, -3e4, lowest, *([-1e9, -1e30, -2e38] if dtype == "bfloat16" else [])]
+    plain = data.values[MASK] = np.zeros_like(data.values[MASK])
+    mask = plain.copy()
+    for row, number in enumerate(numbers):
+        data.values[Q][0, ..., row, :] = 0.0
+        mask[0, ..., row, :] = number
+        mask[0, ..., queries - 1 - row, ::2] = number
+        plain[0, ..., queries - 1 - row, ::2] = -np.inf
+    rounded = emulated.from_bits(emulated.to_bits(mask, dtype), dtype).astype(np.float64)
+    results = run(problem, replace(data, values=[*data.values[:MASK], rounded]))
+    check(problem, data, *results)
+    rounded[0, ..., 20, 5] = np.nan
+    for ours, was in zip(run(problem, replace(data, values=[*data.values[:MASK], rounded])), results, strict=True):
+        assert np.isnan(ours[..., 20, :]).all()
+        same_bits(np.delete(ours, 20, -2), np.delete(was, 20, -2))
+
+
 def test_a_mask_that_hides_what_the_bound_hides_changes_no_bit():
     """Additive masks of zeros and -inf against the bound, at every place of it within a step."""
     for offset in range(-9, 64, 9):

@@ -70,6 +70,13 @@ struct TensorNumbers {
 
 inline constexpr float kLog2E = 1.4426950408889634f;
 
+// What a mask adds to a score times log2(e). Only -inf hides a key: finite numbers stay finite, bfloat16's lowest, too.
+__device__ inline float in_powers(float mask) {
+    constexpr float kLeast = std::numeric_limits<float>::lowest();
+    const float power = kLog2E * mask;
+    return mask < kLeast ? mask : power < kLeast ? kLeast : power;
+}
+
 // Where `head` of an operand lies: set 0 is the primal of `lane`, set n the tangent of first_tangent + n - 1. Null:
 // absent, or a tangent that is zero.
 __device__ inline char* operand_at(const AttentionArgument& a, int operand, int set, std::uint32_t head,
@@ -258,7 +265,7 @@ class TensorBlock {
     __device__ void finish(Scores& scores, int key) const {
         if (a.masked) {
             for_each_mask(0, key, kLowest, [&](int m, int tile, int c, float mask) {
-                scores[m][tile][c] = fused(h.exponent_scale, scores[m][tile][c], kLog2E * mask);
+                scores[m][tile][c] = fused(h.exponent_scale, scores[m][tile][c], in_powers(mask));
             });
             return;
         }

@@ -198,10 +198,13 @@ class WarpgroupTangents : WarpgroupBlock<Shape> {
             if constexpr (Shape::kMasked) load_matrices(this->masks + (place ^ 32 * step), added);
 #pragma unroll
             for (int i = 0; i < 8; ++i) {
-                float shift = -shifts[i % 4 / 2];
-                if constexpr (Shape::kMasked) shift = fused(kLog2E, of_pair<Element>(added[i / 2], i % 2), shift);
                 float& score = scores[2 * step + i / 4][i % 4];
-                score = fused(h.exponent_scale, score, shift);
+                const float shift = shifts[i % 4 / 2];
+                if constexpr (Shape::kMasked) {  // rounded as when the maximum was taken, or large masks do not cancel
+                    score = fused(h.exponent_scale, score, in_powers(of_pair<Element>(added[i / 2], i % 2))) - shift;
+                } else {
+                    score = fused(h.exponent_scale, score, -shift);
+                }
             }
         }
         if (kKeys - 7 >= ends[0] - key) {  // the last of this thread's keys
