@@ -223,23 +223,25 @@ def test_warpgroups_with_masks(depth, shared):
 @pytest.mark.parametrize("depth", [64, 128])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_large_numbers_in_masks(dtype, depth, queries):
-    """One that is added to all scores of a row changes no weight (they are 0, so that it swallows nothing), one that is
-    added to some hides their keys, down to the lowest of the type; only -inf hides all, and NaN spoils its row."""
-    problem = Problem(queries, 72, depth, depth, dtype, 2, masked=True)
+    """One that is added to all scores of a row makes them equal, if it swallows them (beyond 1e9) or they are; one that
+    is added to some hides their keys, down to the lowest of the type; only -inf hides all, and NaN spoils its row."""
+    problem = Problem(queries, 72, depth, depth, dtype, 2, (Q, V), masked=True)
     data, lowest = draw(problem), {"bfloat16": -(2.0**128 - 2.0**120), "float16": -65504.0}[dtype]
-    numbers = [-1e3, -1e4, -3e4, lowest, *([-1e9, -1e30, -2e38] if dtype == "bfloat16" else [])]
     plain = data.values[MASK] = np.zeros_like(data.values[MASK])
-    mask = plain.copy()
-    for row, number in enumerate(numbers):
-        data.values[Q][0, ..., row, :] = 0.0
+    q, mask = data.values[Q].copy(), plain.copy()
+    for row, number in enumerate([-1e3, -3e4, lowest, *([-1e9, -1e30, -2e38] if dtype == "bfloat16" else [])]):
         mask[0, ..., row, :] = number
+        data.values[Q][0, ..., row, :] = 0.0
+        if number > -1e9:
+            q[0, ..., row, :] = 0.0
         mask[0, ..., queries - 1 - row, ::2] = number
         plain[0, ..., queries - 1 - row, ::2] = -np.inf
-    rounded = emulated.from_bits(emulated.to_bits(mask, dtype), dtype).astype(np.float64)
-    results = run(problem, replace(data, values=[*data.values[:MASK], rounded]))
+    mask = emulated.from_bits(emulated.to_bits(mask, dtype), dtype).astype(np.float64)
+    given = [q, *data.values[K:MASK], mask]
+    results = run(problem, replace(data, values=given))
     check(problem, data, *results)
-    rounded[0, ..., 20, 5] = np.nan
-    for ours, was in zip(run(problem, replace(data, values=[*data.values[:MASK], rounded])), results, strict=True):
+    mask[0, ..., 20, 5] = np.nan
+    for ours, was in zip(run(problem, replace(data, values=given)), results, strict=True):
         assert np.isnan(ours[..., 20, :]).all()
         same_bits(np.delete(ours, 20, -2), np.delete(was, 20, -2))
 
