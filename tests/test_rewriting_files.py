@@ -140,7 +140,7 @@ def test_saving_is_atomic(saved, monkeypatch):
         target.write_bytes(b"half a file")
         raise OSError("disk full")
 
-    monkeypatch.setattr("tqs_fast.rewriting.files.save_file", fail)
+    monkeypatch.setattr("tqs_fast.rewriting.container.save_file", fail)
     with pytest.raises(tqs.ArgumentError, match="disk full; choose a writable path"):
         tqs.save(small, path)
     assert path.read_bytes() == before

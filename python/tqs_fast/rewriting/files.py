@@ -1,53 +1,30 @@
-"""Packed modules on disk: one safetensors file with the whole state, the plan and the format of every packed weight.
-
-Tensors of a packed weight W (`weight[first:end]` for a row block) are `W.codes` (U8), `W.scales` (BF16) and `W.zeros`
-(U8, absent if symmetric); every other tensor has its name in the state dict. A tensor with several names is stored
-under the first. Metadata:
-
-    format     "tqs-fast/model"
-    version    "1"
-    plan       the plan as JSON
-    packed     {weight or block name: {bits, group_size, activation, shape, dtype, names}} as JSON; activation is
-               "float" or "int8", names are those of all its owners
-    aliases    {further name: first name} of the shared tensors, as JSON
-    checksums  {tensor: CRC-32 of its bytes, in hexadecimal} as JSON, and under "" that of the entries above; files of
-               earlier releases have none and are loaded without
-
-CRC-32 finds what disks and copies do to a file (no flipped byte passes), not what somebody does on purpose. zlib's is
-faster than reading: 4.3 GB/s on a core where bytes are copied from the page cache at 1.6 (SHA-256 1.8, BLAKE2b 0.9).
-"""
+"""Modules to files and back: `quantize`d modules as the tensors and metadata of container.py."""
 
 from __future__ import annotations
 
 import copy
-import json
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tqs_fast.allocation.plan import Plan
-from tqs_fast.errors import ArgumentError, FileFormatError, TqsError
+from tqs_fast.errors import ArgumentError, TqsError
 from tqs_fast.kernels import ACTIVATIONS
 from tqs_fast.onnx import OnnxModule
 from tqs_fast.quantization.blocks import block_name, check_cover, parse_name
 from tqs_fast.quantization.quantizer import BITS, GROUP_SIZES
 from tqs_fast.quantization.weights import DTYPES, Weight, join, parameter_of, scan
+from tqs_fast.rewriting.container import damaged, mismatch, parse, read, write
 from tqs_fast.rewriting.outside import load_onnx, save_onnx
 from tqs_fast.rewriting.packed import PackedTensor, QuantModule
 from tqs_fast.rewriting.packed_block import PackedBlock
 from tqs_fast.rewriting.replace import replace_modules
 from tqs_fast.rewriting.rewrite import PLAN_ATTRIBUTE
 
-FORMAT = "tqs-fast/model"
-VERSION = "1"
-CHECKSUMS = "checksums"
 DTYPE_OF = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
 
@@ -93,24 +70,7 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise ArgumentError(f"[save] {name} is on the meta device and has no values; load the module first")
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "plan": json.dumps(plan.to_json()),
-        "packed": json.dumps(specification),
-        "aliases": json.dumps(aliases),
-    }
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    # Cloned, because safetensors refuses tensors that share memory, as slices of one buffer do.
-    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    metadata[CHECKSUMS] = json.dumps(_checksums(owned, metadata))
-    try:
-        save_file(owned, temporary, metadata)
-        os.replace(temporary, target)
-    except (OSError, SafetensorError) as error:
-        raise ArgumentError(f"[save] cannot write {target}: {error}; choose a writable path") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write(target, tensors, {"plan": plan.to_json(), "packed": specification, "aliases": aliases})
 
 
 def load(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
@@ -127,10 +87,10 @@ def load(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         small, plan = load_onnx(module, path)
         setattr(small, PLAN_ATTRIBUTE, plan)
         return small
-    metadata, tensors = _read(path)
+    metadata, tensors = read(path)
     plan = _parse_plan(metadata, path)
-    specification = _parse(metadata, "packed", path)
-    aliases = _parse(metadata, "aliases", path)
+    specification = parse(metadata, "packed", path)
+    aliases = parse(metadata, "aliases", path)
     built = copy.deepcopy(module)
     weights = {weight.name: weight for weight in scan(built)[0]}
     quantizer = plan.quantizer
@@ -142,12 +102,12 @@ def load(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     entries = {name: _entry(entry, path) for name, entry in specification.items()}
     found = {name: (entry["bits"], entry["group_size"], entry["activation"]) for name, entry in entries.items()}
     if found != planned:
-        raise _mismatch(path, "its plan and its packed weights disagree", "write it again with tqs_fast.save")
+        raise mismatch(path, "its plan and its packed weights disagree", "write it again with tqs_fast.save")
     parts: dict[str, list[tuple[int, int, str]]] = {}
     for name in entries:
         weight, rows = parse_name(name)
         if weight not in weights:
-            raise _mismatch(
+            raise mismatch(
                 path, f"packed weight {weight} is not a quantizable weight of the given {type(module).__name__}"
             )
         parts.setdefault(weight, []).append((*(rows or (0, weights[weight].shape[0])), name))
@@ -161,7 +121,7 @@ def load(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         try:
             check_cover(weights[weight], [(first, end) for first, end, _ in sorted(spans)], "load")
         except ArgumentError as error:
-            raise _mismatch(path, str(error)) from error
+            raise mismatch(path, str(error)) from error
         packed[weight] = PackedTensor(blocks).to(parameter.device)
     built = replace_modules(built, [weights[weight] for weight in packed], packed)
     _load_plain(built, tensors, aliases, path)
@@ -206,78 +166,30 @@ def _load_plain(module: nn.Module, tensors: dict[str, Tensor], aliases: Mapping[
     expected, expected_aliases = _plain_state(module)
     for name in [*expected, *tensors]:
         if name not in tensors:
-            raise _mismatch(path, f"it has no tensor {name}")
+            raise mismatch(path, f"it has no tensor {name}")
         if name not in expected:
-            raise _mismatch(path, f"its tensor {name} has no place in the given module")
+            raise mismatch(path, f"its tensor {name} has no place in the given module")
         theirs, ours = tensors[name], expected[name]
         if theirs.shape != ours.shape:
-            raise _mismatch(
-                path, f"{name} has shape {list(theirs.shape)} in the file, {list(ours.shape)} in the module"
-            )
+            raise mismatch(path, f"{name} has shape {list(theirs.shape)} in the file, {list(ours.shape)} in the module")
         if theirs.dtype != ours.dtype:
             remedy = f"convert the module first, for example with .to(torch.{_name_of(theirs.dtype)})"
-            raise _mismatch(
+            raise mismatch(
                 path, f"{name} is {_name_of(theirs.dtype)} in the file, {_name_of(ours.dtype)} in the module", remedy
             )
         if ours.is_meta:
-            raise _mismatch(path, f"{name} of the module is on the meta device", "build the module on a real device")
+            raise mismatch(path, f"{name} of the module is on the meta device", "build the module on a real device")
     if dict(aliases) != expected_aliases:
-        raise _mismatch(path, f"it ties {dict(aliases) or 'nothing'}, the module ties {expected_aliases or 'nothing'}")
+        raise mismatch(path, f"it ties {dict(aliases) or 'nothing'}, the module ties {expected_aliases or 'nothing'}")
     state = module.state_dict() | tensors | {name: tensors[known] for name, known in expected_aliases.items()}
     module.load_state_dict(state)
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not Path(path).is_file():
-        raise FileFormatError(f"[load] {path}: there is no such file; write one with tqs_fast.save")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            # Cloned, because they come as views, and views are not kept in the form that kernels read (_prepared.py).
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise FileFormatError(
-            f"[load] {path}: not a complete safetensors file ({error}); copy or write it again"
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise _mismatch(
-            path, f"expected format {FORMAT!r}, got {metadata.get('format')!r}", "pass a file written by tqs_fast.save"
-        )
-    if metadata.get("version") != VERSION:
-        remedy = "install the release of tqs-fast that wrote it, or write it again"
-        raise _mismatch(path, f"expected version {VERSION!r}, got {metadata.get('version')!r}", remedy)
-    if CHECKSUMS in metadata:
-        written = _parse(metadata, CHECKSUMS, path)
-        for name, found in _checksums(tensors, metadata).items():
-            if found != written.get(name):
-                what = f"the tensor {name}" if name else "the metadata"
-                remedy = "the file was damaged since; copy it again, or write it again with tqs_fast.save"
-                raise _mismatch(path, f"{what} does not have the checksum that it was written with", remedy)
-    return metadata, tensors
-
-
-def _checksums(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
-    """CRC-32 of every tensor, and of the metadata but for themselves under the one name that no tensor has."""
-    text = json.dumps({key: value for key, value in metadata.items() if key != CHECKSUMS}, sort_keys=True)
-    sums = {name: zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data) for name, tensor in tensors.items()}
-    return {name: f"{found:08x}" for name, found in {**sums, "": zlib.crc32(text.encode())}.items()}
-
-
-def _parse(metadata: Mapping[str, str], key: str, path: Any) -> dict[str, Any]:
-    try:
-        value = json.loads(metadata[key])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"its metadata entry {key!r} is missing or not JSON") from error
-    if not isinstance(value, dict):
-        raise _damaged(path, f"its metadata entry {key!r} is not a JSON object")
-    return value
-
-
 def _parse_plan(metadata: Mapping[str, str], path: Any) -> Plan:
     try:
-        return Plan.from_json(_parse(metadata, "plan", path))
+        return Plan.from_json(parse(metadata, "plan", path))
     except TqsError as error:
-        raise _damaged(path, f"its plan cannot be read: {error}") from error
+        raise damaged(path, f"its plan cannot be read: {error}") from error
 
 
 def _entry(entry: Any, path: Any) -> dict[str, Any]:
@@ -298,7 +210,7 @@ def _entry(entry: Any, path: Any) -> dict[str, Any]:
         and entry["dtype"] in DTYPE_OF
     )
     if not good:
-        raise _damaged(path, f"the format of a packed weight is {entry!r}")
+        raise damaged(path, f"the format of a packed weight is {entry!r}")
     return dict(entry)
 
 
@@ -309,16 +221,16 @@ def _check_weight(
     name, names = weight.name, [join(*owner) for owner in weight.owners]
     shape = [rows[1] - rows[0], *weight.shape[1:]]
     if shape != entry["shape"]:
-        raise _mismatch(path, f"{name} has shape {entry['shape']} in the file, {shape} in the module")
+        raise mismatch(path, f"{name} has shape {entry['shape']} in the file, {shape} in the module")
     if names != entry["names"]:
-        raise _mismatch(path, f"{name} is shared by {entry['names']} in the file, by {names} in the module")
+        raise mismatch(path, f"{name} is shared by {entry['names']} in the file, by {names} in the module")
     if parameter.dtype != DTYPE_OF[entry["dtype"]]:
         remedy = f"convert the module first, for example with .to(torch.{entry['dtype']})"
-        raise _mismatch(
+        raise mismatch(
             path, f"{name} is for {entry['dtype']} in the file, {_name_of(parameter.dtype)} in the module", remedy
         )
     if parameter.is_meta:
-        raise _mismatch(path, f"{name} of the module is on the meta device", "build the module on a real device")
+        raise mismatch(path, f"{name} of the module is on the meta device", "build the module on a real device")
 
 
 def _packed_block(
@@ -338,16 +250,16 @@ def _packed_block(
     for part, (dtype, size) in wanted.items():
         tensor = tensors.pop(f"{name}.{part}", None)
         if tensor is None:
-            raise _damaged(path, f"it has no tensor {name}.{part}")
+            raise damaged(path, f"it has no tensor {name}.{part}")
         if tensor.dtype != dtype or tuple(tensor.shape) != size:
             wrong = f"{_name_of(tensor.dtype)} {list(tensor.shape)}"
-            raise _damaged(path, f"expected {name}.{part} to be {_name_of(dtype)} {list(size)}, got {wrong}")
+            raise damaged(path, f"expected {name}.{part} to be {_name_of(dtype)} {list(size)}, got {wrong}")
         parts[part] = tensor
     if not bool(torch.isfinite(parts["scales"]).all()):
-        raise _damaged(path, f"{name}.scales holds NaN or infinity")
+        raise damaged(path, f"{name}.scales holds NaN or infinity")
     zeros = parts.get("zeros")
     if zeros is not None and int(zeros.max()) >= 1 << bits:
-        raise _damaged(path, f"{name}.zeros holds {int(zeros.max())}, expected less than {1 << bits}")
+        raise damaged(path, f"{name}.zeros holds {int(zeros.max())}, expected less than {1 << bits}")
     scales = parts["scales"].view(torch.int16)
     dtype = DTYPE_OF[entry["dtype"]]
     return PackedBlock(
@@ -364,11 +276,3 @@ def _packed_block(
 
 def _name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _damaged(path: Any, what: str) -> FileFormatError:
-    return _mismatch(path, what, "the file is damaged; write it again with tqs_fast.save")
-
-
-def _mismatch(path: Any, what: str, remedy: str = "pass the float module that was quantized") -> FileFormatError:
-    return FileFormatError(f"[load] {path}: {what}; {remedy}")
