@@ -21,6 +21,7 @@ set(cuda_sources
     csrc/cuda/program/dense_products.cpp
     csrc/cuda/program/depthwise.cu
     csrc/cuda/program/device.cpp
+    csrc/cuda/program/host_memory.cpp
     csrc/cuda/program/elementwise.cu
     csrc/cuda/program/layer.cu
     csrc/cuda/program/layer_tensor.cu
