@@ -1,7 +1,7 @@
 // Memory of this process, and how it gets to the device.
 #pragma once
 
-#include <cuda_runtime.h>
+#include <cuda_runtime_api.h>
 
 #include <cstdint>
 #include <memory>
